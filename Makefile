@@ -1,0 +1,35 @@
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PROJECT := setup.cfg pyproject.toml
+
+.PHONY: demo test lint base clean
+
+# Trains the embedded model through all three stages on this machine's CPU. Started again, it goes on where it was.
+demo: $(VENV)/installed
+	$(BIN)/python -m jaxrl.train --config=configs/three_stage.py:tiny
+
+# Every test, in a fresh or kept virtual environment.
+test: $(VENV)/tested
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/tested
+	$(BIN)/ruff check .
+
+# Trains the embedded base model anew (about a quarter of an hour on two cores).
+base: $(VENV)/installed
+	$(BIN)/python -m jaxrl.sft --config=configs/tiny_base.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(PROJECT) | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/tested: $(PROJECT) | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@ $(VENV)/installed
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
