@@ -1,0 +1,1 @@
+"""Knights-and-knaves puzzles: drawn, solved, worded, written and read. Plain Python, no JAX."""

@@ -1,0 +1,63 @@
+"""The words puzzles are made of: given names and pairs of role words."""
+
+# One word, 2 to 6 ASCII letters, none an English word that a prompt or a statement uses.
+PLAIN_NAMES = (
+    "Ann", "Bob", "Cal", "Dora", "Emma", "Fred", "Gina", "Hugo", "Ida", "Jane", "Kurt", "Lena", "Mona",
+    "Nils", "Olga",
+    "Paul", "Quin", "Rita", "Sven", "Tina", "Ulla", "Vera", "Walt", "Xena", "Yuri", "Zoe", "Adam", "Boris",
+    "Clara",
+    "Diego", "Edith", "Felix", "Greta", "Henry", "Irene", "Jonas", "Karl", "Laura", "Maya", "Nora", "Oscar",
+    "Petra",
+    "Ralf", "Sonja", "Tomas", "Uwe", "Viktor", "Wanda", "Yara", "Zeno", "Anton", "Bruno", "Celia", "David",
+    "Elsa",
+    "Fiona", "Gustav", "Helga", "Ivan", "Julia",
+)  # fmt: skip
+
+PLAIN_ROLES = ("knight", "knave")
+
+# (word, plural) of those who tell the truth, then of those who lie.
+ROLE_WORDS = (
+    (("knight", "knights"), ("knave", "knaves")),
+    (("owl", "owls"), ("magpie", "magpies")),
+    (("scribe", "scribes"), ("forger", "forgers")),
+    (("healer", "healers"), ("quack", "quacks")),
+    (("oracle", "oracles"), ("impostor", "impostors")),
+    (("monk", "monks"), ("thief", "thieves")),
+    (("gardener", "gardeners"), ("poacher", "poachers")),
+    (("captain", "captains"), ("pirate", "pirates")),
+    (("archivist", "archivists"), ("trickster", "tricksters")),
+    (("beekeeper", "beekeepers"), ("swindler", "swindlers")),
+)
+ROLES = tuple((truth[0], lie[0]) for truth, lie in ROLE_WORDS)
+PLURALS = dict(word for pair in ROLE_WORDS for word in pair)
+
+# For varied wording: accents, hyphens, two words, several scripts. No name is found inside another one.
+NAMES = (
+    "Adaeze", "Aleksander", "Alice", "Amara", "Anne-Marie", "Arash", "Astrid", "Aysel", "Beatriz", "Bjørn",
+    "Björk",
+    "Bogdan", "Brigitte", "Camille", "Carlos", "Chidi", "Chloé", "Cormac", "Dagmar", "Daniela", "Dimitri",
+    "Dmytro",
+    "Dorothea", "Ebba", "Eduardo", "Eleni", "Élodie", "Emeka", "Esperanza", "Fatima", "Fernando", "Florian",
+    "François",
+    "Freya", "Gabriel", "Georg", "Giulia", "Gonçalo", "Gráinne", "Gwendolyn", "Hadiza", "Hamza", "Hannes",
+    "Hanna Lore",
+    "Héctor", "Hiroshi", "Ignacio", "Imran", "Ingrid", "Isabel", "Ivana", "Jan Willem", "Jean-Luc", "Jiří",
+    "João",
+    "José", "Jovan", "Kaito", "Kamala", "Katarzyna", "Kofi", "Kwame", "Lakshmi", "Lars Erik", "Leopold",
+    "Li Wei",
+    "Lorenzo", "Łukasz", "Ludmila", "Maarten", "Magdalena", "Małgorzata", "Marek", "María Luz", "Matthias",
+    "Mei Ling",
+    "Mercedes", "Milan", "Mireille", "Mohammed", "Nadia", "Naoko", "Ngozi", "Niamh", "Nikolai", "Noémie",
+    "Núria",
+    "Oksana", "Olumide", "Øystein", "Özgür", "Padraig", "Pavel", "Pierre-Yves", "Priya", "Quentin", "Rahul",
+    "Rajesh",
+    "Rosalind", "Ruslan", "Sakura", "Salma", "Søren", "Sigrid", "Siobhán", "Stanislav", "Svetlana", "Takeshi",
+    "Tamar",
+    "Thandiwe", "Thorsten", "Tomoko", "Tuğba", "Valentina", "Vasiliki", "Vikram", "Wiebke", "Wolfgang",
+    "Xóchitl",
+    "Yasmin", "Yevgeny", "Yusuf", "Zainab", "Zbigniew", "Zsófia", "Анна", "Борис", "Мария", "Дмитрий",
+    "Ольга", "Сергей",
+    "Ελένη", "Νίκος", "Σοφία", "Γιώργος", "Արամ", "ნინო",
+    "明月", "小龙", "雅婷", "さくら", "ひろし", "ケンジ", "민준", "서연",
+    "अर्जुन", "प्रिया", "יעל", "משה", "ليلى", "يوسف",
+)  # fmt: skip

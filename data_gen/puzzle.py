@@ -1,0 +1,120 @@
+"""A puzzle as data.
+
+A statement is a nested tuple: ("tells-truth", i), ("lies", i), ("not", s), ("and", s, s, ...), ("or", s, s,
+...), ("implies", a, b) or ("iff", a, b), where i is the position of a person. Person i says statements[i].
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+LEAVES = ("tells-truth", "lies")
+OPERATORS = (*LEAVES, "not", "and", "or", "implies", "iff")
+RECORD_KEYS = ("id", "quiz", "people", "roles", "statements", "n_people", "hardness", "seed", "index")
+
+Statement = tuple
+
+
+class Puzzle(NamedTuple):
+    """One puzzle with exactly one solution. `solution[i]` is True when person i tells the truth."""
+
+    names: tuple[str, ...]
+    roles: tuple[str, str]
+    statements: tuple[Statement, ...]
+    solution: tuple[bool, ...]
+    quiz: str
+    hardness: int
+    seed: int
+    index: int
+    id: str
+
+    @property
+    def people(self) -> tuple[tuple[str, str], ...]:
+        """The answer: (name, role word) of every person, in the order of speaking."""
+        truth, lie = self.roles
+        return tuple((name, truth if told else lie) for name, told in zip(self.names, self.solution, strict=True))
+
+
+def check_statement(statement: Statement, people: int) -> None:
+    """Raises ValueError unless `statement` is well formed and speaks only of persons 0 .. people - 1."""
+    if not isinstance(statement, tuple) or not statement or statement[0] not in OPERATORS:
+        raise ValueError(
+            f"expected a statement that starts with one of {', '.join(OPERATORS)}, got {statement!r}."
+        )
+    name, parts = statement[0], statement[1:]
+    if name in LEAVES:
+        if len(parts) != 1 or type(parts[0]) is not int or not 0 <= parts[0] < people:
+            raise ValueError(
+                f"expected ({name!r}, person) with a person from 0 to {people - 1}, got {statement!r}."
+            )
+        return
+    fits = len(parts) == 1 if name == "not" else len(parts) >= 2 if name in ("and", "or") else len(parts) == 2
+    if not fits:
+        raise ValueError(
+            f"expected 1 part for not, 2 or more for and/or, 2 for implies/iff, got {statement!r}."
+        )
+    for part in parts:
+        check_statement(part, people)
+
+
+def depth_of(statement: Statement) -> int:
+    """How many operators stand inside one another: 0 for a leaf, 1 for an operator over leaves."""
+    if statement[0] in LEAVES:
+        return 0
+    return 1 + max(depth_of(part) for part in statement[1:])
+
+
+def to_record(puzzle: Puzzle) -> dict:
+    """The puzzle as one JSON-ready dict (a line of a puzzle file); keys in the order of RECORD_KEYS."""
+    return {
+        "id": puzzle.id,
+        "quiz": puzzle.quiz,
+        "people": [list(pair) for pair in puzzle.people],
+        "roles": list(puzzle.roles),
+        "statements": puzzle.statements,
+        "n_people": len(puzzle.names),
+        "hardness": puzzle.hardness,
+        "seed": puzzle.seed,
+        "index": puzzle.index,
+    }
+
+
+def from_record(record: dict) -> Puzzle:
+    """The exact inverse of `to_record`, also after a trip through JSON. Raises ValueError for a malformed
+    record."""
+    missing = [key for key in RECORD_KEYS if key not in record]
+    if missing:
+        raise ValueError(
+            f"expected a puzzle with the keys {', '.join(RECORD_KEYS)}; {', '.join(missing)} missing."
+        )
+    if len(record["roles"]) != 2 or record["roles"][0] == record["roles"][1]:
+        raise ValueError(f"expected two different role words (truth, lie), got {record['roles']!r}.")
+    roles = (record["roles"][0], record["roles"][1])
+    people = [(name, role) for name, role in record["people"]]
+    strangers = sorted({role for _, role in people} - set(roles))
+    if strangers:
+        raise ValueError(
+            f"expected every person's role to be {roles[0]!r} or {roles[1]!r}, got {strangers[0]!r}."
+        )
+    statements = tuple(_tuples(statement) for statement in record["statements"])
+    if not len(statements) == len(people) == record["n_people"]:
+        raise ValueError(
+            f"expected as many people and statements as n_people={record['n_people']}, "
+            f"got {len(people)} people and {len(statements)} statements."
+        )
+    for statement in statements:
+        check_statement(statement, len(people))
+    return Puzzle(
+        names=tuple(name for name, _ in people),
+        roles=roles,
+        statements=statements,
+        solution=tuple(role == roles[0] for _, role in people),
+        quiz=record["quiz"],
+        hardness=record["hardness"],
+        seed=record["seed"],
+        index=record["index"],
+        id=record["id"],
+    )
+
+
+def _tuples(value: Sequence | str | int) -> Statement | str | int:
+    return tuple(_tuples(part) for part in value) if isinstance(value, (list, tuple)) else value

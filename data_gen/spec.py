@@ -1,0 +1,132 @@
+"""What kind of puzzle is wanted, and whether such a puzzle can exist."""
+
+from dataclasses import dataclass
+from math import comb, log, perm
+
+from data_gen.names import PLAIN_NAMES
+from data_gen.puzzle import LEAVES, OPERATORS
+
+# Leaves together weigh as much as one operator.
+EQUAL_SHARES = (
+    ("tells-truth", 0.5), ("lies", 0.5), ("not", 1.0), ("and", 1.0),
+    ("or", 1.0), ("implies", 1.0), ("iff", 1.0),
+)  # fmt: skip
+
+MOST_CLAIMS = 144  # claims about one person in one statement; 12 people at width 12 and depth 2
+
+
+@dataclass(frozen=True)
+class PuzzleSpec:
+    """What kind of puzzle to draw.
+
+    people: 2 to 12. depth: most operators inside one another, 1 to 4 (a bare leaf is always allowed). width:
+    most operands of "and" and "or", 2 to people. operators: (name, weight) over the seven names, used
+    wherever an operator may stand, at the top and inside; a name left out weighs 0 (inside an operator at
+    full depth only the two leaves compete). hardness: lowest and highest `solve.hardness`, or None. wording:
+    "varied" or "plain". unique: "canonical" (no two puzzles equal up to renaming people and reordering
+    operands) or "text" (only no two with the same statements and the same names). Raises ValueError for a
+    wish that no puzzle can fulfil.
+    """
+
+    people: int
+    depth: int = 2
+    width: int = 2
+    operators: tuple[tuple[str, float], ...] = EQUAL_SHARES
+    hardness: tuple[int, int] | None = None
+    wording: str = "varied"
+    unique: str = "canonical"
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.people <= 12:
+            reason = "; one person alone has no puzzle with exactly one answer" if self.people == 1 else ""
+            raise ValueError(f"expected 2 to 12 people, got {self.people}{reason}.")
+        if not 1 <= self.depth <= 4:
+            raise ValueError(f"expected a depth from 1 to 4, got {self.depth}.")
+        if not 2 <= self.width <= self.people:
+            raise ValueError(
+                f"expected a width from 2 to the number of people ({self.people}), got {self.width}: "
+                "a wider statement would have to repeat itself."
+            )
+        if self.width**self.depth > MOST_CLAIMS:
+            raise ValueError(
+                f"expected a width and depth with width**depth of at most {MOST_CLAIMS} claims in a "
+                "statement, got width "
+                f"{self.width} and depth {self.depth}; take a depth of {int(log(MOST_CLAIMS, self.width))} "
+                "or less."
+            )
+        # As floats in the order of OPERATORS, so equal wishes draw equal puzzles however they were put.
+        self._check_operators()
+        weights = dict(self.operators)
+        object.__setattr__(
+            self, "operators", tuple((name, float(weights.get(name, 0))) for name in OPERATORS)
+        )
+        if self.hardness is not None:
+            object.__setattr__(self, "hardness", (self.hardness[0], self.hardness[1]))
+            self._check_hardness()
+        if self.wording not in ("varied", "plain"):
+            raise ValueError(f'expected the wording "varied" or "plain", got {self.wording!r}.')
+        if self.unique not in ("canonical", "text"):
+            raise ValueError(f'expected unique "canonical" or "text", got {self.unique!r}.')
+
+    def _check_operators(self) -> None:
+        names = [name for name, _ in self.operators]
+        strangers = [name for name in names if name not in OPERATORS]
+        if strangers or len(set(names)) != len(names):
+            raise ValueError(
+                f"expected each operator once, out of {', '.join(OPERATORS)}, got {', '.join(names)}."
+            )
+        if not all(0 <= weight < float("inf") for _, weight in self.operators):
+            raise ValueError(f"expected operator weights of 0 or more, got {self.operators!r}.")
+        used = {name for name, weight in self.operators if weight > 0}
+        if used <= {*LEAVES, "not"}:
+            raise ValueError(
+                "expected a weight above 0 for at least one of and, or, implies, iff: without them every "
+                "answer "
+                "stays an answer when all people change sides, so no puzzle has exactly one."
+            )
+        if "tells-truth" in used and used <= {"tells-truth", "and", "or"}:
+            raise ValueError(
+                "expected a weight above 0 for at least one of lies, not, implies, iff: without them both "
+                "everybody honest and everybody lying are answers, so no puzzle has exactly one."
+            )
+
+    def _check_hardness(self) -> None:
+        low, high = self.hardness
+        most = 2 ** (self.people + 1) - 2
+        if not 0 <= low <= high:
+            raise ValueError(f"expected hardness as LOW:HIGH with 0 <= LOW <= HIGH, got {low}:{high}.")
+        if max(low, 2) > min(high, most) or (low == high and low % 2):
+            raise ValueError(
+                f"expected a hardness range that contains an even number from 2 to {most}, the values that "
+                f"{self.people} people can have, got {low}:{high}."
+            )
+
+
+def most_puzzles(spec: PuzzleSpec) -> int:
+    """No more puzzles than this can be different in the sense of `spec.unique` (a bound, not the exact
+    number).
+
+    By Burnside's lemma there are at most as many forms as multisets of statements, since a renaming that
+    leaves a puzzle as it is fixes a cycle's statements by one of them.
+    """
+    said = _most_statements(spec)
+    if spec.unique == "canonical":
+        return comb(said + spec.people - 1, spec.people)
+    return said**spec.people * perm(len(PLAIN_NAMES), spec.people)
+
+
+def _most_statements(spec: PuzzleSpec) -> int:
+    """How many statements the spec allows at most, not counting another order of operands."""
+    used = {name for name, weight in spec.operators if weight > 0}
+    leaves = spec.people * (len(used & set(LEAVES)) or 2)
+    bare = spec.people * len(used & set(LEAVES))
+    inside = leaves
+    for _ in range(spec.depth):
+        count = bare
+        count += inside if "not" in used else 0
+        groups = sum(comb(inside, size) for size in range(2, spec.width + 1))
+        count += groups * len(used & {"and", "or"})
+        count += inside * (inside - 1) if "implies" in used else 0
+        count += inside * (inside - 1) // 2 if "iff" in used else 0
+        inside = max(count, leaves) if bare == leaves else count + leaves
+    return count
