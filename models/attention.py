@@ -1,0 +1,66 @@
+"""Causal grouped-query attention, behind two functions: over whole rows, and of one token over a cache."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+IMPLEMENTATIONS = ("plain", "cudnn")
+MASKED = -1e30  # finite, so that a row of padding gives finite garbage and never NaN
+
+
+def attend(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B T K H"],
+    value: Float[Array, "B T K H"],
+    lengths: Int[Array, " B"],
+    implementation: str,
+) -> Float[Array, "B T N H"]:
+    """Attention of every position to itself and earlier ones, keys at and beyond `lengths` hidden.
+
+    'plain' runs everywhere; 'cudnn' is the fused GPU kernel (bfloat16, T a multiple of 128 is best).
+    """
+    if implementation == "cudnn":
+        lengths = lengths.astype(jnp.int32)
+        return jax.nn.dot_product_attention(query, key, value, is_causal=True, query_seq_lengths=lengths,
+                                            key_value_seq_lengths=lengths, implementation="cudnn")
+    if implementation != "plain":
+        raise ValueError(f"attention must be one of {IMPLEMENTATIONS}, got {implementation!r}.")
+    batch, length, heads, size = query.shape
+    groups = key.shape[2]
+    rows = query.swapaxes(1, 2).reshape(batch, groups, (heads // groups) * length, size)
+    scores = jnp.matmul(rows, key.transpose(0, 2, 3, 1), preferred_element_type=jnp.float32) * size**-0.5
+    scores = scores.reshape(batch, groups, heads // groups, length, length)
+    place = jnp.arange(length)
+    visible = (place[None, :, None] >= place[None, None, :]) & (place[None, None, :] < lengths[:, None, None])
+    scores = jnp.where(visible[:, None, None], scores, MASKED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    weights = weights.reshape(batch, groups, (heads // groups) * length, length)
+    mixed = jnp.matmul(weights, value.swapaxes(1, 2))
+    return mixed.reshape(batch, heads, length, size).swapaxes(1, 2)
+
+
+def attend_cached(
+    query: Float[Array, "B 1 N H"],
+    keys: Float[Array, "B K J H W"],
+    values: Float[Array, "B K J W H"],
+    position: Int[Array, " B"],
+) -> Float[Array, "B 1 N H"]:
+    """Attention of one token a row, at `position`, to the cached positions up to and including it.
+
+    Each product covers one block of W positions and the blocks are added up in order; blocks beyond
+    `position` add exact zeros. So the result is the same, bit for bit, for every number J of blocks that
+    holds the row.
+    """
+    batch, groups, blocks, size, width = keys.shape
+    heads = query.shape[2]
+    rows = query[:, 0].reshape(batch, groups, 1, heads // groups, size)
+    rows = jnp.broadcast_to(rows, (batch, groups, blocks, heads // groups, size))
+    scores = jnp.matmul(rows, keys, preferred_element_type=jnp.float32) * size**-0.5
+    place = jnp.arange(blocks * width).reshape(1, blocks, width)
+    visible = place <= position[:, None, None]
+    scores = jnp.where(visible[:, None, :, None], scores, MASKED)
+    weights = jnp.exp(scores - jnp.max(scores, axis=(2, 4), keepdims=True))
+    mixed = jnp.matmul(weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    total = jnp.sum(jnp.sum(weights, axis=2), axis=-1)
+    mixed = jnp.sum(mixed, axis=2) / total[..., None]
+    return mixed.astype(query.dtype).reshape(batch, 1, heads, size)

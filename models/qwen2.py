@@ -1,0 +1,220 @@
+"""The Qwen2 decoder as a pure linen module: `apply(params, tokens, positions, lengths, cache)`.
+
+One Block serves both forms: scanned over stacked layers for training (short compile, least memory) and unrolled for
+decoding (per-layer weights and caches stay where they are). Precision: parameters in `param_dtype`, products in
+`dtype`, norms and softmax in float32. Source: Qwen2 technical report, arXiv 2407.10671; names as in Hugging Face.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from models.attention import attend, attend_cached
+from models.cache import KVCache, write_prefix, write_token
+from models.config import Qwen2Config
+
+Params = Mapping[str, Any]
+REMAT = ("none", "full")
+
+
+def _linear(features: int, axes: tuple[str, str], module: nn.Module, name: str, bias: bool = False) -> nn.Dense:
+    """A projection whose kernel [in, out] carries logical axis names."""
+    return nn.Dense(
+        features, use_bias=bias, name=name, dtype=module.dtype, param_dtype=module.param_dtype,
+        kernel_init=nn.with_logical_partitioning(nn.initializers.normal(0.02), axes),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), axes[1:]),
+    )
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32 (Zhang and Sennrich 2019, equation 4)."""
+
+    eps: float
+    param_dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("norm",))
+        scale = self.param("scale", init, (x.shape[-1],), self.param_dtype)
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
+        scale = jax.lax.broadcast_in_dim(scale, x.shape, (x.ndim - 1,))
+        return wide.astype(x.dtype) * scale.astype(x.dtype)
+
+
+def rotation(positions: Int[Array, "B T"], head_dim: int, theta: float) -> Float[Array, "B T 2 H2"]:
+    """Cosines and sines of the rotary embedding for each position (Su et al. 2021, arXiv 2104.09864, eq. 34)."""
+    power = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
+    angle = positions[..., None].astype(jnp.float32) * (theta**-power)[None, None]
+    return jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=2)
+
+
+def rotate(x: Float[Array, "B T N H"], turn: Float[Array, "B T 2 H2"]) -> Float[Array, "B T N H"]:
+    """Turn the pairs (h, h + H/2) of every head: Hugging Face's half-split order."""
+    cos, sin = turn[:, :, 0, None], turn[:, :, 1, None]
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with biased query, key and value projections and rotary positions."""
+
+    config: Qwen2Config
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+    attention: str
+
+    @nn.compact
+    def __call__(self, x, turn, positions, lengths, layer_cache):
+        c = self.config
+        batch, length, _ = x.shape
+
+        def project(name: str, heads: int, axis: str):
+            y = _linear(heads * c.head_dim, ("embed", axis), self, name, c.attention_bias)(x)
+            return y.reshape(batch, length, heads, c.head_dim)
+
+        query = project("query", c.num_attention_heads, "heads")
+        key = project("key", c.num_key_value_heads, "kv_heads")
+        value = project("value", c.num_key_value_heads, "kv_heads")
+        if c.qk_norm:
+            query = RMSNorm(c.rms_norm_eps, self.param_dtype, name="query_norm")(query)
+            key = RMSNorm(c.rms_norm_eps, self.param_dtype, name="key_norm")(key)
+        query, key = rotate(query, turn), rotate(key, turn)
+        if layer_cache is None:
+            mixed = attend(query, key, value, lengths, self.attention)
+        elif length > 1:
+            layer_cache = write_prefix(layer_cache, key, value)
+            mixed = attend(query, key, value, lengths, self.attention)
+        else:
+            place = positions[:, 0]
+            layer_cache = write_token(layer_cache, key, value, place)
+            mixed = attend_cached(query, *layer_cache, place)
+        mixed = mixed.reshape(batch, length, c.num_attention_heads * c.head_dim)
+        return _linear(c.hidden_size, ("heads", "embed"), self, "output")(mixed), layer_cache
+
+
+class MLP(nn.Module):
+    """down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv 2002.05202, equation 6)."""
+
+    config: Qwen2Config
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        wide = self.config.intermediate_size
+        rows = x.reshape(-1, x.shape[-1])  # XLA's CPU gradient of silu between products is 4 times slower on [B, T, F]
+        gate = _linear(wide, ("embed", "mlp"), self, "gate")(rows)
+        up = _linear(wide, ("embed", "mlp"), self, "up")(rows)
+        return _linear(self.config.hidden_size, ("mlp", "embed"), self, "down")(nn.silu(gate) * up).reshape(x.shape)
+
+
+class Block(nn.Module):
+    """One decoder layer: pre-norm attention and pre-norm MLP, each with its residual."""
+
+    config: Qwen2Config
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+    attention: str
+
+    @nn.compact
+    def __call__(self, x, turn, positions, lengths, layer_cache=None):
+        c, sizes = self.config, (self.dtype, self.param_dtype)
+        normed = RMSNorm(c.rms_norm_eps, self.param_dtype, name="input_norm")(x)
+        mixed, layer_cache = Attention(c, *sizes, self.attention, name="attention")(
+            normed, turn, positions, lengths, layer_cache)
+        x = x + mixed
+        x = x + MLP(c, *sizes, name="mlp")(RMSNorm(c.rms_norm_eps, self.param_dtype, name="post_norm")(x))
+        return x, layer_cache
+
+
+class Embedding(nn.Module):
+    """A table [V, D] with logical axes; rows are looked up, or used as the head by `head_kernel`."""
+
+    config: Qwen2Config
+    param_dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self) -> Float[Array, "V D"]:
+        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
+        return self.param("embedding", init, (self.config.vocab_size, self.config.hidden_size), self.param_dtype)
+
+
+class Qwen2(nn.Module):
+    """The decoder without its head: tokens in, normed hidden states out.
+
+    `scan_layers=True` holds all layers stacked under `layers` (training); `False` holds `layers_0`, ... (decoding,
+    the only form that takes a cache). See `stack` and `unstack`. `unroll` is the number of stacked layers in one turn
+    of the scan: 1 compiles and fits best on a GPU, all of them run about twice as fast on a CPU.
+    """
+
+    config: Qwen2Config
+    scan_layers: bool = True
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+    remat: str = "none"
+    attention: str = "plain"
+    unroll: int = 1
+
+    @nn.compact
+    def __call__(
+        self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], lengths: Int[Array, " B"],
+        cache: KVCache | None = None,
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
+        """Hidden states after the final norm, and the cache with these tokens written.
+
+        lengths: true tokens of each row, keys beyond are hidden. With a cache, T > 1 writes positions 0 .. T-1
+        (prefill) and T == 1 writes position `positions[:, 0]` (decode).
+        """
+        c = self.config
+        if self.remat not in REMAT:
+            raise ValueError(f"remat must be one of {REMAT}, got {self.remat!r}.")
+        if self.scan_layers and cache is not None:
+            raise ValueError("a cache needs scan_layers=False: decode with unrolled layers (see unstack).")
+        table = Embedding(c, self.param_dtype, name="embed")()
+        if not c.tie_word_embeddings:
+            Embedding(c, self.param_dtype, name="lm_head")()
+        x = table[tokens].astype(self.dtype)
+        turn = rotation(positions, c.head_dim, c.rope_theta)
+        block = Block
+        if self.remat == "full":
+            block = nn.remat(Block, prevent_cse=not self.scan_layers)
+        fields = (c, self.dtype, self.param_dtype, self.attention)
+        if self.scan_layers:
+            layers = nn.scan(
+                block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=(nn.broadcast,) * 3,
+                length=c.num_hidden_layers, unroll=self.unroll, metadata_params={nn.PARTITION_NAME: "layers"},
+            )(*fields, name="layers")
+            x, _ = layers(x, turn, positions, lengths)
+        else:
+            written = []
+            for i in range(c.num_hidden_layers):
+                layer_cache = None if cache is None else (cache.keys[i], cache.values[i])
+                x, layer_cache = block(*fields, name=f"layers_{i}")(x, turn, positions, lengths, layer_cache)
+                written.append(layer_cache)
+            if cache is not None:
+                cache = KVCache(*(tuple(side) for side in zip(*written, strict=True)))
+        return RMSNorm(c.rms_norm_eps, self.param_dtype, name="final_norm")(x), cache
+
+
+def head_kernel(params: Params, config: Qwen2Config) -> Float[Array, "V D"]:
+    """The matrix that turns hidden states into logits: `einsum("btd,vd->btv", hidden, kernel)`."""
+    return params["embed" if config.tie_word_embeddings else "lm_head"]["embedding"]
+
+
+def unstack(params: Params, layers: int) -> dict[str, Any]:
+    """Scanned parameters -> unrolled ones (`layers` -> `layers_0`, ...). Exact inverse of `stack`."""
+    rest = {name: value for name, value in params.items() if name != "layers"}
+    return rest | {f"layers_{i}": jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(layers)}
+
+
+def stack(params: Params, layers: int) -> dict[str, Any]:
+    """Unrolled parameters -> scanned ones. Exact inverse of `unstack`."""
+    rest = {name: value for name, value in params.items() if not name.startswith("layers_")}
+    each = [params[f"layers_{i}"] for i in range(layers)]
+    return rest | {"layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)}

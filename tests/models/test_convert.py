@@ -1,0 +1,281 @@
+"""The law "weights go in and out unchanged": round trips to the byte, refusals by name, a killed export."""
+
+import errno
+import filecmp
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from safetensors.numpy import load_file, save_file
+
+import models.convert
+import models.folder
+from models.config import Qwen2Config
+from models.convert import load_params, save_params
+from models.folder import INDEX, WEIGHTS, read_config
+from models.names import TABLE, abstract_params, tensor_slots
+
+CONFIG = Qwen2Config(vocab_size=48, hidden_size=16, intermediate_size=24, num_hidden_layers=3,
+                     num_attention_heads=4, num_key_value_heads=4, head_dim=4)
+ROOT = Path(__file__).parents[2]
+
+
+def make_folder(folder: Path, config: Qwen2Config = CONFIG, dtype="bfloat16", files: int = 1) -> Path:
+    """A random checkpoint written by the safetensors package, subnormal numbers included, with companions."""
+    rng = np.random.default_rng(0)
+    slots = tensor_slots(config).items()
+    scale = 10.0 ** np.arange(-39, 1, dtype=np.float64)[-8 if dtype == "float16" else 0:]
+    tensors = {name: (rng.standard_normal(slot.shape) * rng.choice(scale, slot.shape)).astype(np.dtype(dtype))
+               for name, slot in slots}
+    folder.mkdir(parents=True)
+    names = sorted(tensors)
+    if files == 1:
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    else:
+        groups = {f"model-{i + 1:05d}-of-{files:05d}.safetensors": names[i::files] for i in range(files)}
+        for file, group in groups.items():
+            save_file({name: tensors[name] for name in group}, folder / file, metadata={"format": "pt"})
+        index = {"metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
+                 "weight_map": {name: file for file, group in groups.items() for name in group}}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    fields = config.to_hugging_face() | {"torch_dtype": dtype, "a_key_of_theirs": {"kept": [1, 2]}}
+    (folder / "config.json").write_text(json.dumps(fields))
+    (folder / "generation_config.json").write_text('{"eos_token_id": [3, 5]}')
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    return folder
+
+
+def same_files(one: Path, other: Path) -> bool:
+    names = sorted(os.listdir(one))
+    equal = filecmp.cmpfiles(one, other, names, shallow=False)[0]
+    return names == sorted(os.listdir(other)) and equal == names
+
+
+@pytest.mark.parametrize(("dtype", "files"), [("bfloat16", 3), ("float16", 1), ("float32", 2)])
+def test_through_float32_masters_and_back_every_file_is_the_same_to_the_byte(dtype, files, tmp_path):
+    source = make_folder(tmp_path / "source", dtype=dtype, files=files)
+    masters = load_params(source, read_config(source), dtype="float32")
+    assert {leaf.dtype for leaf in jax.tree.leaves(masters)} == {np.dtype(np.float32)}
+    save_params(tmp_path / "export", masters, CONFIG, source_folder=source)
+    assert same_files(source, tmp_path / "export")
+
+
+def test_every_weight_lands_where_the_table_says_and_the_table_covers_every_weight(tmp_path):
+    source = make_folder(tmp_path / "source")
+    theirs, params = load_file(source / WEIGHTS), load_params(source, CONFIG)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(ml_dtypes.bfloat16)}
+    up = np.asarray(params["layers"]["mlp"]["up"]["kernel"])
+    np.testing.assert_array_equal(up[2], theirs["model.layers.2.mlp.up_proj.weight"].T)
+    np.testing.assert_array_equal(params["lm_head"]["embedding"], theirs["lm_head.weight"])
+    assert len(set(TABLE.values())) == len(TABLE)
+    assert len(tensor_slots(CONFIG)) == 3 + 3 * 12
+
+
+def test_four_devices_hold_their_quarter_and_the_same_numbers(tmp_path, monkeypatch):
+    source = make_folder(tmp_path / "source", files=2)
+    mesh = jax.make_mesh((2, 2), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+    def place(path, leaf):
+        kernel = path[-1].key == "kernel"
+        return NamedSharding(mesh, PartitionSpec(None, "fsdp", "tensor") if kernel else PartitionSpec())
+
+    shardings = jax.tree_util.tree_map_with_path(place, abstract_params(CONFIG))
+    one, asked = load_params(source, CONFIG), {}
+    honest = jax.make_array_from_callback
+
+    def listening(shape, sharding, read):
+        asked.setdefault(shape, set()).update(
+            read(index).shape for index in sharding.addressable_devices_indices_map(shape).values())
+        return honest(shape, sharding, read)
+
+    monkeypatch.setattr(jax, "make_array_from_callback", listening)
+    four = load_params(source, CONFIG, shardings=shardings)
+    assert asked[(24, 16)] == {(12, 8)} and asked[(16, 24)] == {(8, 12)}  # no device gets more than its part
+    assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), one, four))
+    assert jax.tree.all(jax.tree.map(lambda leaf, s: leaf.sharding == s, four, shardings))
+    gate = four["layers"]["mlp"]["gate"]["kernel"]
+    assert {shard.data.shape for shard in gate.addressable_shards} == {(3, 8, 12)}
+    save_params(tmp_path / "export", four, CONFIG, source_folder=source)
+    assert same_files(source, tmp_path / "export")
+
+
+def test_dtype_and_shard_size_can_be_chosen_and_other_config_keys_stay(tmp_path):
+    source = make_folder(tmp_path / "source", dtype="float32")
+    params = load_params(source, CONFIG)
+    save_params(tmp_path / "export", params, CONFIG, source_folder=source, dtype="bfloat16",
+                max_shard_bytes=4000)
+    files = sorted(path.name for path in (tmp_path / "export").glob("*.safetensors"))
+    assert len(files) > 1 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    index = json.loads((tmp_path / "export" / INDEX).read_text())
+    assert index["metadata"]["total_size"] * 2 == sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    want, got = load_file(source / WEIGHTS), {}
+    for file in files:
+        got |= load_file(tmp_path / "export" / file)
+    assert set(got) == set(want) == set(index["weight_map"])
+    for name, tensor in got.items():
+        assert tensor.tobytes() == want[name].astype(ml_dtypes.bfloat16).tobytes()
+    fields = json.loads((tmp_path / "export" / "config.json").read_text())
+    assert fields == json.loads((source / "config.json").read_text()) | {"torch_dtype": "bfloat16"}
+
+
+def test_a_tied_head_that_is_stored_twice_is_kept_and_one_that_differs_is_refused(tmp_path):
+    tied = Qwen2Config(**(vars(CONFIG) | {"tie_word_embeddings": True}))
+    source = make_folder(tmp_path / "source", tied)
+    tensors = load_file(source / WEIGHTS)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+    save_file(tensors, source / WEIGHTS, metadata={"format": "pt"})
+    save_params(tmp_path / "export", load_params(source, tied), tied, source_folder=source)
+    assert same_files(source, tmp_path / "export")
+    tensors["lm_head.weight"][0, 0] += 1
+    save_file(tensors, source / WEIGHTS)
+    with pytest.raises(ValueError, match=r"lm_head\.weight differs"):
+        load_params(source, tied)
+
+
+def _edit(folder: Path, change) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS)
+
+
+def _damage(folder: Path, file: str, change) -> None:
+    (folder / file).write_bytes(change((folder / file).read_bytes()))
+
+
+NORM, UP = "model.norm.weight", "model.layers.1.mlp.up_proj.weight"
+FIRST = "model-00001-of-00002.safetensors"
+DAMAGES = {
+    "missing": (1, lambda f: _edit(f, lambda t: (t.pop(NORM), t.pop(UP))), f"missing {UP}; missing {NORM}"),
+    "left over": (1, lambda f: _edit(f, lambda t: t.update(extra=np.zeros(2, "f4"))), "left over extra"),
+    "mis-shaped": (1, lambda f: _edit(f, lambda t: t.update({UP: np.zeros((16, 24), "f4")})),
+                   r"up_proj.weight has shape \[16, 24\], expected \[24, 16\]"),
+    "other dtype": (1, lambda f: _edit(f, lambda t: t.update({NORM: np.zeros(16, np.int8)})), "stored as I8"),
+    "truncated": (1, lambda f: _damage(f, WEIGHTS, lambda b: b[:-10]), "is truncated"),
+    "empty": (1, lambda f: _damage(f, WEIGHTS, lambda b: b""), "is truncated"),
+    "header": (1, lambda f: _damage(f, WEIGHTS, lambda b: b[:9] + b"~~" + b[11:]), "it is not JSON"),
+    "named twice": (1, lambda f: _damage(f, WEIGHTS, lambda b: b.replace(b"s.2.mlp", b"s.1.mlp", 1)),
+                    "named twice: model.layers.1.mlp"),
+    "huge header": (1, lambda f: _damage(f, WEIGHTS, lambda b: b"\xff" * 7 + b"\x7f" + b[8:]), "corrupt"),
+    "no weights": (1, lambda f: (f / WEIGHTS).unlink(), "expected model.safetensors or .*found neither"),
+    "missing file": (2, lambda f: (f / FIRST).unlink(), f"names files that are not in .*{FIRST}"),
+    "stored twice": (2, lambda f: shutil.copy(f / FIRST, f / FIRST.replace("00001-", "00002-")),
+                     "stores tensors twice"),
+    "index": (2, lambda f: _damage(f, INDEX, lambda b: b.replace(b"model.norm.", b"model.morn.")),
+              "disagrees with its files on model.morn.weight .*model.norm.weight"),
+    "index not JSON": (2, lambda f: _damage(f, INDEX, lambda b: b[:50]), "not readable JSON"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(DAMAGES))
+def test_a_damaged_checkpoint_is_refused_in_its_own_sentence(kind, tmp_path):
+    files, damage, sentence = DAMAGES[kind]
+    source = make_folder(tmp_path / "source", files=files)
+    params = load_params(source, CONFIG)
+    damage(source)
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        load_params(source, CONFIG)
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        save_params(tmp_path / "export", params, CONFIG, source_folder=source)
+    assert os.listdir(tmp_path) == ["source"]
+
+
+def test_parameters_of_another_shape_are_refused_by_name_before_anything_is_written(tmp_path):
+    source = make_folder(tmp_path / "source")
+    params = load_params(source, CONFIG)
+    wrong = params | {"final_norm": {"scale": np.zeros(3)}, "more": {"scale": np.zeros(3)}}
+    wrong.pop("lm_head")
+    sentence = r"missing lm_head.*left over more/scale.*final_norm/scale has shape \[3\]"
+    with pytest.raises(ValueError, match=sentence):
+        save_params(tmp_path / "export", wrong, CONFIG)
+    with pytest.raises(ValueError, match="dtype must be one of"):
+        save_params(tmp_path / "export", params, CONFIG, dtype="int8")
+    (source / "config.json").write_text(json.dumps(CONFIG.to_hugging_face() | {"rope_theta": 1e4}))
+    with pytest.raises(ValueError, match="another shape"):
+        save_params(tmp_path / "export", params, CONFIG, source_folder=source)
+    assert os.listdir(tmp_path) == ["source"]
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_old_folder(tmp_path, monkeypatch):
+    source = make_folder(tmp_path / "source")
+    params = load_params(source, CONFIG)
+    save_params(tmp_path / "export", params, CONFIG, source_folder=source)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models.convert, "write_file", full)
+        with pytest.raises(OSError, match="no space left while writing"):
+            save_params(tmp_path / "export", params, CONFIG, source_folder=source)
+        usage = shutil.disk_usage(tmp_path)
+        patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        with pytest.raises(OSError, match=r"needs .* GB and .* has 0\.00 GB free"):
+            save_params(tmp_path / "export", params, CONFIG, source_folder=source)
+    assert same_files(source, tmp_path / "export")
+    assert sorted(os.listdir(tmp_path)) == ["export", "source"]
+
+
+def test_what_is_read_back_is_compared(tmp_path, monkeypatch):
+    source = make_folder(tmp_path / "source")
+    params = load_params(source, CONFIG)
+    honest = models.convert.write_file
+
+    def failing_disk(path, *rest):
+        honest(path, *rest)
+        _damage(path.parent, path.name, lambda data: data[:-1] + bytes([data[-1] ^ 1]))
+
+    monkeypatch.setattr(models.convert, "write_file", failing_disk)
+    with pytest.raises(OSError, match="differs from what was written: "):
+        save_params(tmp_path / "export", params, CONFIG, source_folder=source)
+    assert os.listdir(tmp_path) == ["source"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import models.folder
+from models.folder import replacing
+if sys.argv[2] == "before the exchange":
+    models.folder._exchange = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+with replacing(sys.argv[1]) as temporary:
+    (temporary / "config.json").write_text("new")
+    if sys.argv[2] == "while writing":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("moment", ["while writing", "before the exchange"])
+def test_a_killed_export_leaves_the_old_folder_whole_and_the_next_one_clears_up(moment, tmp_path):
+    old = tmp_path / "export"
+    old.mkdir()
+    (old / "config.json").write_text("old")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(old), moment], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert os.listdir(old) == ["config.json"] and (old / "config.json").read_text() == "old"
+    with models.folder.replacing(old) as temporary:
+        (temporary / "config.json").write_text("newest")
+    assert (old / "config.json").read_text() == "newest"
+    assert os.listdir(tmp_path) == ["export"]
+
+
+def test_a_folder_with_other_things_in_it_is_never_replaced(tmp_path):
+    source = make_folder(tmp_path / "source")
+    (source / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileExistsError, match=r"thesis.tex"):
+        save_params(source, load_params(source, CONFIG), CONFIG)
+    with (
+        models.folder.replacing(tmp_path / "export"),
+        pytest.raises(FileExistsError, match="another process"),
+        models.folder.replacing(tmp_path / "export"),
+    ):
+        pass

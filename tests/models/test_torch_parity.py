@@ -1,0 +1,174 @@
+"""The law "one model": logits, gradients and greedy tokens are those of torch, on random weights."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.numpy import load_file
+
+from models.cache import init_cache
+from models.convert import load_params, save_params
+from models.folder import read_config
+from models.qwen2 import Qwen2, head_kernel, stack, unstack
+
+BASE = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+        "rope_theta": 1e6, "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+SHAPES = {
+    "grouped": {},
+    "tied": {"tie_word_embeddings": True},
+    "one kv head for seven": {"hidden_size": 56, "num_attention_heads": 7, "num_key_value_heads": 1},
+    "no groups": {"num_key_value_heads": 4, "rope_theta": 1e4},
+    "long rope, large eps, odd vocabulary": {"rope_theta": 1e7, "rms_norm_eps": 1e-2, "vocab_size": 131},
+    "one layer, tied": {"num_hidden_layers": 1, "tie_word_embeddings": True, "rope_theta": 1e4},
+    "qwen3 with its own head size": {"model_type": "qwen3", "head_dim": 12},
+    "qwen3 tied": {"model_type": "qwen3", "head_dim": 8, "tie_word_embeddings": True},
+}
+LENGTHS = (19, 7, 12)
+torch.set_num_threads(1)  # two idle threads that wait for each other are slower than one at this size
+
+
+def make_torch(shape: str, folder, **saving):
+    """A random model, norms and biases away from their starting values so that leaving one out shows."""
+    fields = BASE | SHAPES[shape]
+    kind = fields.pop("model_type", "qwen2")
+    config = transformers.AutoConfig.for_model(kind, **fields)
+    torch.manual_seed(sorted(SHAPES).index(shape))
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    for name, weight in model.named_parameters():
+        centre = 1.0 if "norm" in name else 0.0
+        torch.nn.init.normal_(weight, centre, 0.3 if weight.ndim == 1 else 0.15)
+    model.save_pretrained(folder, **saving)
+    return model
+
+
+@functools.cache
+def _rows(vocabulary: int):
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, vocabulary, (len(LENGTHS), max(LENGTHS))).astype(np.int32)
+    positions = np.broadcast_to(np.arange(max(LENGTHS), dtype=np.int32), tokens.shape)
+    return jnp.asarray(tokens), jnp.asarray(positions), jnp.array(LENGTHS, jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(model, params, tokens, positions, lengths, cache=None):
+    return model.apply({"params": params}, tokens, positions, lengths, cache)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _gradient(model, params, tokens, positions, lengths):
+    """The logits, and the gradient of the sum of all true tokens' logp."""
+
+    def total(params):
+        hidden, _ = model.apply({"params": params}, tokens, positions, lengths)
+        logits = jnp.einsum("btd,vd->btv", hidden, head_kernel(params, model.config))
+        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits)[:, :-1], tokens[:, 1:, None], axis=-1)[..., 0]
+        return jnp.sum(jnp.where(positions[:, 1:] < lengths[:, None], chosen, 0.0)), logits
+
+    gradient, logits = jax.grad(total, has_aux=True)(params)
+    return logits, gradient
+
+
+@pytest.fixture(params=sorted(SHAPES))
+def pair(request, tmp_path):
+    reference = make_torch(request.param, tmp_path / "model")
+    config = read_config(tmp_path / "model")
+    return reference, config, load_params(tmp_path / "model", config), tmp_path
+
+
+def test_logits_and_gradients_are_those_of_torch(pair):
+    reference, config, params, folder = pair
+    tokens, positions, lengths = _rows(config.vocab_size)
+    total = 0.0
+    wanted = []
+    for row, length in zip(np.asarray(tokens), LENGTHS, strict=True):
+        ids = torch.tensor(row[None, :length], dtype=torch.long)
+        logits = reference(ids).logits
+        total = total + torch.log_softmax(logits, -1)[0, :-1].gather(1, ids[0, 1:, None]).sum()
+        wanted.append(logits[0].detach().numpy())
+    total.backward()
+    logits, gradient = _gradient(Qwen2(config), params, tokens, positions, lengths)
+    for row, want in zip(np.asarray(logits), wanted, strict=True):
+        np.testing.assert_allclose(row[: len(want)], want, rtol=0, atol=1e-4)
+    save_params(folder / "gradient", gradient, config)
+    theirs = {name: weight.grad.numpy() for name, weight in reference.named_parameters()}
+    found = load_file(folder / "gradient" / "model.safetensors")
+    assert set(found) == set(theirs)
+    for name, want in theirs.items():
+        atol = 1e-4 * np.abs(want).max()
+        np.testing.assert_allclose(found[name], want, rtol=0, atol=atol, err_msg=name)
+
+
+@pytest.mark.parametrize("shape", ["one kv head for seven", "qwen3 tied"])
+def test_greedy_tokens_are_those_of_generate(shape, tmp_path):
+    reference = make_torch(shape, tmp_path / "model")
+    config = read_config(tmp_path / "model")
+    params = unstack(load_params(tmp_path / "model", config), config.num_hidden_layers)
+    model = Qwen2(config, scan_layers=False)
+    prompt, new = np.asarray(_rows(config.vocab_size)[0])[:1, :9], 128
+    ids = torch.tensor(prompt, dtype=torch.long)
+    wanted = reference.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False,
+                                pad_token_id=0, eos_token_id=None)[0, prompt.shape[1]:].tolist()
+
+    places = jnp.arange(prompt.shape[1])[None]
+    tokens, cache = jnp.asarray(prompt), init_cache(config, 1, 160, np.dtype(np.float32))
+    found = []
+    while len(found) < new:
+        hidden, cache = _forward(model, params, tokens, places, places[:, -1] + 1, cache)
+        tokens = jnp.argmax(hidden[:, -1:] @ head_kernel(params, config).T, axis=-1).astype(jnp.int32)
+        found.append(int(tokens[0, 0]))
+        places = places[:, -1:] + 1
+    assert found == wanted
+
+
+def test_unrolled_padded_and_cached_are_all_the_one_forward(tmp_path):
+    make_torch("grouped", tmp_path)
+    config = read_config(tmp_path)
+    scanned = load_params(tmp_path, config)
+    params, model = unstack(scanned, config.num_hidden_layers), Qwen2(config, scan_layers=False)
+    tokens, positions, lengths = _rows(config.vocab_size)
+    full, _ = _forward(Qwen2(config), scanned, tokens, positions, lengths)
+    alone, _ = _forward(model, params, tokens[1:2, : LENGTHS[1]], positions[1:2, : LENGTHS[1]], lengths[1:2])
+    np.testing.assert_allclose(alone[0], full[1, : LENGTHS[1]], atol=1e-5)
+    start = jnp.array([5, 3, 4])
+    cache = init_cache(config, len(LENGTHS), 32, np.dtype(np.float32))
+    first, cache = _forward(model, params, tokens[:, :5], positions[:, :5], start, cache)
+    for row, length in enumerate(start.tolist()):
+        np.testing.assert_allclose(first[row, :length], full[row, :length], atol=1e-5)
+    for turn in range(3):
+        place = start + turn  # every row at its own position
+        token = jnp.take_along_axis(tokens, place[:, None], axis=1)
+        hidden, cache = _forward(model, params, token, place[:, None], place + 1, cache)
+        wanted = jnp.take_along_axis(full, place[:, None, None], axis=1)
+        np.testing.assert_allclose(hidden, wanted, atol=1e-5)
+
+
+def test_stack_and_unstack_are_exact_inverses(tmp_path):
+    make_torch("grouped", tmp_path)
+    config = read_config(tmp_path)
+    params = load_params(tmp_path, config)
+    unrolled = unstack(params, config.num_hidden_layers)
+    assert jax.tree.all(jax.tree.map(np.array_equal, params, stack(unrolled, config.num_hidden_layers)))
+    assert jax.tree.structure(params) == jax.tree.structure(stack(unrolled, config.num_hidden_layers))
+    up = [unrolled[f"layers_{i}"]["mlp"]["up"]["kernel"] for i in range(config.num_hidden_layers)]
+    assert not np.array_equal(*up)
+
+
+@pytest.mark.parametrize("shape", ["tied", "qwen3 with its own head size"])
+def test_torch_loads_what_is_written_without_a_source(shape, tmp_path):
+    reference = make_torch(shape, tmp_path / "model")
+    config = read_config(tmp_path / "model")
+    save_params(tmp_path / "again", load_params(tmp_path / "model", config), config)
+    assert read_config(tmp_path / "again") == config
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    ids = torch.tensor(np.asarray(_rows(config.vocab_size)[0]), dtype=torch.long)
+    with torch.no_grad():
+        assert torch.equal(again(ids).logits, transformers.AutoModelForCausalLM.from_pretrained(
+            tmp_path / "model")(ids).logits)
+    assert reference.config.tie_word_embeddings == again.config.tie_word_embeddings
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["torch_dtype"] == "float32"
