@@ -1,0 +1,267 @@
+"""The rules by name and version, and `score`, the one scorer of training, evaluation and re-scoring."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import NamedTuple
+
+from jaxrl.rewards.answers import read_roles
+from jaxrl.rewards.format import judge_format, split, strip_end_token
+from jaxrl.rewards.unicode import has_mark_flood, normalize
+
+VERDICTS = ("correct", "wrong_answer", "unparseable", "bad_format")
+SUSPECTS = (
+    "tiny_thinking",
+    "filler_thinking",
+    "outside_text",
+    "second_answer",
+    "question_copied",
+    "answer_copied",
+    "cut_off",
+    "look_alike_tag",
+    "invented_turn",
+    "special_token",
+    "mark_flood",
+)
+
+
+@dataclass(frozen=True)
+class RewardValues:
+    """Rewards of the two parts; the defaults total +3 right, -0.5 wrong, -1 unparseable, -3 bad form."""
+
+    format_right: float = 1.0
+    format_wrong: float = -1.0
+    answer_right: float = 2.0
+    answer_wrong: float = -1.5
+    answer_unparseable: float = -2.0
+
+
+class Verdict(NamedTuple):
+    """What a rule says of one response."""
+
+    verdict: str  # one of VERDICTS
+    reasons: tuple[str, ...]  # in words; empty only when correct
+    format_reward: float
+    answer_reward: float
+    reward: float  # the total
+    rule: str  # name and version
+    suspects: tuple[str, ...]  # of SUSPECTS: what to count in the metrics, whatever the verdict
+
+
+class Question(NamedTuple):
+    """All that a rule knows besides the response, in NFC."""
+
+    quiz: str
+    names: tuple[str, ...]
+    truth: tuple[int, ...]  # role index of each person
+    roles: tuple[str, str]
+    target: str
+    prompt_opens_think: bool
+    truncated: bool
+
+
+class Finding(NamedTuple):
+    """The verdict of a rule on a response, before it is turned into rewards."""
+
+    verdict: str
+    reasons: tuple[str, ...] = ()
+    suspects: tuple[str, ...] = ()
+
+
+class Rule(NamedTuple):
+    """A rule: `needs` is "people" or "target", `scores_format` whether the format part is paid."""
+
+    needs: str
+    scores_format: bool
+    summary: str
+    judge: Callable[[str, Question], Finding]
+
+
+def _judge_roles(answer: str, question: Question) -> Finding:
+    reading = read_roles(answer, question.names, question.roles)
+    if reading.roles is None:
+        return Finding("unparseable", (reading.reason,))
+    wrong = [
+        f"{name} is not a {question.roles[said]}"
+        for name, said, truth in zip(question.names, reading.roles, question.truth, strict=True)
+        if said != truth
+    ]
+    return Finding("wrong_answer", (", ".join(wrong),)) if wrong else Finding("correct")
+
+
+def _with_format(judge_answer: Callable[[str, Question], Finding]) -> Callable[[str, Question], Finding]:
+    """A rule that demands the form first and then judges the answer part."""
+
+    def judge(text: str, question: Question) -> Finding:
+        parts = judge_format(
+            text,
+            quiz=question.quiz,
+            names=question.names,
+            roles=question.roles if question.names else (),
+            prompt_opens_think=question.prompt_opens_think,
+            truncated=question.truncated,
+        )
+        if parts.reasons:
+            return Finding("bad_format", parts.reasons, parts.suspects)
+        return judge_answer(parts.answer, question)._replace(suspects=parts.suspects)
+
+    return judge
+
+
+def _judge_answer_only(text: str, question: Question) -> Finding:
+    parts = split(text, prompt_opens_think=question.prompt_opens_think, truncated=question.truncated)
+    if text.count("<answer>") > 1:
+        return Finding("unparseable", ("there is more than one answer",), parts.suspects)
+    if question.truncated and parts.answer is None:
+        return Finding("unparseable", ("the response was cut off by length",), parts.suspects)
+    if parts.answer is not None:
+        finding = _judge_roles(parts.answer, question)
+    else:
+        finding = _judge_closing_words(strip_end_token(text).rpartition("</think>")[2], question)
+    return finding._replace(suspects=parts.suspects)
+
+
+_UNIT = re.compile(r"[^\n.!?。！？]*(?:[\n.!?。！？]+|$)")
+
+
+def _judge_closing_words(text: str, question: Question) -> Finding:
+    """The shortest run of whole sentences or lines at the end of `text` that gives everybody a role."""
+    people = len(question.names)
+    tail = text.rstrip()[-(1000 + 250 * people) :]
+    units = [unit for unit in _UNIT.findall(tail) if unit]
+    finding = Finding("unparseable", ("no answer stands at the end of the response",))
+    for count in range(1, min(len(units), 4 * people + 4) + 1):
+        finding_here = _judge_roles("".join(units[-count:]), question)
+        if finding_here.verdict != "unparseable":
+            return finding_here
+        finding = finding_here if count == 1 else finding
+    return finding
+
+
+_NUMBER = re.compile(r"-?(?<![\d.])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\d])", re.ASCII)
+_NUMBER_WINDOW = 4096
+
+
+def _last_number(text: str) -> Decimal | None:
+    found = _NUMBER.findall(text[-_NUMBER_WINDOW:])
+    return Decimal(found[-1].replace(",", "")) if found else None
+
+
+def _judge_number(answer: str, question: Question) -> Finding:
+    number, target = _last_number(answer), _last_number(question.target.rpartition("####")[2])
+    if target is None:
+        raise ValueError(f"rule gsm8k-1 expected a number in target, got {question.target[-80:]!r}")
+    if number is None:
+        return Finding("unparseable", ("the answer holds no number",))
+    return (
+        Finding("correct") if number == target else Finding("wrong_answer", (f"the last number is {number}",))
+    )
+
+
+def _judge_exact(answer: str, question: Question) -> Finding:
+    said = " ".join(answer.split())
+    if not said:
+        return Finding("unparseable", ("the answer is empty",))
+    right = said == " ".join(question.target.split())
+    return Finding("correct") if right else Finding("wrong_answer", ("the answer is not the expected text",))
+
+
+RULES: dict[str, Rule] = {
+    "strict-1": Rule("people", True, "form and roles, the default", _with_format(_judge_roles)),
+    "answer-only-1": Rule(
+        "people",
+        False,
+        "roles from the answer part or the closing words; the form is not required",
+        _judge_answer_only,
+    ),
+    "gsm8k-1": Rule(
+        "target", True, "form, and the last number of the answer part", _with_format(_judge_number)
+    ),
+    "exact-1": Rule("target", True, "form, and the answer part word for word", _with_format(_judge_exact)),
+}
+
+
+def _question(
+    rule: Rule,
+    name: str,
+    quiz: str,
+    people: Sequence[tuple[str, str]],
+    roles: Sequence[str],
+    target: str | None,
+    prompt_opens_think: bool,
+    truncated: bool,
+) -> Question:
+    roles = tuple(normalize(role) for role in roles)
+    names = tuple(normalize(person) for person, _ in people)
+    if rule.needs == "target":
+        if target is None:
+            raise ValueError(f"rule {name} expected a target (the right answer as text), got none")
+        return Question(normalize(quiz), names, (), roles, normalize(target), prompt_opens_think, truncated)
+    if len(roles) != 2 or roles[0] == roles[1]:
+        raise ValueError(f"expected roles as [truth word, lie word], two different words, got {list(roles)}")
+    if not names or len(set(names)) != len(names):
+        raise ValueError(
+            f"expected people as [[name, role word], ...] with different names, got {list(names)}"
+        )
+    said = [normalize(role) for _, role in people]
+    strange = [role for role in said if role not in roles]
+    if strange:
+        raise ValueError(f"expected every person's role to be one of {list(roles)}, got {strange[0]!r}")
+    return Question(
+        normalize(quiz), names, tuple(map(roles.index, said)), roles, "", prompt_opens_think, truncated
+    )
+
+
+def score(
+    response: str,
+    *,
+    quiz: str,
+    people: Sequence[tuple[str, str]] = (),
+    roles: Sequence[str] = (),
+    prompt_opens_think: bool,
+    truncated: bool,
+    values: RewardValues = RewardValues(),
+    rule: str = "strict-1",
+    target: str | None = None,
+) -> Verdict:
+    """Score one response by a rule of RULES.
+
+    Args:
+        response: the text as the model wrote it, special tokens visible, with or without the end token.
+        quiz: the question's text, to recognise a copy of it in the thinking.
+        people: (name, role word) of each person, the solution; needed by strict-1 and answer-only-1.
+        roles: (truth word, lie word).
+        prompt_opens_think: whether the prompt ended with `<think>`, so that the response begins inside it.
+        truncated: whether the response was cut off by length.
+        values: the rewards of the parts.
+        rule: name and version of the rule.
+        target: the right answer as text; needed by exact-1 and by gsm8k-1 (a number, or a GSM8K solution
+            that ends in `#### number`).
+
+    Raises:
+        ValueError: for a question that can't be scored or an unknown rule; never because of the response.
+    """
+    if rule not in RULES:
+        raise ValueError(f"expected a rule of {', '.join(RULES)}, got {rule!r}")
+    chosen = RULES[rule]
+    question = _question(chosen, rule, quiz, people, roles, target, prompt_opens_think, truncated)
+    if has_mark_flood(response):
+        verdict = "bad_format" if chosen.scores_format else "unparseable"
+        finding = Finding(verdict, ("the response piles up combining marks",), ("mark_flood",))
+    else:
+        finding = chosen.judge(normalize(response), question)
+    return _reward(finding, values, rule, chosen.scores_format)
+
+
+def _reward(finding: Finding, values: RewardValues, rule: str, scores_format: bool) -> Verdict:
+    format_reward = 0.0
+    if scores_format:
+        format_reward = values.format_wrong if finding.verdict == "bad_format" else values.format_right
+    answer_reward = {"correct": values.answer_right, "wrong_answer": values.answer_wrong}.get(
+        finding.verdict, values.answer_unparseable
+    )
+    total = format_reward + answer_reward
+    return Verdict(
+        finding.verdict, finding.reasons, format_reward, answer_reward, total, rule, finding.suspects
+    )

@@ -1,0 +1,102 @@
+"""`python -m jaxrl.score`: lines in, the same lines out with a verdict; bad lines are named."""
+
+import gzip
+import json
+
+import pytest
+
+from jaxrl.score import main
+
+GOOD = {
+    "id": "a",
+    "quiz": "Ann says: Bob is a knave. Bob says: Ann is a knave and Bob is a knave.",
+    "people": [["Ann", "knight"], ["Bob", "knave"]],
+    "roles": ["knight", "knave"],
+    "prompt_opens_think": True,
+    "extra": {"kept": [1, "é"]},
+    "response": "Bob can't truthfully call himself a liar, so Ann is right.</think>"
+    "<answer>Ann is a knight, Bob is a knave.</answer>",
+}
+
+
+def run(folder, lines, *more, name="in.jsonl"):
+    source, target = folder / name, folder / "out.jsonl"
+    data = b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines)
+    source.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    status = main([f"--input={source}", f"--output={target}", *more])
+    return status, [
+        json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()
+    ] if target.exists() else None
+
+
+def test_lines_keep_their_fields_and_gain_the_verdict(tmp_path, capsys):
+    cut = GOOD | {"id": "b", "truncated": True}
+    status, scored = run(tmp_path, [GOOD, b"\n", cut])
+    assert status == 0
+    assert {key: scored[0][key] for key in GOOD} == GOOD
+    gained = {
+        "verdict": "correct",
+        "reasons": [],
+        "format_reward": 1.0,
+        "answer_reward": 2.0,
+        "reward": 3.0,
+        "rule": "strict-1",
+    }
+    assert gained.items() <= scored[0].items()
+    assert scored[1]["verdict"] == "bad_format"
+    assert scored[1]["suspects"] == ["cut_off"]
+    table = capsys.readouterr().out
+    assert "2 responses scored, 0 lines" in table
+    assert "cut_off" in table
+
+
+BAD = [
+    b"{not json\n",
+    b"\xff\xfe\n",
+    b"[1, 2]\n",
+    b"[" * 100_000 + b"\n",
+    {**GOOD, "people": [["Ann"]]},
+    {**GOOD, "roles": ["knight"]},
+    {**GOOD, "people": [["Ann", "wizard"]]},
+    {**GOOD, "prompt_opens_think": "yes"},
+    {key: GOOD[key] for key in GOOD if key != "response"},
+]
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_bad_line_is_named_by_number_and_the_rest_go_on(tmp_path, capsys, bad):
+    status, scored = run(tmp_path, [GOOD, bad, GOOD])
+    assert status == 1
+    assert [record["verdict"] for record in scored] == ["correct", "correct"]
+    said = capsys.readouterr().err
+    assert "line 2: " in said
+    assert len(said.splitlines()) == 1
+
+
+def test_lone_surrogates_and_compressed_files(tmp_path):
+    status, scored = run(tmp_path, [GOOD | {"response": "\ud800"}], name="in.jsonl.gz")
+    assert status == 0
+    assert scored[0]["response"] == "\ud800"
+    assert scored[0]["verdict"] == "bad_format"
+
+
+def test_other_rules_and_values(tmp_path):
+    status, scored = run(tmp_path, [GOOD], "--rule=answer-only-1", "--answer_right=5")
+    assert (status, scored[0]["reward"], scored[0]["rule"]) == (0, 5.0, "answer-only-1")
+    numbers = {
+        "response": "six times twelve boxes gives 72</think><answer>72</answer>",
+        "prompt_opens_think": True,
+        "answer": "#### 72",
+    }
+    status, scored = run(tmp_path, [numbers], "--rule=gsm8k-1")
+    assert (status, scored[0]["verdict"]) == (0, "correct")
+
+
+def test_dies_politely(tmp_path, capsys):
+    missing = tmp_path / "missing.jsonl"
+    assert main([f"--input={missing}", f"--output={tmp_path / 'out.jsonl'}"]) == 2
+    assert str(missing) in capsys.readouterr().err
+    missing.write_text("{}\n")
+    assert main([f"--input={missing}", f"--output={missing}"]) == 2
+    assert "same file" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["missing.jsonl"]
