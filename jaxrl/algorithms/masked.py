@@ -1,0 +1,34 @@
+"""Sums and means over the tokens that count; what the mask hides may be anything, NaN too."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def hide(values: Float[Array, "*shape"], mask: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`values` where `mask` is not 0, else exact zeros.
+
+    A select, not a product: 0 * NaN is NaN, and the gradient of a select is 0 where it was not taken.
+    """
+    return jnp.where(mask > 0, values, jnp.zeros_like(values))
+
+
+def masked_sum(values: Float[Array, "*shape"], mask: Float[Array, "*shape"]) -> Float[Array, ""]:
+    """Sum of `values` where `mask` is 1."""
+    return jnp.sum(hide(values, mask))
+
+
+def masked_mean(values: Float[Array, "*shape"], mask: Float[Array, "*shape"]) -> Float[Array, ""]:
+    """Mean of `values` where `mask` is 1; 0 when the mask is empty."""
+    return masked_sum(values, mask) / jnp.maximum(jnp.sum(mask), 1.0)
+
+
+def masked_max(
+    values: Float[Array, "*shape"], mask: Float[Array, "*shape"], floor: float = 0.0
+) -> Float[Array, ""]:
+    """Largest of `values` where `mask` is 1, and at least `floor` (what an empty mask gives)."""
+    return jnp.max(jnp.where(mask > 0, values, jnp.full_like(values, floor)), initial=floor)
+
+
+def row_mean(values: Float[Array, "B T"], mask: Float[Array, "B T"]) -> Float[Array, " B"]:
+    """Mean over the tokens of each row; 0 for a row without tokens."""
+    return jnp.sum(hide(values, mask), axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1.0)

@@ -1,0 +1,52 @@
+"""Published algorithms as rows of one table; what differs from their papers is said beside each."""
+
+import dataclasses
+
+from jaxrl.algorithms.losses import LossSpec
+
+RECIPES: dict[str, LossSpec] = {
+    # arXiv 2402.03300 with the token mean that Logic-RL trains with (the paper: "sequence_mean").
+    "grpo": LossSpec(),
+    # arXiv 2503.20783: no division by the group's std, nor by the row's length; needs max_length.
+    "dr_grpo": LossSpec(
+        advantage="group_center", reduction="fixed_length", kl_placement="none", max_length=2048
+    ),
+    # arXiv 2503.14476: clip-higher, token mean, no KL; see `advantages.overlong_penalty` too.
+    "dapo": LossSpec(clip_high=0.28, kl_placement="none"),
+    # arXiv 2507.18071: ratio and clipping by row.
+    "gspo": LossSpec(
+        surrogate="sequence_clip",
+        reduction="sequence_mean",
+        clip_low=3e-4,
+        clip_high=4e-4,
+        kl_placement="none",
+    ),
+    # arXiv 2506.13585: the weight is clipped, not the token; upper bound 1 + clip_high.
+    "cispo": LossSpec(surrogate="clipped_weight", clip_high=4.0, kl_placement="none"),
+    # arXiv 2501.03262: k1 in the reward, return to go, whitened over the whole batch.
+    "reinforce_pp": LossSpec(
+        advantage="whitened_returns", kl="k1", kl_placement="reward", kl_coefficient=0.01
+    ),
+    # arXiv 2501.03262, section 3.2: group mean as baseline, whitened over the batch, KL in the loss.
+    "reinforce_pp_baseline": LossSpec(advantage="whitened_center", kl="k2", kl_coefficient=0.001),
+    # arXiv 2402.14740: REINFORCE on whole rows, leave-one-out baseline, KL in the reward.
+    "rloo": LossSpec(
+        advantage="leave_one_out",
+        surrogate="likelihood",
+        reduction="sequence_sum",
+        kl="k1",
+        kl_placement="reward",
+        kl_coefficient=0.05,
+    ),
+}
+
+
+def recipe(name: str, **changes) -> LossSpec:
+    """The row `name` with some fields changed. Raises ValueError for an unknown name or field."""
+    if name not in RECIPES:
+        raise ValueError(f"algorithm: expected one of {', '.join(RECIPES)}, got {name!r}")
+    fields = [field.name for field in dataclasses.fields(LossSpec)]
+    unknown = sorted(set(changes) - set(fields))
+    if unknown:
+        raise ValueError(f"algorithm fields: expected some of {', '.join(fields)}, got {', '.join(unknown)}")
+    return dataclasses.replace(RECIPES[name], **changes)

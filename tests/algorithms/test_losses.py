@@ -1,0 +1,188 @@
+"""Losses against the published formulas written out in numpy, their gradients, and the one denominator."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl.algorithms import kl
+from jaxrl.algorithms.batch import Batch, totals_of
+from jaxrl.algorithms.losses import SUPERVISED, LossSpec, combine_info, policy_loss
+from jaxrl.algorithms.recipes import RECIPES, recipe
+
+MASK = np.array([[0, 1, 1, 1, 1], [0, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 0]], np.float32)
+RNG = np.random.default_rng(0)
+LOGP, OLD, REF, SAMPLE = (jnp.asarray(-2 + 0.5 * RNG.normal(size=(4, 5)), jnp.float32) for _ in range(4))
+ADVANTAGE = np.array([1.2, -0.7, -1.5, 2.0], np.float32)
+BATCH = Batch(
+    jnp.zeros((4, 5), jnp.int32),
+    jnp.array([5, 2, 4, 3]),
+    jnp.asarray(MASK),
+    jnp.asarray(MASK * ADVANTAGE[:, None]),
+    OLD,
+    REF,
+    SAMPLE,
+)
+
+
+def value_and_grad(spec, batch=BATCH, logp=LOGP):
+    (value, info), grad = jax.value_and_grad(lambda x: policy_loss(x, batch, spec), has_aux=True)(logp)
+    return float(value), np.asarray(grad), info
+
+
+def by_hand(name):
+    """Value and gradient in d logp of the policy part, token by token, straight from the papers."""
+    lp, old = np.asarray(LOGP, np.float64), np.asarray(OLD, np.float64)
+    spec, total, grad = RECIPES[name], 0.0, np.zeros((4, 5))
+    rows = int((MASK.sum(1) > 0).sum())
+    for b in range(4):
+        places = np.flatnonzero(MASK[b])
+        for t in places:
+            ratio, a = np.exp(lp[b, t] - old[b, t]), ADVANTAGE[b]
+            if name == "gspo":
+                ratio = np.exp((lp[b, places] - old[b, places]).mean())
+            weight = {
+                "token_mean": 1 / MASK.sum(),
+                "sequence_mean": 1 / (len(places) * rows),
+                "sequence_sum": 1 / rows,
+                "fixed_length": 1 / (rows * max(spec.max_length, 1)),
+            }[spec.reduction]
+            if name == "cispo":
+                total -= weight * min(ratio, 1 + spec.clip_high) * a * lp[b, t]
+                grad[b, t] -= weight * min(ratio, 1 + spec.clip_high) * a
+            elif name == "rloo":
+                total -= weight * a * lp[b, t]
+                grad[b, t] -= weight * a
+            else:
+                bounded = min(max(ratio, 1 - spec.clip_low), 1 + spec.clip_high)
+                total -= weight * min(ratio * a, bounded * a)
+                grad[b, t] -= weight * ratio * a * (ratio * a <= bounded * a)
+    return total, grad
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_its_paper(name):
+    spec = dataclasses.replace(RECIPES[name], kl_placement="none")
+    value, grad, info = value_and_grad(spec)
+    expected, expected_grad = by_hand(name)
+    np.testing.assert_allclose(value, expected, rtol=2e-5)
+    np.testing.assert_allclose(grad, expected_grad, rtol=2e-4, atol=1e-7)
+    np.testing.assert_allclose(info["policy_loss"], expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("pieces", [2, 4])
+def test_parts_of_a_step_add_up_to_the_step(name, pieces):
+    """Unequal rows in parts, one of them without a token: same loss, same gradient, same measures."""
+    spec = recipe(name, max_length=4)
+    _value, grad, info = value_and_grad(spec)
+    parts, grads = None, []
+    for rows in np.split(np.arange(4), pieces):
+        part = Batch(*(x[rows] for x in BATCH))
+        loss = lambda x, part=part: policy_loss(x, part, spec, totals=totals_of(BATCH.loss_mask))  # noqa: E731
+        (_, one), g = jax.value_and_grad(loss, has_aux=True)(LOGP[rows])
+        parts = one if parts is None else combine_info(parts, one)
+        grads.append(g)
+    np.testing.assert_allclose(np.concatenate(grads), grad, rtol=1e-5, atol=1e-7)
+    for key in info:
+        np.testing.assert_allclose(parts[key], info[key], rtol=1e-5, atol=1e-7, err_msg=key)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_nan_off_the_mask_reaches_neither_value_nor_gradient(name):
+    spec = recipe(name, max_length=4)
+    dirty = Batch(*BATCH[:3], *(jnp.where(MASK > 0, x, jnp.nan) for x in BATCH[3:]))
+    value, grad, _ = value_and_grad(spec)
+    dirty_value, dirty_grad, info = value_and_grad(spec, dirty, jnp.where(MASK > 0, LOGP, jnp.nan))
+    assert value == dirty_value
+    np.testing.assert_array_equal(grad, dirty_grad)
+    assert all(np.isfinite(x) for x in info.values())
+
+
+def test_kl_golden():
+    """log(policy / reference) = 0.5: k1 = 0.5, k2 = 0.125, k3 = e^-0.5 - 1 + 0.5 = 0.10653066."""
+    policy, reference = jnp.array([-1.0]), jnp.array([-1.5])
+    np.testing.assert_allclose([kl.k1(policy, reference)[0], kl.k2(policy, reference)[0]], [0.5, 0.125])
+    np.testing.assert_allclose(kl.k3(policy, reference)[0], 0.10653066, rtol=1e-6)
+    slope = jax.grad(lambda x: kl.k3(x, reference)[0])(policy)
+    np.testing.assert_allclose(slope, [1 - np.exp(-0.5)], rtol=1e-6)
+    far = kl.k3(jnp.array([-100.0]), jnp.array([0.0]))
+    np.testing.assert_allclose(far, [np.exp(10.0) - 11.0], rtol=1e-6)
+
+
+def test_the_kl_enters_the_loss_with_the_reduction_and_the_traced_coefficient():
+    spec = recipe("grpo", reduction="sequence_mean")
+    free = policy_loss(LOGP, BATCH, dataclasses.replace(spec, kl_placement="none"))[0]
+    with_kl, info = jax.jit(lambda c: policy_loss(LOGP, BATCH, spec, kl_coefficient=c))(0.5)
+    d = np.asarray(REF - LOGP, np.float64)
+    k3 = np.exp(d) - d - 1
+    rows = [(k3[b] * MASK[b]).sum() / MASK[b].sum() for b in range(3)]
+    np.testing.assert_allclose(with_kl - free, 0.5 * np.mean(rows), rtol=1e-4)
+    np.testing.assert_allclose(info["kl"], (k3 * MASK).sum() / MASK.sum(), rtol=1e-5)
+
+
+def test_without_old_logp_the_ratio_is_one_and_the_gradient_the_policy_gradient():
+    _, grad, info = value_and_grad(recipe("grpo", kl_placement="none"), BATCH._replace(old_logp=None))
+    assert info["ratio_mean"] == 1 and info["ratio_max"] == 1 and info["clip_share"] == 0
+    np.testing.assert_allclose(grad, -MASK * ADVANTAGE[:, None] / MASK.sum(), rtol=1e-6)
+
+
+def test_supervised_is_the_cross_entropy():
+    batch = BATCH._replace(advantages=BATCH.loss_mask, old_logp=None, ref_logp=None)
+    value, grad, _ = value_and_grad(SUPERVISED, batch)
+    np.testing.assert_allclose(value, -(np.asarray(LOGP) * MASK).sum() / MASK.sum(), rtol=1e-6)
+    np.testing.assert_allclose(grad, -MASK / MASK.sum(), rtol=1e-6)
+
+
+def test_dual_clip_golden():
+    """A = -1, ratio e^2 = 7.39: the loss is 7.39 without, 3 with dual_clip 3, and then flat."""
+    batch = Batch(
+        jnp.zeros((1, 1), jnp.int32),
+        jnp.ones((1,), jnp.int32),
+        jnp.ones((1, 1)),
+        -jnp.ones((1, 1)),
+        -2 * jnp.ones((1, 1)),
+    )
+    spec = recipe("dapo")
+    np.testing.assert_allclose(value_and_grad(spec, batch, jnp.zeros((1, 1)))[0], np.exp(2.0), rtol=1e-6)
+    value, grad, info = value_and_grad(dataclasses.replace(spec, dual_clip=3.0), batch, jnp.zeros((1, 1)))
+    assert value == 3.0 and grad[0, 0] == 0.0 and info["clip_share"] == 1.0
+
+
+def test_truncated_importance_sampling_golden():
+    spec = recipe("grpo", kl_placement="none", importance_cap=1.5)
+    weight = np.minimum(np.exp(np.asarray(OLD - SAMPLE)), 1.5)
+    plain = value_and_grad(recipe("grpo", kl_placement="none"))[1]
+    np.testing.assert_allclose(value_and_grad(spec)[1], plain * weight, rtol=1e-5, atol=1e-8)
+
+
+def test_the_gap_between_sampler_and_learner():
+    info = value_and_grad(RECIPES["grpo"])[2]
+    gap = np.abs(np.asarray(LOGP - SAMPLE))[MASK > 0]
+    np.testing.assert_allclose(
+        [info["logp_gap_mean"], info["logp_gap_max"]], [gap.mean(), gap.max()], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kl": "k1"}, "k1 in the loss has no gradient"),
+        ({"reduction": "mean"}, "reduction: expected one of token_mean"),
+        ({"reduction": "fixed_length"}, "expected 1 or more, got 0"),
+        ({"entropy_coefficient": 0.1}, "does nothing without entropy_bonus"),
+        ({"surrogate": "ppo"}, "surrogate: expected one of clip"),
+    ],
+)
+def test_a_spec_that_can_not_work_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        LossSpec(**changes)
+
+
+def test_unknown_recipes_and_fields_are_named():
+    with pytest.raises(ValueError, match=r"expected one of grpo, .* got 'gpro'"):
+        recipe("gpro")
+    with pytest.raises(ValueError, match="got clip"):
+        recipe("grpo", clip=0.2)

@@ -1,0 +1,40 @@
+"""Schedules at the points that matter: the first step, the end of warm-up, the last step, and after it."""
+
+import pytest
+
+from jaxrl.algorithms.schedules import ScheduleSpec, make_schedule
+
+
+def values(spec, steps):
+    return [make_schedule(spec)(step) for step in steps]
+
+
+def test_constant_with_warmup():
+    assert values(ScheduleSpec(1.0, warmup=4), (0, 1, 3, 4, 99)) == [0.25, 0.5, 1.0, 1.0, 1.0]
+
+
+def test_linear_and_cosine_end_where_they_say():
+    linear = ScheduleSpec(1.2, "linear", end=0.8, steps=10)
+    assert values(linear, (0, 5, 10, 50)) == pytest.approx([1.2, 1.0, 0.8, 0.8])
+    cosine = ScheduleSpec(1.0, "cosine", end=0.2, steps=12, warmup=2)
+    assert values(cosine, (0, 1, 2, 7, 12, 50)) == pytest.approx([0.5, 1.0, 1.0, 0.6, 0.2, 0.2])
+
+
+def test_steps_down():
+    spec = ScheduleSpec(1e-6, "steps", drops=((10, 5e-7), (20, 2e-7)))
+    assert values(spec, (0, 9, 10, 19, 20, 99)) == [1e-6, 1e-6, 5e-7, 5e-7, 2e-7, 2e-7]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "exp"}, "expected one of constant"),
+        ({"kind": "linear", "steps": 3, "warmup": 3}, "needs more steps than warm-up"),
+        ({"kind": "steps", "drops": ((5, 1.0), (5, 0.5))}, "rising steps"),
+        ({"drops": ((5, 1.0),)}, "belong to kind 'steps'"),
+        ({"kind": "steps"}, "belong to kind 'steps'"),
+    ],
+)
+def test_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        ScheduleSpec(1.0, **fields)
