@@ -1,0 +1,119 @@
+"""The sampler: prompts in, completions out, row by row independent of each other."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh
+
+from jaxrl.sampling.loop import Rollout
+from jaxrl.sampling.programs import Programs
+from jaxrl.sampling.request import make_request
+from jaxrl.sampling.state import Completions, Coordinates, SamplingSpec
+from models.cache import BLOCK
+from models.config import Qwen2Config
+from models.qwen2 import Params, Qwen2
+
+# XLA's CPU compiler gives elementwise code for arrays below this size other instructions (measured, jax
+# 0.10.2: exp of fewer than 4,096 elements differs in the last bit), so no attention score array may be
+# smaller.
+SMALLEST_SCORES = 4096
+
+
+def default_lengths(shortest: int, longest: int) -> tuple[int, ...]:
+    """Lengths from shortest to longest in steps of a half and a third: 64, 96, 128, 192, 256, 384, ..."""
+    ladder = sorted(step * 2**i for i in range(5, 20) for step in (2, 3))
+    return (*(length for length in ladder if shortest <= length < longest), longest)
+
+
+class Sampler:
+    """Draws completions of many prompts on all devices of a mesh, row by row independent of each other.
+
+    Rows are decoded in batches of `rows` slots a device, each batch with a cache of its own length. A batch
+    has one shape whatever the request, and attention does not depend on the cache length, so on CPU in
+    float32 a completion does not depend, bit for bit, on slot, neighbours, batch count, group size, cache
+    length, refill order or devices.
+
+    model_config: the model. mesh: rows are spread over all its devices (default: all devices there are).
+    dtype: of weights, cache and products. longest: tokens of prompt and completion together at most
+    (default max_position_embeddings). rows: slots of one batch on one device; it is the unit of all
+    shapes and belongs to the numerical recipe. slots: rows in work at once over all devices (default: all
+    on CPU, one batch a device elsewhere); more wait and take freed slots. chunk: tokens between two acts
+    of the host. cache_lengths, prompt_lengths: ascending sizes, one executable each. prompt_rows: prompts
+    per device in one prefill.
+    """
+
+    def __init__(
+        self,
+        model_config: Qwen2Config,
+        mesh: Mesh | None = None,
+        *,
+        dtype: jnp.dtype = jnp.float32,
+        longest: int | None = None,
+        rows: int | None = None,
+        slots: int | None = None,
+        chunk: int | None = None,
+        cache_lengths: Sequence[int] | None = None,
+        prompt_lengths: Sequence[int] | None = None,
+        prompt_rows: int = 4,
+    ):
+        if mesh is None:
+            mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+        self.on_cpu = mesh.devices.flat[0].platform == "cpu"
+        dtype = jnp.dtype(dtype)
+        self.model = Qwen2(model_config, scan_layers=False, dtype=dtype, param_dtype=dtype)
+        self.config, self.dtype = model_config, dtype
+        self.rows = rows or (16 if self.on_cpu else 128)
+        self.devices, self.prompt_rows = mesh.size, prompt_rows
+        self.chunk = chunk = chunk or (16 if self.on_cpu else 64)
+        self.longest = longest or model_config.max_position_embeddings
+        if self.longest > model_config.max_position_embeddings:
+            raise ValueError(
+                f"longest must be at most max_position_embeddings {model_config.max_position_embeddings},"
+                f" got {self.longest}; shorten the rows or use a longer model."
+            )
+        shortest = max(2 * BLOCK, SMALLEST_SCORES // (self.rows * model_config.num_attention_heads))
+        lengths = cache_lengths or default_lengths(shortest, max(self.longest, shortest))
+        self.cache_lengths = tuple(sorted({-(-length // BLOCK) * BLOCK for length in lengths}))
+        self.prompt_lengths = tuple(prompt_lengths or default_lengths(BLOCK, max(self.longest, BLOCK)))
+        for name in ("rows", "chunk", "prompt_rows", "longest"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("cache_lengths", "prompt_lengths"):
+            lengths = getattr(self, name)
+            if list(lengths) != sorted(set(lengths)) or lengths[-1] < self.longest or lengths[0] < 2:
+                raise ValueError(
+                    f"{name} must ascend from at least 2 and reach longest = {self.longest}, got "
+                    f"{lengths}; add a length."
+                )
+        slots = slots or (None if self.on_cpu else self.rows * self.devices)
+        self.batches = None if slots is None else max(1, slots // (self.rows * self.devices))
+        self.programs = Programs(self.model, mesh, self.rows, chunk)
+
+    @property
+    def traces(self) -> dict[str, int]:
+        """How often each program was compiled so far."""
+        return dict(self.programs.traces)
+
+    def decode_weights(self, params: Params) -> Params:
+        """The learner's scanned, sharded parameters, unrolled, in `dtype`, whole on every device."""
+        return self.programs.decode_weights(params)
+
+    def sample(
+        self,
+        decode_params: Params,
+        prompts: Sequence[Sequence[int]],
+        group_size: int,
+        coordinates: Coordinates,
+        spec: SamplingSpec,
+    ) -> Completions:
+        """`group_size` completions of every prompt, prompt-major.
+
+        decode_params: from `decode_weights`. coordinates: all that the random numbers depend on, see
+        Coordinates. Raises ValueError before anything compiles for a bad request; FloatingPointError naming
+        row and step when logits stop being finite.
+        """
+        request = make_request(
+            prompts, group_size, coordinates, spec, vocab_size=self.config.vocab_size, longest=self.longest
+        )
+        return Rollout(self, decode_params, request).run()

@@ -1,0 +1,174 @@
+"""The three device programs of sampling, each a pure function: prefill prompts, seat rows, decode a chunk."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrl.sampling.state import Slots
+from jaxrl.sampling.truncation import truncate
+from models.cache import KVCache, init_cache
+from models.qwen2 import Params, Qwen2, head_kernel
+
+
+def _logits(model: Qwen2, params: Params, hidden: Float[Array, "B D"]) -> Float[Array, "B V"]:
+    kernel = head_kernel(params, model.config).astype(hidden.dtype)
+    return jnp.einsum("bd,vd->bv", hidden, kernel, preferred_element_type=jnp.float32)
+
+
+def draw(
+    logits: Float[Array, "B V"], slots: Slots, truncated: bool
+) -> tuple[Int[Array, " B"], Float[Array, " B"], Bool[Array, " B"]]:
+    """One token a row, its log-probability at the row's temperature (untruncated), and if logits broke.
+
+    The exponential race: argmax of weight / e with e ~ Exp(1) picks a token with probability proportional to
+    its weight. It is the Gumbel-max trick (Gumbel 1954) with one logarithm less. Randomness: threefry at the
+    row's key and position, so a draw does not know its slot.
+    """
+    greedy = slots.temperature == 0
+    scaled = logits / jnp.where(greedy, 1.0, slots.temperature)[:, None]
+    top = jnp.max(scaled, axis=1, keepdims=True)
+    weights = jnp.exp(scaled - top)
+    normalizer = jnp.log(jnp.sum(weights, axis=1)) + top[:, 0]
+    if truncated:
+        kept = truncate(scaled, slots.top_k, slots.top_p, slots.min_p)
+        weights = jnp.where(jnp.isfinite(kept), weights, 0.0)
+
+    def race(key, position):
+        key = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), position)
+        # All 32 bits: with the 23 of `random.uniform`, e = 0 would hand 1e-7 of the draws to a token of no
+        # weight.
+        uniform = (jax.random.bits(key, (logits.shape[1],), jnp.uint32).astype(jnp.float32) + 0.5) * 2.0**-32
+        return -jnp.log1p(-jnp.minimum(uniform, 1 - 2.0**-24))
+
+    times = jax.vmap(race)(slots.key, slots.position + 1)
+    token = jnp.argmax(jnp.where(greedy[:, None], scaled, weights / times), axis=1)
+    logp = jnp.take_along_axis(scaled, token[:, None], axis=1)[:, 0] - normalizer
+    return token.astype(jnp.int32), logp, ~jnp.isfinite(normalizer)
+
+
+def _advance(slots: Slots, token, broken, eos: Int[Array, " E"]) -> Slots:
+    """Slots after a draw; rows that were done stay as they are."""
+    live = ~slots.done
+    produced = slots.produced + live.astype(jnp.int32)
+    finished = jnp.any(token[:, None] == eos[None], axis=1) & ~broken
+    stop = finished | broken | (produced >= slots.limit)
+    return slots._replace(
+        token=jnp.where(live, token, slots.token),
+        position=slots.position + live.astype(jnp.int32),
+        produced=produced,
+        done=slots.done | stop,
+        finished=slots.finished | (live & finished),
+        broken=slots.broken | (live & broken),
+    )
+
+
+def prefill(
+    model: Qwen2, params: Params, tokens: Int[Array, "P L"], lengths: Int[Array, " P"]
+) -> tuple[KVCache, Float[Array, "P V"]]:
+    """The cache of whole prompts and the logits after the last token of each."""
+    rows, length = tokens.shape
+    cache = init_cache(model.config, rows, length, model.dtype)
+    positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], tokens.shape)
+    hidden, cache = model.apply({"params": params}, tokens, positions, lengths, cache)
+    last = hidden[jnp.arange(rows), lengths - 1]
+    return cache, _logits(model, params, last)
+
+
+def seat(
+    cache: KVCache,
+    slots: Slots,
+    prompts: KVCache,
+    logits: Float[Array, "P V"],
+    source: Int[Array, " B"],
+    target: Int[Array, " B"],
+    new: Slots,
+    coordinates: Int[Array, "B 2"],
+    key: Array,
+    eos: Int[Array, " E"],
+    *,
+    truncated: bool,
+) -> tuple[KVCache, Slots, Int[Array, " B"], Float[Array, " B"]]:
+    """Copy prefilled prompt source[i] into slot target[i] and draw the row's own first token.
+
+    new: the rows' settings, with `position` at the last prompt token; coordinates: prompt and sample index.
+    A target beyond the last slot seats nothing.
+    """
+
+    def row_key(pair):
+        return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(key, pair[0]), pair[1]))
+
+    new = new._replace(key=jax.vmap(row_key)(coordinates))
+    token, logp, broken = draw(logits[source], new, truncated)
+    new = _advance(new, token, broken, eos)
+
+    def copy(old, prompt):
+        blocks = min(
+            prompt.shape[2], old.shape[2]
+        )  # a prompt's last block may be padding that no row reaches
+        return old.at[target, :, :blocks].set(prompt[source][:, :, :blocks], mode="drop", unique_indices=True)
+
+    cache = jax.tree.map(copy, cache, prompts)
+    slots = jax.tree.map(
+        lambda old, row: old.at[target].set(row, mode="drop", unique_indices=True), slots, new
+    )
+    return cache, slots, token, logp
+
+
+def decode(
+    model: Qwen2,
+    params: Params,
+    cache: KVCache,
+    slots: Slots,
+    steps: Int[Array, ""],
+    eos: Int[Array, " E"],
+    *,
+    chunk: int,
+    truncated: bool,
+) -> tuple[KVCache, Slots, Int[Array, "B chunk"], Float[Array, "B chunk"]]:
+    """Up to `steps` (at most `chunk`) tokens for every live row; ends early when all rows are done.
+
+    Returned tokens and logp of a row are valid for as many columns as its `produced` grew.
+    """
+
+    def step(carry):
+        index, cache, slots, tokens, logps = carry
+        lengths = slots.position + 1
+        hidden, cache = model.apply(
+            {"params": params}, slots.token[:, None], slots.position[:, None], lengths, cache
+        )
+        token, logp, broken = draw(_logits(model, params, hidden[:, 0]), slots, truncated)
+        tokens = jax.lax.dynamic_update_slice(tokens, token[:, None], (0, index))
+        logps = jax.lax.dynamic_update_slice(logps, logp[:, None], (0, index))
+        return index + 1, cache, _advance(slots, token, broken, eos), tokens, logps
+
+    def more(carry):
+        index, _, slots, _, _ = carry
+        return (index < steps) & ~jnp.all(slots.done)
+
+    rows = slots.token.shape[0]
+    outputs = jnp.zeros((rows, chunk), jnp.int32), jnp.zeros((rows, chunk), jnp.float32)
+    _, cache, slots, *outputs = jax.lax.while_loop(more, step, (jnp.int32(0), cache, slots, *outputs))
+    return cache, slots, *outputs
+
+
+def grow(cache: KVCache, blocks: int) -> KVCache:
+    """The same cache with room for `blocks` blocks."""
+    return jax.tree.map(
+        lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, blocks - x.shape[2]), (0, 0), (0, 0))), cache
+    )
+
+
+def move(
+    cache: KVCache,
+    slots: Slots,
+    other_cache: KVCache,
+    other_slots: Slots,
+    source: Int[Array, " B"],
+    target: Int[Array, " B"],
+) -> tuple[KVCache, Slots]:
+    """Copy row source[i] of the other batch into slot target[i]; targets beyond the last are dropped."""
+
+    def copy(old, other):
+        return old.at[target].set(other[source], mode="drop", unique_indices=True)
+
+    return jax.tree.map(copy, cache, other_cache), jax.tree.map(copy, slots, other_slots)

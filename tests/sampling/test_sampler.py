@@ -1,0 +1,228 @@
+"""Law 1 (coordinates, not history), law 3 (one model) and manners of the sampler, on tiny models."""
+
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from jaxrl.sampling import Coordinates, Sampler, SamplingSpec
+from jaxrl.sampling.loop import unseated
+from models.config import Qwen2Config
+from models.qwen2 import Qwen2, head_kernel
+
+CONFIG = Qwen2Config(
+    vocab_size=41,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    tie_word_embeddings=True,
+    max_position_embeddings=320,
+)
+EOS = (3, 7)
+
+
+def mesh(devices: int):
+    return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+
+
+@pytest.fixture(scope="module")
+def params():
+    ones = jnp.ones((1, 4), jnp.int32)
+    tree = nn.meta.unbox(Qwen2(CONFIG).init(jax.random.key(1), ones, ones, ones[:, 0])["params"])
+    return jax.tree.map(lambda x: x * 6 if x.ndim > 1 else x, tree)  # sharper logits than at initialisation
+
+
+@pytest.fixture(scope="module")
+def samplers():
+    return {devices: Sampler(CONFIG, mesh(devices), rows=16, chunk=8) for devices in (1, 4)}
+
+
+PROMPTS = [
+    np.random.default_rng(i).integers(0, 41, size=n).tolist() for i, n in enumerate((5, 60, 70, 20, 1, 33))
+]
+
+
+def run(sampler, params, prompts=range(6), samples=range(4), new=90, step=2, **spec):
+    prompts, samples = list(prompts), list(samples)
+    coordinates = Coordinates(11, step, np.array(prompts), np.array(samples))
+    spec = SamplingSpec(max_new_tokens=new, eos_ids=spec.pop("eos_ids", EOS), **spec)
+    return sampler.sample(
+        sampler.decode_weights(params), [PROMPTS[p] for p in prompts], len(samples), coordinates, spec
+    )
+
+
+def by_name(completions, prompts, samples):
+    """{(prompt, sample): (tokens, logp)} cut to length, as bytes."""
+    names = [(p, s) for p in prompts for s in samples]
+    return {
+        name: (
+            completions.tokens[i, :n].tobytes(),
+            completions.logp[i, :n].tobytes(),
+            bool(completions.finished[i]),
+        )
+        for i, (name, n) in enumerate(zip(names, completions.lengths, strict=True))
+    }
+
+
+@pytest.fixture(scope="module")
+def reference(samplers, params):
+    return by_name(run(samplers[1], params), range(6), range(4))
+
+
+def test_a_completion_does_not_know_its_neighbours_or_its_slot(samplers, params, reference):
+    for prompts, samples in [((4,), (0,)), ((5, 2, 0), (3, 1)), ((3, 4), (2,))]:
+        part = by_name(run(samplers[1], params, prompts, samples), prompts, samples)
+        assert part == {name: reference[name] for name in part}
+
+
+def test_a_completion_does_not_know_the_number_of_devices(samplers, params, reference):
+    assert by_name(run(samplers[4], params), range(6), range(4)) == reference
+
+
+def test_a_completion_does_not_know_refill_order_or_number_of_slots(params, reference):
+    sampler = Sampler(CONFIG, mesh(1), rows=16, chunk=5, slots=16)
+    assert by_name(run(sampler, params), range(6), range(4)) == {**reference}
+    assert (
+        by_name(run(sampler, params, reversed(range(6)), (2, 0, 3, 1)), reversed(range(6)), (2, 0, 3, 1))
+        == reference
+    )
+
+
+def test_a_completion_does_not_know_the_length_of_the_cache(params, reference):
+    sampler = Sampler(CONFIG, mesh(1), rows=16, chunk=64, cache_lengths=(320,))
+    assert by_name(run(sampler, params), range(6), range(4)) == reference
+
+
+def test_samples_prompts_steps_and_seeds_differ(samplers, params, reference):
+    assert len(set(reference.values())) == len(reference)
+    other = by_name(run(samplers[1], params, step=3), range(6), range(4))
+    assert all(other[name] != reference[name] for name in reference)
+
+
+@jax.jit
+def teacher_forced_logits(params, tokens, lengths):
+    place = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
+    hidden, _ = Qwen2(CONFIG).apply({"params": params}, tokens, place, lengths)
+    return jnp.einsum("btd,vd->btv", hidden, head_kernel(params, CONFIG))
+
+
+@pytest.mark.parametrize("temperature", [0.7, 0.0])
+def test_logp_is_that_of_the_model_on_the_whole_row(samplers, params, temperature):
+    """Prefill + decode == full forward; logp is at the row's temperature, untruncated (greedy: 1)."""
+    out = run(samplers[1], params, temperature=temperature, top_k=5)
+    rows = [PROMPTS[i // 4] + out.tokens[i, :n].tolist() for i, n in enumerate(out.lengths)]
+    tokens = np.zeros((24, 160), np.int32)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = row
+    all_logits = np.asarray(teacher_forced_logits(params, tokens, np.array([len(row) for row in rows])))
+    for i, n in enumerate(out.lengths):
+        logits = all_logits[i, len(rows[i]) - n - 1 : len(rows[i]) - 1].astype(np.float64)
+        scaled = logits / (temperature or 1.0)
+        drawn = np.arange(n), out.tokens[i, :n]
+        expected = scaled[drawn] - np.log(np.exp(scaled).sum(-1))
+        np.testing.assert_allclose(out.logp[i, :n], expected, atol=2e-4)
+        if temperature == 0.0:
+            np.testing.assert_allclose(logits[drawn], logits.max(-1), atol=1e-4)
+        assert (logits[drawn] >= np.sort(logits, axis=-1)[:, -5] - 1e-4).all()
+        assert (out.tokens[i, n:] == 0).all() and (out.logp[i, n:] == 0).all()
+
+
+def test_a_row_ends_at_its_first_eos_or_at_its_limit(samplers, params):
+    """One end per row; what a finished row would have drawn next must not leak into it."""
+    eos, limits = tuple(range(12)), np.tile([1, 2, 3, 60], 6)
+    out = run(samplers[1], params, new=limits, eos_ids=eos)
+    for row, n in enumerate(out.lengths):
+        ends = np.isin(out.tokens[row, :n], eos)
+        assert not ends[:-1].any() and ends[-1] == out.finished[row]
+        assert n <= limits[row] and (out.finished[row] or n == limits[row])
+    assert 0 < out.finished.sum() < 24
+
+
+def test_decoding_writes_the_cache_in_place_and_devices_do_not_talk():
+    sampler = Sampler(CONFIG, mesh(4), rows=16)
+    programs, rows = sampler.programs, np.zeros(64, np.int32)
+    shapes = jax.eval_shape(
+        Qwen2(CONFIG, scan_layers=False).init,
+        jax.random.key(0),
+        *[jnp.zeros((1, 4), int)] * 2,
+        jnp.ones(1, int),
+    )
+    settings = dict.fromkeys(("max_new_tokens", "temperature", "top_k", "top_p", "min_p"), rows)
+    settings |= {name: rows.astype(np.float32) for name in ("temperature", "top_p", "min_p")}
+    arguments = (
+        programs.empty_cache(256),
+        programs.put(unseated(settings, rows)),
+        np.int32(4),
+        jnp.zeros(1, jnp.int32),
+    )
+    program = programs.decode[False].lower(nn.meta.unbox(shapes)["params"], *arguments).compile()
+    one_layer = 16 * 2 * 256 * 8 * 4  # bytes of one side of one layer's cache on a device
+    memory = program.memory_analysis()
+    assert memory.temp_size_in_bytes < one_layer
+    assert memory.alias_size_in_bytes >= 4 * one_layer
+    assert not re.search("all-|collective-", program.as_text())
+
+
+def test_first_tokens_follow_the_distribution(samplers, params):
+    """2,048 samples of one prompt: frequencies of the first token against the probabilities (chi-squared)."""
+    out = run(samplers[1], params, (3,), range(2048), new=1)
+    tokens = jnp.asarray([PROMPTS[3]])
+    hidden, _ = Qwen2(CONFIG).apply({"params": params}, tokens, jnp.arange(20)[None], jnp.asarray([20]))
+    expected = 2048 * np.asarray(jax.nn.softmax(hidden[0, -1] @ head_kernel(params, CONFIG).T))
+    seen = np.bincount(out.tokens[:, 0], minlength=41)
+    likely = expected >= 5
+    statistic = ((seen - expected) ** 2 / expected)[likely].sum()
+    assert likely.sum() > 5 and statistic < likely.sum() + 4 * np.sqrt(2 * likely.sum())
+
+
+def test_rows_may_differ_in_settings_and_nothing_compiles_again(samplers, params):
+    mixed = run(samplers[1], params, temperature=np.tile([1.0, 0.0, 0.5, 2.0], 6), top_p=0.9)
+    before = samplers[1].traces
+    greedy = run(samplers[1], params, temperature=0.0, top_p=0.8, new=90, step=7)
+    assert samplers[1].traces == before
+    names = [(p, s) for p in range(6) for s in range(4)]
+    for i, (_, sample) in enumerate(names):
+        same = mixed.tokens[i, : mixed.lengths[i]].tolist() == greedy.tokens[i, : greedy.lengths[i]].tolist()
+        assert same == (sample == 1) or (same and mixed.lengths[i] < 4)
+
+
+def test_nan_names_row_and_step(samplers, params):
+    broken = jax.tree.map(lambda x: x, params)
+    broken["embed"] = {"embedding": params["embed"]["embedding"].at[PROMPTS[1][0]].set(jnp.nan)}
+    with pytest.raises(FloatingPointError, match=r"row \d+ \(prompt \d, sample \d\).*step 2"):
+        run(samplers[1], broken)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"prompts": []}, "at least one prompt"),
+        ({"prompts": [[1], []]}, "prompt 1 is empty"),
+        ({"prompts": [[1] * 321, [2]]}, "longest cache of 320"),
+        ({"prompts": [[1] * 300, [2]]}, "more than longest = 320 together"),
+        ({"prompts": [[41], [2]]}, "outside the vocabulary"),
+        ({"top_p": 0.0}, r"top_p must lie in \(0, 1\]"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"temperature": [1.0, 0.5, 0.2]}, "one value or one per row"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"eos_ids": (99,)}, "eos_ids"),
+        ({"prompt": [0]}, "coordinates"),
+    ],
+)
+def test_a_bad_request_fails_before_anything_compiles(params, change, message):
+    sampler = Sampler(CONFIG, mesh(1), rows=16)
+    asked = {"prompts": [[1], [2]], "prompt": [0, 1], "max_new_tokens": 90, "eos_ids": EOS} | change
+    prompts, prompt = asked.pop("prompts"), asked.pop("prompt")
+    with pytest.raises(ValueError, match=message):
+        sampler.sample(
+            None, prompts, 2, Coordinates(0, 0, np.array(prompt), np.arange(2)), SamplingSpec(**asked)
+        )
+    assert sampler.traces == {}
