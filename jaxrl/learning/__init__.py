@@ -1,0 +1,1 @@
+"""The learner: where arrays live, what an update changes, micro-batches, checkpoints."""

@@ -1,0 +1,114 @@
+"""From rows of many lengths to micro-batches of a few shapes, on the host.
+
+Rows are sorted by length and cut, longest first, into micro-batches of about the same number of tokens; each
+is padded to the smallest bucket that holds it. A shape is a bucket, so the number of compiled programs is
+bounded by the buckets.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxrl.algorithms.batch import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class LayoutSpec:
+    """How a step is cut up; nothing here changes a result (beyond rounding).
+
+    buckets: row lengths in rising order, see `length_buckets`; the last holds the longest row there can be.
+    micro_tokens: tokens of a micro-batch over all devices, padding included (at least one row a device).
+    """
+
+    buckets: tuple[int, ...]
+    micro_tokens: int = 4096
+
+    def __post_init__(self):
+        if not self.buckets or list(self.buckets) != sorted(set(self.buckets)) or self.buckets[0] < 2:
+            raise ValueError(f"buckets: expected rising lengths of 2 or more, got {self.buckets}")
+        if self.micro_tokens < 1:
+            raise ValueError(f"micro_tokens: expected 1 or more, got {self.micro_tokens}")
+
+
+class Piece(NamedTuple):
+    """One micro-batch: which rows of the batch, padded to `size` rows of `length` tokens."""
+
+    rows: np.ndarray
+    size: int
+    length: int
+
+
+def length_buckets(
+    longest: int, *, shortest: int = 32, multiple: int = 8, ratio: float = 1.12
+) -> tuple[int, ...]:
+    """Lengths from `shortest` up to `longest`, multiples of `multiple`, each about `ratio` times the last.
+
+    Padding up to the next bucket wastes (ratio - 1) / 2 of the tokens on average. Use multiple=128 with
+    cuDNN.
+    """
+    if not longest >= 2 or shortest < 1 or multiple < 1 or ratio <= 1:
+        raise ValueError(
+            "length buckets: expected longest >= 2, shortest and multiple >= 1 and ratio > 1, got "
+            f"longest={longest}, shortest={shortest}, multiple={multiple}, ratio={ratio}"
+        )
+
+    def up(length: float) -> int:
+        return max(-(-int(length) // multiple) * multiple, 2)
+
+    buckets = [up(longest)]
+    while buckets[-1] > up(shortest):
+        buckets.append(
+            max(min(int(buckets[-1] / ratio) // multiple * multiple, buckets[-1] - multiple), up(shortest))
+        )
+    return tuple(sorted(buckets))
+
+
+def rows_of(length: int, micro_tokens: int, shards: int) -> int:
+    """Rows of a micro-batch whose rows have `length` tokens: a multiple of `shards`, at least one each."""
+    return max(micro_tokens // length // shards, 1) * shards
+
+
+def cut(lengths: np.ndarray, layout: LayoutSpec, shards: int) -> list[Piece]:
+    """Micro-batches that hold every row once. Raises ValueError for a row longer than the last bucket."""
+    longest = int(lengths.max(initial=0))
+    if longest > layout.buckets[-1]:
+        raise ValueError(
+            f"a row of {longest} tokens does not fit the longest bucket, {layout.buckets[-1]}; "
+            "add a bucket for prompt length + new tokens"
+        )
+    order = np.argsort(-lengths, kind="stable")
+    pieces, start = [], 0
+    while start < len(order):
+        length = min(bucket for bucket in layout.buckets if bucket >= lengths[order[start]])
+        size = rows_of(length, layout.micro_tokens, shards)
+        pieces.append(Piece(order[start : start + size], size, length))
+        start += size
+    return pieces
+
+
+def take(batch: Batch, piece: Piece) -> Batch:
+    """The rows of a piece as a micro-batch of its shape; zeros beyond each row's length, whatever was there.
+
+    Rows that only fill up the shape have length 1 and an empty loss mask.
+    """
+    lengths = np.ones(piece.size, np.int32)
+    lengths[: len(piece.rows)] = batch.lengths[piece.rows]
+
+    def fill(values: np.ndarray | None) -> np.ndarray | None:
+        if values is None:
+            return None
+        out = np.zeros((piece.size, piece.length), values.dtype)
+        width = min(piece.length, values.shape[1])
+        out[: len(piece.rows), :width] = values[piece.rows, :width]
+        out[np.arange(piece.length)[None] >= lengths[:, None]] = 0
+        return out
+
+    return Batch(fill(batch.tokens), lengths, *(fill(values) for values in batch[2:]))
+
+
+def padding_share(lengths: np.ndarray, pieces: Sequence[Piece]) -> float:
+    """Share of the computed tokens that are padding, rows that fill up included."""
+    computed = sum(piece.size * piece.length for piece in pieces)
+    return 1.0 - float(lengths.sum()) / max(computed, 1)
