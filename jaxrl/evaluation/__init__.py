@@ -1,0 +1,1 @@
+"""How good is the model: accuracy with intervals, pass@k, paired comparisons, and the overlap check."""

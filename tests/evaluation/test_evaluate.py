@@ -1,0 +1,133 @@
+"""Evaluation with a policy made of plain Python: what is counted, what is kept, what is compared."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from data_gen.puzzle import Puzzle
+from jaxrl.evaluation.evaluate import evaluate
+from jaxrl.evaluation.table import (
+    ALL_PEOPLE,
+    comparison_markdown,
+    differences,
+    from_json,
+    markdown,
+    rows,
+    to_json,
+    to_metrics,
+)
+from jaxrl.rewards import Verdict
+
+EOS = 99
+WORDS = {1: "correct", 2: "wrong_answer", 3: "bad_format"}
+
+
+def puzzle(index, people):
+    told = (True,) * people if index % 2 else (False,) + (True,) * (people - 1)
+    names = ("Ann", "Bob", "Cy")[:people]
+    return Puzzle(
+        names, ("knight", "knave"), (("lies", 0),) * people, told, f"Q{index}", 1, 0, index, f"p{index}"
+    )
+
+
+PUZZLES = [puzzle(index, 2 + index % 2) for index in range(8)]
+
+
+def judge(puzzle, response, truncated):
+    word = "bad_format" if truncated else WORDS[int(response.split()[-1])]
+    return Verdict(word, (), 1.0, 1.0, 2.0, "rule-1", ())
+
+
+def policy(last, calls=None):
+    """Answers 7 7 <last(prompt, sample)> EOS; a last token of 0 is never finished."""
+
+    def generate(prompts, group_size, step, greedy):
+        if calls is not None:
+            calls.append((len(prompts), group_size, step, greedy))
+        tokens = [[7, 7, last(prompt[0], sample)] for prompt in prompts for sample in range(group_size)]
+        finished = np.array([row[-1] != 0 for row in tokens])
+        padded = np.array([[*row, EOS, EOS] for row in tokens], np.int32)
+        return SimpleNamespace(tokens=padded, lengths=np.where(finished, 4, 3), finished=finished)
+
+    return generate
+
+
+def measure(last, calls=None, **options):
+    return evaluate(
+        policy(last, calls),
+        PUZZLES,
+        encode=lambda puzzle: [puzzle.index],
+        decode=lambda tokens: " ".join(map(str, tokens)),
+        judge=judge,
+        **{"samples": 4, "step": 5, "way_of": lambda text: "guess"} | options,
+    )
+
+
+def by_key(result):
+    return {(row.people, row.mode): row for row in rows(result)}
+
+
+def test_shares_lengths_and_floor_by_people():
+    calls = []
+    # three people (odd puzzles): always right; two people: one sample in four right, one broken, one cut off
+    found = by_key(measure(lambda prompt, sample: 1 if prompt % 2 else (1, 2, 3, 0)[sample], calls))
+    assert calls == [(8, 1, 5, True), (8, 4, 5, False)]  # all prompts at once: the index is the coordinate
+    assert list(found) == [(p, m) for p in (2, 3, ALL_PEOPLE) for m in ("greedy", "sampled")]
+    two, three = found[2, "sampled"], found[3, "sampled"]
+    assert (two.accuracy.value, two.well_formed_accuracy.value, two.format_errors.value) == (0.25, 0.5, 0.5)
+    assert (two.cut_off, two.mean_tokens, two.puzzles, two.samples) == (0.25, 3.75, 4, 4)
+    assert (two.floor, three.floor) == (0.0, 1.0)
+    assert two.pass_at[1].value == 0.25
+    assert two.pass_at[4].value == 1.0
+    assert three.accuracy.value == 1.0
+    assert three.accuracy.low < 0.6  # four puzzles prove little, however many samples of each there are
+    assert found[ALL_PEOPLE, "greedy"].accuracy.value == 1.0
+    assert two.ways == {"guess": 1.0}
+
+
+def test_the_end_token_is_not_part_of_the_response_and_one_response_is_kept():
+    item = measure(lambda prompt, sample: 1).items[0]
+    assert [sample.response for sample in item.sampled] == ["7 7 1", "", "", ""]
+    assert item.greedy[0].response == "7 7 1"
+
+
+def test_json_round_trip_and_metrics():
+    result = measure(lambda prompt, sample: 0, settings={"temperature": 1.0})
+    text = to_json(result)
+    assert from_json(text) == result
+    assert "NaN" not in text  # nothing is well formed here: that accuracy is nothing, not a bare NaN
+    assert to_metrics(result)["evaluation/all/greedy/format_errors"] == 1.0
+    with pytest.raises(ValueError, match="JSON of an evaluation"):
+        from_json("{}")
+
+
+def test_before_and_after_are_paired():
+    before = measure(lambda prompt, sample: 1 if prompt < 2 else 2, name="before")
+    after = measure(lambda prompt, sample: 1 if prompt < 6 else 2, name="after")
+    change = differences(before, after)[ALL_PEOPLE, "greedy"]
+    assert (change.value, change.better, change.worse, change.equal) == (0.5, 4, 0, 4)
+    assert "+50.0 [" in comparison_markdown(before, after)
+    assert "before | after" in comparison_markdown(before, after)
+    with pytest.raises(ValueError, match="same puzzles"):
+        differences(before, evaluate_on_fewer())
+
+
+def evaluate_on_fewer():
+    full = measure(lambda prompt, sample: 1)
+    return type(full)(full.name, full.model, full.step, full.rule, full.settings, full.items[:-1])
+
+
+def test_the_table_shows_floor_and_published_numbers():
+    text = markdown(measure(lambda prompt, sample: 1))
+    assert "| GPT-4o | 68% | 57% |" in text
+    assert "| 3 | greedy | 4 x 1 | 100.0% [51.0, 100.0] |" in text
+    assert "100.0% |\n" in text  # the floor of the three-person puzzles
+
+
+def test_wishes_that_can_not_be_met():
+    with pytest.raises(ValueError, match="at least one puzzle"):
+        evaluate(policy(lambda p, s: 1), [], encode=list, decode=str, judge=judge)
+    with pytest.raises(ValueError, match="samples"):
+        measure(lambda prompt, sample: 1, samples=0, greedy=False)
+    assert {row.mode for row in rows(measure(lambda prompt, sample: 1, samples=0))} == {"greedy"}

@@ -1,0 +1,24 @@
+"""The examples shown after training are chosen by place, not by verdict, and pair the same puzzle."""
+
+from jaxrl.evaluation.examples import side_by_side
+from jaxrl.evaluation.table import EvaluationResult, Item, Sample
+
+
+def result(name, verdict, order):
+    items = tuple(
+        Item(f"id{i}", people, f"quiz {i}", f"solution {i}", False, (),
+             (Sample(verdict, 3 + i, True, "", f"{name} says {i}"),))
+        for i, people in order
+    )
+    return EvaluationResult(name, "model", 0, "strict-1", {}, items)
+
+
+def test_pairs_by_puzzle_and_takes_the_first_of_the_usual_size():
+    order = [(0, 5), (1, 3), (2, 3), (3, 3)]
+    text = side_by_side(result("before", "bad_format", order), result("after", "correct", order[::-1]), count=2)
+    blocks = text.split("\n\n")
+    assert len(blocks) == 2
+    for number, block in zip((1, 2), blocks, strict=True):
+        assert f"quiz {number}" in block and f"solution {number}" in block
+        assert block.index(f"before says {number}") < block.index(f"after says {number}")
+        assert "bad_format" in block and "correct" in block

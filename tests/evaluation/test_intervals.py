@@ -1,0 +1,104 @@
+"""Intervals keep their promise (coverage by simulation) and agree with published numbers."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from jaxrl.evaluation.intervals import average_at_k, mean_pass_at_k, paired_difference, pass_at_k, wilson
+
+DRAWS = 2000
+
+
+def test_wilson_golden_numbers():
+    # Newcombe (1998), Two-sided confidence intervals for the single proportion, table I, method 3.
+    for successes, trials, low, high in (
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (1, 29, 0.0061, 0.1718),
+    ):
+        estimate = wilson(successes, trials)
+        assert estimate.value == successes / trials
+        assert (round(estimate.low, 4), round(estimate.high, 4)) == (low, high)
+    assert wilson(0, 20).low == 0.0
+    assert round(wilson(0, 20).high, 4) == 0.1611
+    assert wilson(20, 20).high == 1.0
+
+
+def test_wilson_without_trials_knows_nothing():
+    value, low, high = wilson(0, 0)
+    assert math.isnan(value)
+    assert (low, high) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.95])
+def test_wilson_coverage(share):
+    draws = np.random.default_rng(1).binomial(100, share, DRAWS)
+    covered = np.mean([wilson(int(s), 100).low <= share <= wilson(int(s), 100).high for s in draws])
+    assert 0.93 <= covered <= 0.985
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.3, 0.9), (2.0, 6.0), (40.0, 60.0)])
+def test_average_at_k_covers_the_truth_although_samples_of_a_puzzle_resemble_each_other(a, b):
+    generator = np.random.default_rng(2)
+    covered = naive = 0
+    for _ in range(600):
+        counts = generator.binomial(8, generator.beta(a, b, 60))
+        estimate, flat = average_at_k(counts, 8), wilson(int(counts.sum()), 480)
+        covered += estimate.low <= a / (a + b) <= estimate.high
+        naive += flat.low <= a / (a + b) <= flat.high
+    assert covered / 600 >= 0.93
+    if a < 1:  # strongly clustered: the interval that forgets it is far too narrow
+        assert naive / 600 < 0.85
+
+
+def test_average_at_k_gains_from_more_samples_and_is_wilson_for_one():
+    generator = np.random.default_rng(3)
+    counts = generator.binomial(8, 0.5, 100)
+    eight, one = average_at_k(counts, 8), average_at_k(counts > 3, 1)
+    assert eight.high - eight.low < 0.6 * (one.high - one.low)
+    assert one == wilson(int((counts > 3).sum()), 100)
+
+
+def test_pass_at_k_is_the_average_over_all_subsets():
+    outcomes = (1, 1, 0, 0, 0, 0, 0)
+    for k in range(1, 8):
+        subsets = list(itertools.combinations(outcomes, k))
+        assert pass_at_k(2, 7, k) == pytest.approx(sum(any(s) for s in subsets) / len(subsets))
+    assert pass_at_k(0, 7, 7) == 0.0
+    assert mean_pass_at_k([2, 0], 7, 3).value == pytest.approx(pass_at_k(2, 7, 3) / 2)
+
+
+def test_pass_at_k_needs_enough_samples():
+    with pytest.raises(ValueError, match="draw more samples"):
+        pass_at_k(1, 4, 5)
+
+
+@pytest.mark.parametrize(("up", "down"), [(0.0, 0.0), (0.02, 0.0), (0.3, 0.1), (0.1, 0.1)])
+def test_paired_difference_coverage(up, down):
+    generator = np.random.default_rng(4)
+    covered = 0
+    for _ in range(DRAWS):
+        cell = generator.choice(3, 80, p=[up, down, 1 - up - down])  # up, down, unchanged
+        before, after = cell == 1, cell == 0
+        result = paired_difference(before, after)
+        covered += result.low <= up - down <= result.high
+    assert covered / DRAWS >= 0.935
+
+
+def test_paired_difference_uses_the_pairing():
+    generator = np.random.default_rng(5)
+    before = generator.random(200) < 0.5
+    after = before.copy()
+    after[np.flatnonzero(~before)[:20]] = True
+    result = paired_difference(before, after)
+    assert (result.value, result.better, result.worse, result.equal) == (0.1, 20, 0, 180)
+    assert 0.05 < result.low < 0.1 < result.high < 0.16
+    shuffled = paired_difference(before, generator.permutation(after))
+    assert shuffled.high - shuffled.low > 2 * (result.high - result.low)
+
+
+def test_paired_difference_refuses_other_puzzles():
+    with pytest.raises(ValueError, match="same puzzles"):
+        paired_difference([0.0, 1.0], [1.0])
