@@ -1,0 +1,135 @@
+"""The one table of metric names: what a step's record may hold, in which unit, and what it means."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    """One name; with `<name>` in it, a family. `deterministic` is False for what a clock
+    or the machine decides: an exactly resumed run repeats all the others bit for bit."""
+
+    name: str
+    unit: str
+    meaning: str
+    deterministic: bool = True
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("step", "count", "training step, from 1; 0 is the state before training"),
+    Metric("stage", "name", "stage of the recipe that the step belongs to"),
+    Metric("reward/mean", "reward", "mean total reward of the step's responses"),
+    Metric("reward/format", "reward", "mean of the format part"),
+    Metric("reward/answer", "reward", "mean of the answer part"),
+    Metric("share/correct", "share", "responses whose format and answer are right"),
+    Metric("share/wrong_answer", "share", "well-formed responses with a wrong answer"),
+    Metric("share/unparseable", "share", "well-formed responses whose answer can't be read"),
+    Metric("share/bad_format", "share", "responses whose format is broken"),
+    Metric(
+        "share/cut_off",
+        "share",
+        "responses that reached the length limit without ending (overlaps the four above)",
+    ),
+    Metric("length/mean", "tokens", "mean response length, the end token included"),
+    Metric("length/min", "tokens", "shortest response"),
+    Metric("length/max", "tokens", "longest response"),
+    Metric("length/p10", "tokens", "10th percentile of response length"),
+    Metric("length/p50", "tokens", "median response length"),
+    Metric("length/p90", "tokens", "90th percentile of response length"),
+    Metric("length/correct", "tokens", "mean length of correct responses; absent when there is none"),
+    Metric("length/wrong", "tokens", "mean length of all other responses; absent when there is none"),
+    Metric(
+        "groups/no_variance",
+        "share",
+        "groups whose responses all got the same reward, so that they teach nothing",
+    ),
+    Metric("suspects/<name>", "share", "responses that look like a known way of fooling the reward"),
+    Metric("behaviour/<name>", "share", "responses that show a behaviour"),
+    Metric("behaviour/<name>/count", "count", "how often a response shows it, on average"),
+    Metric(
+        "behaviour/<name>/with",
+        "share",
+        "correct among the responses with it (`with_low`, `with_high`: 95 %)",
+    ),
+    Metric(
+        "behaviour/<name>/without", "share", "correct among the others (`without_low`, `without_high`: 95 %)"
+    ),
+    Metric("loss/total", "loss", "the loss whose gradient is taken"),
+    Metric("loss/policy", "loss", "its policy part"),
+    Metric("loss/kl", "nats a token", "estimate of KL(policy || reference), before its coefficient"),
+    Metric("ratio/mean", "ratio", "mean probability ratio of the policy to the one that the loss calls old"),
+    Metric("ratio/clip_share", "share", "tokens whose ratio was clipped"),
+    Metric("entropy", "nats a token", "mean entropy of the policy over the sampled tokens"),
+    Metric("mismatch/mean", "nats", "mean of |sampler log-probability - learner log-probability|"),
+    Metric("mismatch/max", "nats", "largest of them"),
+    Metric("gradient_norm", "norm", "global gradient norm before clipping"),
+    Metric("learning_rate", "rate", "learning rate of the step"),
+    Metric("temperature", "temperature", "sampling temperature of the step"),
+    Metric("kl_coefficient", "coefficient", "weight of the KL term"),
+    Metric("tokens/rollout", "tokens", "tokens sampled in the step"),
+    Metric("tokens/update", "tokens", "true tokens, prompts included, that the update read"),
+    Metric("tokens/padding_share", "share", "positions of the update's batches that were padding"),
+    Metric("speed/rollout_tokens_per_second", "tokens/s", "sampled tokens a second while sampling", False),
+    Metric("speed/update_tokens_per_second", "tokens/s", "true tokens a second while updating", False),
+    Metric("time/rollout", "s", "wall time of sampling", False),
+    Metric("time/reward", "s", "wall time of scoring", False),
+    Metric("time/reference", "s", "wall time of reference and old log-probabilities", False),
+    Metric("time/update", "s", "wall time of the update", False),
+    Metric("time/step", "s", "wall time of the whole step", False),
+    Metric("time/<name>", "s", "wall time of another phase (evaluation, checkpoint)", False),
+    Metric(
+        "memory/peak_bytes", "bytes", "largest memory in use on the fullest device since the start", False
+    ),
+    Metric(
+        "evaluation/<name>", "", "held-out numbers after this step, such as `evaluation/3/sampled/accuracy`"
+    ),
+    Metric(
+        "warnings", "sentences", "what the guard said about this step, in words; absent when it said nothing"
+    ),
+)
+
+FAMILY = "<name>"
+EXACT: dict[str, Metric] = {metric.name: metric for metric in METRICS if FAMILY not in metric.name}
+FAMILIES: dict[str, Metric] = {m.name.removesuffix(FAMILY): m for m in METRICS if m.name.endswith(FAMILY)}
+
+
+def find(name: str) -> Metric:
+    """The metric of a name, or the family it belongs to. KeyError for a name that the table does not have."""
+    if name in EXACT:
+        return EXACT[name]
+    for prefix, metric in FAMILIES.items():
+        if name.startswith(prefix) and len(name) > len(prefix):
+            return metric
+    raise KeyError(f"no metric is called {name!r}; add it to METRICS in jaxrl/reporting/metrics.py")
+
+
+def check(record: Mapping[str, object]) -> None:
+    """Raises ValueError unless the record has a whole step >= 0 and every name is in the table."""
+    step = record.get("step")
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise ValueError(f"a metrics record needs a whole 'step' from 0 up, got {step!r}")
+    for name in record:
+        try:
+            find(name)
+        except KeyError as error:
+            raise ValueError(error.args[0]) from None
+
+
+def deterministic(record: Mapping[str, object]) -> dict[str, object]:
+    """The record without timings, speeds and memory: what an exactly resumed run must repeat bit for bit."""
+    return {name: value for name, value in record.items() if find(name).deterministic}
+
+
+def markdown_table() -> str:
+    """METRICS as the table of docs/metrics.md."""
+    rows = ["| name | unit | meaning | repeats exactly |", "|---|---|---|---|"]
+    for name, unit, meaning, exact in METRICS:
+        rows.append(
+            f"| `{name}` | {unit} | {meaning.replace('|', chr(92) + '|')} | {'yes' if exact else 'no'} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def is_finite(value: object) -> bool:
+    """True for a number that can be drawn: not None, not text, not nan, not infinite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

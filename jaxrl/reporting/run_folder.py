@@ -1,0 +1,94 @@
+"""Reading a run folder: config, manifest, metrics, evaluations, and which rollouts there are."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxrl.evaluation.table import EvaluationResult, from_json, to_json
+from jaxrl.reporting.files import write_text
+from jaxrl.reporting.rollouts import rollout_steps
+from jaxrl.reporting.writers import read_metrics
+
+
+class Run(NamedTuple):
+    """What a run left behind. A part that the run did not write is empty."""
+
+    workdir: Path
+    config: dict[str, object]
+    manifest: dict[str, object]
+    records: list[dict[str, object]]
+    evaluations: list[EvaluationResult]  # "before" first, "after" last, by step between them
+    rollout_steps: list[int]
+
+    @property
+    def rollouts(self) -> Path:
+        return self.workdir / "rollouts"
+
+
+class Band(NamedTuple):
+    """A stage and the steps it took, both ends included."""
+
+    stage: str
+    first: int
+    last: int
+
+
+def read_run(workdir: str | os.PathLike[str]) -> Run:
+    """Reads a run folder. FileNotFoundError when the folder or its metrics do not exist; ValueError names a
+    file that can't be read."""
+    workdir = Path(workdir)
+    if not (workdir / "metrics.jsonl").is_file():
+        raise FileNotFoundError(
+            f"{workdir} holds no metrics.jsonl, so it is no run folder; give the folder that "
+            "`python -m jaxrl.train --workdir=...` wrote"
+        )
+    return Run(
+        workdir=workdir,
+        config=_read_json(workdir / "config.json"),
+        manifest=_read_json(workdir / "manifest.json"),
+        records=read_metrics(workdir / "metrics.jsonl"),
+        evaluations=read_evaluations(workdir),
+        rollout_steps=rollout_steps(workdir / "rollouts"),
+    )
+
+
+def write_evaluation(workdir: str | os.PathLike[str], result: EvaluationResult) -> Path:
+    """Writes `evaluations/<name>.json`, atomically."""
+    return write_text(Path(workdir) / "evaluations" / f"{result.name}.json", to_json(result))
+
+
+def read_evaluations(workdir: str | os.PathLike[str]) -> list[EvaluationResult]:
+    """All evaluations of a run: "before" first, "after" last, the others by step."""
+    found = []
+    for path in sorted((Path(workdir) / "evaluations").glob("*.json")):
+        try:
+            found.append(from_json(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    place = {"before": -1, "after": 1}
+    return sorted(found, key=lambda result: (place.get(result.name, 0), result.step, result.name))
+
+
+def stage_bands(records: Sequence[dict[str, object]]) -> list[Band]:
+    """The stages in the order they were trained; step 0, before the first stage, belongs to none."""
+    bands: list[Band] = []
+    for record in records:
+        stage, step = str(record.get("stage", "")), int(record["step"])
+        if step == 0 or not stage:
+            continue
+        if bands and bands[-1].stage == stage:
+            bands[-1] = bands[-1]._replace(last=step)
+        else:
+            bands.append(Band(stage, step, step))
+    return bands
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); put the file back or delete it") from None

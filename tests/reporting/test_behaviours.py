@@ -1,0 +1,86 @@
+"""Behaviours are read from words: each list against its own examples, and the laws of counting."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jaxrl.reporting import behaviours
+
+WORDS = Path(behaviours.__file__).parent / "words"
+EXAMPLES = [
+    (behaviour, text, wanted)
+    for language in ("english", "chinese")
+    for behaviour, listed in json.loads((WORDS / f"{language}.json").read_text(encoding="utf-8")).items()
+    for wanted, texts in ((True, listed["match"]), (False, listed["not_match"]))
+    for text in texts
+]
+
+
+@pytest.mark.parametrize(("behaviour", "text", "wanted"), EXAMPLES)
+def test_word_lists_match_their_own_examples(behaviour, text, wanted):
+    assert (behaviours.count(text)[behaviour] > 0) == wanted
+
+
+FORMS = [
+    ("rethinking", "<think>a</think><answer>Ann is a knight. Wait, she lies.</answer>", True),
+    ("rethinking", "<answer>Ann is a knight.</answer><think>Or not.</think>", True),
+    ("rethinking", "<think>Wait, try again.</think><answer>Ann is a knight.</answer>", False),
+    ("markdown", "## Answer\n**Ann** is a knight", True),
+    ("markdown", "- Ann: knight\n- Bob: knave", True),
+    ("markdown", "2 * 3 * 4 - 1, snake_case", False),
+    ("boxed", "The answer: \\boxed{72}", True),
+    ("boxed", "It is boxed in.", False),
+    ("repetition", "no bad so Ann lies and Bob lies too again. " * 8, True),
+    ("repetition", "Try Ann=knight Bob=knave Cal=knight. Ann: Bob knave yes so true ok. All fit.", False),
+    ("mixed_language", "Suppose that Ann is a knight and 那么鲍勃是无赖", True),
+    ("mixed_language", "Suppose that Ann is a knight and Bob is honest.", False),
+    (
+        "mixed_language",
+        "the case is that Ann lies; wenn das nicht stimmt, dann ist Bob ein Lügner und wir sind fertig",
+        True,
+    ),
+]
+
+
+@pytest.mark.parametrize(("behaviour", "text", "wanted"), FORMS)
+def test_forms_and_languages(behaviour, text, wanted):
+    assert (behaviours.count(text)[behaviour] > 0) == wanted
+
+
+def test_names_in_another_script_are_no_other_language():
+    text = "Suppose that 雅婷小龙 is a knight and then she is honest because she says it."
+    assert behaviours.count(text)["mixed_language"] > 0
+    assert behaviours.count(text, names=("雅婷小龙",))["mixed_language"] == 0
+
+
+def test_hits_point_at_the_words():
+    text = "So true. Wait, try Ann=knave. All fit."
+    shown = {(hit.behaviour, text[hit.start : hit.end]) for hit in behaviours.find(text)}
+    assert {("hesitation", "Wait"), ("backtracking", "Wait, try"), ("verification", "All fit")} <= shown
+
+
+def test_the_embedded_model_s_ways_are_told_apart():
+    guess = behaviours.count("<think>Ann sounds honest, Bob sounds sly. I will go with that.</think>")
+    careful = behaviours.count(
+        "<think>Try Ann=knight Bob=knight. Ann: Bob knave no so false bad. "
+        "Wait, try Ann=knight Bob=knave. Ann: Bob knave yes so true ok. All fit.</think>"
+    )
+    assert guess["guessing"] and not guess["verification"] and not guess["case_splitting"]
+    assert not careful["guessing"]
+    assert all(careful[name] for name in ("hesitation", "backtracking", "case_splitting", "verification"))
+
+
+def test_summary_splits_accuracy_by_behaviour():
+    counts = [
+        behaviours.count(text) for text in ("Wait, Bob lies.", "Wait. Hmm, no.", "Bob lies.", "Cal lies.")
+    ]
+    metrics = behaviours.summarize(counts, [True, False, False, False])
+    assert metrics["behaviour/hesitation"] == 0.5
+    assert metrics["behaviour/hesitation/count"] == 0.75
+    assert metrics["behaviour/hesitation/with"] == 0.5
+    assert metrics["behaviour/hesitation/without"] == 0.0
+    assert metrics["behaviour/hesitation/with_low"] == pytest.approx(0.0945, abs=1e-4)  # Wilson, 1 of 2
+    assert "behaviour/boxed/with" not in metrics
+    with pytest.raises(ValueError, match="one correctness for each"):
+        behaviours.summarize(counts, [True])

@@ -1,0 +1,58 @@
+"""Stored rollouts come back as they were, byte for byte the same each time."""
+
+import gzip
+
+import pytest
+
+from jaxrl.reporting.rollouts import (
+    GroupRecord,
+    ResponseRecord,
+    drop_rollouts_after,
+    read_rollouts,
+    rollout_steps,
+    write_rollouts,
+)
+
+
+def group(step, text="<think>a</think>\u2028</script> 甲"):
+    response = ResponseRecord(
+        text, "wrong_answer", ("one person is wrong",), (), 1.0, -1.5, -0.5, 0.25, 7, True, "guess"
+    )
+    return GroupRecord(step, "one", 4, "kk-3-7", 3, "Ann says: ...", "Ann: knight", (response, response))
+
+
+def test_round_trip_and_same_bytes(tmp_path):
+    groups = [group(12), group(12, "")]
+    path = write_rollouts(tmp_path / "a", 12, groups)
+    assert path.name == "step_000012.jsonl.gz"
+    assert read_rollouts(path) == groups
+    assert path.read_bytes() == write_rollouts(tmp_path / "b", 12, groups).read_bytes()
+
+
+def test_steps_and_what_a_resumed_run_drops(tmp_path):
+    assert rollout_steps(tmp_path / "none") == []
+    for step in (3, 1, 2):
+        write_rollouts(tmp_path, step, [group(step)])
+    (tmp_path / "step_000004.jsonl.gz.partial").write_bytes(b"half")
+    drop_rollouts_after(tmp_path, 2)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [
+        "step_000001.jsonl.gz",
+        "step_000002.jsonl.gz",
+    ]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = write_rollouts(tmp_path, 1, [group(1)])
+    with pytest.raises(ValueError, match="step 2"):
+        write_rollouts(tmp_path, 1, [group(2)])
+    assert read_rollouts(path) == [group(1)]
+
+
+def test_torn_and_foreign_files_are_named(tmp_path):
+    path = write_rollouts(tmp_path, 1, [group(1)])
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="not a whole gzip file"):
+        read_rollouts(path)
+    path.write_bytes(gzip.compress(b'{"step": 1}\n'))
+    with pytest.raises(ValueError, match="line 1"):
+        read_rollouts(path)

@@ -1,0 +1,82 @@
+"""A panel where there is a terminal, plain lines where there is none."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from jaxrl.reporting.terminal import Terminal, duration, sparkline
+
+
+def play(force_terminal):
+    stream, now = io.StringIO(), [0.0]
+    console = Console(file=stream, width=120, force_terminal=force_terminal, color_system=None)
+    with Terminal(30, console=console, clock=lambda: now[0]) as terminal:
+        terminal.stage("one", 1, 30)
+        for step in range(1, 6):
+            now[0] += 4.0
+            terminal.phase("rollout", 3, 16)
+            terminal.step(
+                {
+                    "step": step,
+                    "reward/mean": step / 8,
+                    "share/correct": 0.25,
+                    "share/bad_format": float("nan"),
+                    "length/mean": 61.4,
+                    "warnings": ["[bold]entropy is falling"] if step == 2 else [],
+                }
+            )
+        panel = Console(file=io.StringIO(), width=120, color_system=None)
+        panel.print(terminal.render())
+    return stream.getvalue(), panel.file.getvalue()
+
+
+def test_plain_lines_without_a_terminal():
+    written, _ = play(force_terminal=False)
+    lines = written.splitlines()
+    assert lines[0] == "stage one: steps 1 to 30 of 30"
+    assert lines[1].split("  ") == [
+        "one",
+        "step 1/30",
+        "reward +0.12",
+        "accuracy 25.0%",
+        "format errors nan",
+        "mean length 61",
+        "4.0 s",
+        "ETA 1 min 56 s",
+    ]
+    assert lines[3] == "warning: [bold]entropy is falling"  # markup in a sentence stays text
+    assert len(lines) == 7
+    assert "\x1b" not in written
+
+
+def test_the_panel_shows_stage_step_phase_eta_and_curves():
+    written, panel = play(force_terminal=True)
+    for text in (
+        "stage one (steps 1 to 30)",
+        "step 5 of 30",
+        "ETA 1 min 40 s",
+        "rollout",
+        "3/16",
+        "+0.62",
+        "▁▃▅▇█",
+    ):
+        assert text in panel
+    assert "[bold]entropy is falling" in written
+
+
+@pytest.mark.parametrize(
+    ("values", "bars"),
+    [
+        ([], ""),
+        ([1, 1, 1], "▄▄▄"),
+        ([0, 1], "▁█"),
+        ([0, 0, 1, 1, 2, 2, 3, 3], "▁▃▆█"),
+    ],
+)
+def test_sparkline(values, bars):
+    assert sparkline(values, 4) == bars
+
+
+def test_duration():
+    assert [duration(s) for s in (None, 9.6, 61, 4210)] == ["-", "10 s", "1 min 01 s", "1 h 10 min"]
