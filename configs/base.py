@@ -1,0 +1,130 @@
+"""Every field of a training run, once, with its default and one comment. Experiments start from here."""
+
+from ml_collections import ConfigDict
+
+from configs.tiny_base import tiny_puzzles
+
+TINY = "tiny"
+SIZES = {"": "Qwen/Qwen2.5-7B-Instruct-1M", "7b": "Qwen/Qwen2.5-7B-Instruct-1M", "0.5b": "Qwen/Qwen2.5-0.5B-Instruct",
+         "1.5b": "Qwen/Qwen2.5-1.5B-Instruct", "3b": "Qwen/Qwen2.5-3B-Instruct", "14b": "Qwen/Qwen2.5-14B-Instruct-1M"}
+
+
+def get_run() -> ConfigDict:
+    """What holds for a whole run, without its stages."""
+    config = ConfigDict()
+    config.name = "run"  # shown in the terminal and in wandb
+    config.seed = 0  # every random number of the run follows from it
+    config.model = SIZES[""]  # a Hugging Face folder or hub name
+    config.init_from = ""  # run folder to start from, RUN or RUN@step; empty: from `model`
+    config.workdir = "runs/run"  # where everything is written
+    config.devices = 0  # virtual CPU devices (CPU only); 0: as the machine has them
+    config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))  # devices along each axis; -1: all that are left
+
+    config.dtype = "bfloat16"  # of products, decode weights and cache; masters and moments are float32
+    config.attention = "cudnn"  # or "plain"
+    config.remat = "full"  # recompute each layer in the backward pass; or "none"
+    config.unroll = 1  # stacked layers in one turn of the scan
+
+    config.prompt = ConfigDict(dict(form="chat", opens_think=True))  # form: "chat", "base" or "terse"
+    config.puzzles = ConfigDict(dict(
+        depth=2, width=2, wording="varied",  # operators inside one another, operands of and/or, way of saying
+        operators={"tells_truth": 0.5, "lies": 0.5, "not": 1.0, "and": 1.0, "or": 1.0, "implies": 1.0, "iff": 1.0},
+        splits={"train": 0.8, "test": 0.2},  # shares of all puzzles, equal up to renaming: never in two splits
+        split_seed=0,
+    ))
+    config.reward = ConfigDict(dict(
+        rule="strict-1", format_right=1.0, format_wrong=-1.0, answer_right=2.0, answer_wrong=-1.5,
+        answer_unparseable=-2.0,
+    ))
+    config.algorithm = ConfigDict(dict(
+        recipe="grpo",  # a row of jaxrl.algorithms.recipes.RECIPES
+        clip_low=0.2, clip_high=0.2,  # the ratio stays in [1 - low, 1 + high]
+        epochs=1, minibatches=1,  # passes over a rollout, and optimizer steps in each
+    ))
+    config.optimizer = ConfigDict(dict(kind="adamw", b1=0.9, b2=0.999, weight_decay=0.0, clip_norm=1.0,
+                                       moment_dtype="float32"))
+    config.layout = ConfigDict(dict(
+        micro_tokens=16_384,  # tokens of a micro-batch over all devices, padding included
+        multiple=128, ratio=1.5,  # row lengths are padded to multiples, each at most `ratio` times the last
+        head_tokens=8_192,  # tokens of one piece of the head: memory is this times the vocabulary times 4 bytes
+    ))
+    config.sampler = ConfigDict(dict(rows=128, chunk=64))  # slots of a batch on a device; tokens between host acts
+    config.evaluation = ConfigDict(dict(
+        people={"p3": 100, "p5": 100}, samples=8,  # held-out puzzles by number of people; samples of each
+        temperature=1.0, max_new_tokens=2048, every=0,  # every: steps between evaluations, 0: first and last only
+    ))
+    config.checkpoint = ConfigDict(dict(every=20, keep=2, keep_every=0))  # steps; 0: none is kept for good
+    config.rollouts = ConfigDict(dict(every=1))  # steps between stored rollouts
+    config.wandb = ConfigDict(dict(mode="auto", project="jaxrl"))  # "auto", "online", "offline" or "off"
+    config.compile_cache = "~/.cache/jaxrl"  # compiled programs are kept here; empty: not kept
+    config.export = True  # write export/ (Hugging Face) at the end
+    return config
+
+
+def get_stage(size: str = "") -> ConfigDict:
+    """What one stage sets; the defaults are those of the article's first stage, or its counterpart in miniature."""
+    stage = ConfigDict()
+    stage.steps = 50  # updates
+    stage.people = ConfigDict({"p3": 500})  # p3: puzzles of three people in the stage's pool
+    stage.prompts = 8  # puzzles a step
+    stage.samples = 32  # responses to each
+    stage.sampling = ConfigDict(dict(
+        temperature=1.0, temperature_end=1.0,  # linear over the stage
+        top_k=0, top_p=1.0, min_p=0.0,  # 0, 1 and 0: off
+        max_new_tokens=2048,
+    ))
+    stage.learning_rate = ConfigDict(dict(kind="constant", value=4e-7, end=0.0, warmup=5, drops=()))
+    stage.kl_coefficient = 0.001
+    stage.fresh_optimizer = False  # forget the moments of the stage before
+    if size == TINY:
+        stage.prompts, stage.samples = 16, 16
+        stage.people = ConfigDict({"p3": 600})
+        stage.sampling.max_new_tokens = 320
+        stage.learning_rate.update(dict(value=3e-4, warmup=2))
+    return stage
+
+
+def small(config: ConfigDict) -> ConfigDict:
+    """Turn a run into the same run with the embedded model, on a laptop's CPU."""
+    config.model = "models/tiny"
+    config.devices, config.mesh.data, config.mesh.fsdp = 2, -1, 1
+    config.dtype, config.attention, config.remat, config.unroll = "float32", "plain", "none", 4
+    config.prompt.form, config.prompt.opens_think = "terse", False
+    config.puzzles = tiny_puzzles()
+    config.optimizer.b2 = 0.98  # a short run: the second moment has to follow faster
+    config.layout.update(dict(micro_tokens=1536, multiple=8, ratio=1.12, head_tokens=4096))
+    config.sampler.update(dict(rows=16, chunk=16))
+    config.evaluation.update(dict(people=ConfigDict({"p2": 20, "p3": 500, "p4": 100, "p5": 100}), samples=4,
+                                  max_new_tokens=320))
+    config.checkpoint.every = 10
+    return config
+
+
+def choose_size(config: ConfigDict, size: str) -> ConfigDict:
+    """Apply what stands behind the colon in `--config=FILE.py:SIZE`. Raises ValueError for an unknown size."""
+    if size == TINY:
+        return small(config)
+    if size not in SIZES:
+        known = ", ".join([TINY, *filter(None, SIZES)])
+        raise ValueError(f"expected a size of {known} behind the colon of --config, got {size!r}.")
+    config.model = SIZES[size]
+    return config
+
+
+def single(stage: ConfigDict, name: str, size: str) -> ConfigDict:
+    """A run of one stage: the fields of run and stage side by side."""
+    config = choose_size(get_run(), size)
+    config.name = name
+    config.workdir = f"runs/{name}" + (f"_{size}" if size else "")
+    for field, value in stage.items():
+        config[field] = value
+    return config
+
+
+def staged(stages: dict[str, ConfigDict], name: str, size: str) -> ConfigDict:
+    """A run of several stages, in the order of their names, each with all of its fields under `stages`."""
+    config = choose_size(get_run(), size)
+    config.name = name
+    config.workdir = f"runs/{name}" + (f"_{size}" if size else "")
+    config.stages = ConfigDict(stages)
+    return config

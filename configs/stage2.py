@@ -1,0 +1,31 @@
+"""Stage 2: 5-person puzzles at temperature 1.2; the longest stage, and the likeliest to collapse (1.5 does).
+
+Cost: 250 steps of 8 x 64 responses. Expected at 7B: responses grow, reward rises slowly.
+With the embedded model 3-person puzzles stay: cases are tried one by one, and five people have 32 of them.
+Command: python -m jaxrl.train --config=configs/stage2.py[:tiny], after stage 1 (or --config.init_from=RUN)
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_stage(size: str = "") -> ConfigDict:
+    """The stage's own fields."""
+    stage = base.get_stage(size)
+    stage.steps = 250
+    stage.people = ConfigDict({"p5": 1000})
+    stage.samples = 64
+    stage.sampling.update(dict(temperature=1.2, temperature_end=1.2, top_p=0.98, top_k=100))
+    if size == base.TINY:
+        stage.steps = 50
+        stage.people, stage.samples = ConfigDict({"p3": 600}), 16
+        stage.sampling.update(dict(temperature=1.1, temperature_end=1.1, top_p=1.0, top_k=0))
+    return stage
+
+
+def get_config(size: str = "") -> ConfigDict:
+    """The stage as a run of its own, going on from stage 1."""
+    config = base.single(get_stage(size), "stage2", size)
+    config.init_from = "runs/stage1" + (f"_{size}" if size else "")
+    return config

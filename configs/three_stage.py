@@ -1,0 +1,17 @@
+"""The whole recipe in one run: three stages of GRPO on knights and knaves, 400 steps, no cold start.
+
+Cost at 7B: 4 x A100-80GB for a few days. Expected: held-out accuracy 0.2 -> 0.41, mean response 400 -> 650 tokens.
+With `:tiny`: minutes on a laptop's CPU, see README.md.
+Command: python -m jaxrl.train --config=configs/three_stage.py[:tiny]
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, stage1, stage2, stage3
+
+
+def get_config(size: str = "") -> ConfigDict:
+    """The three stages, one after another, under `stages`."""
+    stages = {name: module.get_stage(size) for name, module in
+              (("stage1", stage1), ("stage2", stage2), ("stage3", stage3))}
+    return base.staged(stages, "three_stage", size)

@@ -1,0 +1,55 @@
+"""The embedded base model `models/tiny`: a small Qwen2 taught by supervised training on text that `data_gen` writes.
+
+Purpose: a base model in miniature for reinforcement on a laptop. It first learns a skill (try a case, check every
+    statement, go back when one does not fit), then habits that hide it: guessing, stopping after the first checks,
+    and about a third broken formats.
+Cost: see benchmarks/RESULTS.md.
+Command: python -m jaxrl.sft --config=configs/tiny_base.py --output=models/tiny
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """All fields of a supervised run."""
+    config = ConfigDict()
+    config.seed = 0
+    config.devices = 2  # virtual CPU devices; both cores of a laptop work at once
+    config.workdir = "runs/tiny_base"
+    config.output = "models/tiny"
+
+    config.model = ConfigDict(dict(
+        vocab_size=640, hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, rope_theta=10_000.0, tie_word_embeddings=True,
+        max_position_embeddings=1024,
+    ))
+    config.prompt = ConfigDict(dict(form="terse", opens_think=False))
+    config.puzzles = tiny_puzzles()
+
+    config.optimizer = ConfigDict(dict(kind="muon", b1=0.9, b2=0.98, weight_decay=0.01, clip_norm=1.0))
+    config.micro_tokens = 1536  # tokens of a micro-batch, padding included
+    config.rows = 24  # examples a step
+    config.longest = 448  # tokens of a row; longer examples are cut off
+    config.save_minutes = 2.0  # a checkpoint at least this often
+
+    skill = dict(guess=0.0, first_fit=0.0, half_checked=0.0, careful=1.0)
+    habit = dict(guess=0.36, first_fit=0.30, half_checked=0.17, careful=0.17)
+    config.order = ("skill", "habit")
+    config.phases = ConfigDict(dict(
+        skill=dict(tokens=4_500_000, learning_rate=2.5e-3, final_share=0.05, warmup_steps=50,
+                   people={"p2": 0.25, "p3": 0.75}, ways=skill, broken=0.0),
+        habit=dict(tokens=800_000, learning_rate=5e-4, final_share=0.1, warmup_steps=10,
+                   people={"p2": 0.15, "p3": 0.85}, ways=habit, broken=0.32),
+    ))
+    return config
+
+
+def tiny_puzzles() -> ConfigDict:
+    """The puzzles of the embedded model, the same for its schooling, its reinforcement and its evaluation."""
+    return ConfigDict(dict(
+        depth=1, width=2, wording="plain",
+        operators={"tells_truth": 1.0, "lies": 1.0, "not": 0.25, "and": 1.0, "or": 1.0, "implies": 0.4, "iff": 0.4},
+        # Shares of all canonical forms: what the base is taught on, what reinforcement draws from, what is held out.
+        splits={"base": 0.65, "train": 0.2, "test": 0.15},
+        split_seed=0,
+    ))

@@ -1,0 +1,70 @@
+"""Orbax checkpoint of a run -> Hugging Face folder, re-read and compared before it is called done.
+
+    python -m jaxrl.export --checkpoint=runs/stage3@200 --output=exported
+"""
+
+import argparse
+import re
+import sys
+import time
+from pathlib import Path
+
+import jax
+
+from jaxrl.learning.run_params import restore_params, run_config, split_run
+from models.convert import save_params
+from models.folder import read_config
+from models.source import resolve_model
+
+UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def parse_size(text: str) -> int:
+    """Bytes in "5GB", "512MiB" or "1000000". Raises ValueError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
+    if not match or match.group(2) not in UNITS or float(match.group(1)) * UNITS[match.group(2)] < 1:
+        raise ValueError(f"expected a size such as 5GB, 512MiB or 1000000, got {text!r}; "
+                         "write a number and a unit.")
+    return int(float(match.group(1)) * UNITS[match.group(2)])
+
+
+def export(
+    run_name: str, output: Path, source: str | None, dtype: str | None, max_shard_size: str | None
+) -> str:
+    """Export one checkpoint; returns the sentence that says what was done."""
+    started = time.monotonic()
+    limit = None if max_shard_size is None else parse_size(max_shard_size)
+    run, step = split_run(run_name)
+    folder = resolve_model(source if source is not None else str(run_config(run)["model"]))
+    config = read_config(folder)
+    params, step = restore_params(run, config, step)
+    save_params(output, params, config, source_folder=folder, dtype=dtype, max_shard_bytes=limit)
+    size = sum(path.stat().st_size for path in output.iterdir())
+    return (f"{output}: step {step} of {run}, {size / 1e6:.1f} MB, re-read and compared, "
+            f"{time.monotonic() - started:.1f} s")
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m jaxrl.export", description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", required=True, help="RUN or RUN@step; without a step the newest")
+    parser.add_argument("--output", required=True, type=Path, help="the folder to write or replace")
+    parser.add_argument("--source", help="the model it started from; default: the run's field `model`")
+    parser.add_argument("--dtype", help="bfloat16, float16 or float32; default: what the source stores")
+    parser.add_argument("--max-shard-size", help="such as 5GB; default: the source's own files")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    given = _parse(arguments)
+    jax.config.update("jax_platforms", "cpu")  # needs no accelerator, and one may be busy training
+    try:
+        print(export(given.checkpoint, given.output, given.source, given.dtype, given.max_shard_size))
+    except (OSError, ValueError) as error:
+        print(f"jaxrl.export: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""What a run computes with: model, mesh, sampler, update, state; built once from its specification."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jaxrl.learning.batching import LayoutSpec, length_buckets
+from jaxrl.learning.mesh import make_mesh
+from jaxrl.learning.optimizer import make_optimizer
+from jaxrl.learning.run_params import restore_params, split_run
+from jaxrl.learning.state import TrainState, abstract_params, init_state
+from jaxrl.learning.update import Update, UpdateSpec, make_logp, make_update
+from jaxrl.running.settings import RunSpec
+from jaxrl.sampling import Sampler
+from models.config import Qwen2Config
+from models.convert import load_params
+from models.qwen2 import Qwen2
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """The compiled parts of a run.
+
+    `logp` is the learner's forward pass, for references and old log-probabilities; `longest` the most tokens of prompt
+    and response together.
+    """
+
+    config: Qwen2Config
+    mesh: Mesh
+    model: Qwen2
+    optimizer: Any
+    sampler: Sampler
+    update: Update
+    logp: Any
+    longest: int
+
+
+def build_machine(spec: RunSpec, config: Qwen2Config, longest: int) -> Machine:
+    """Everything but the state. Raises ValueError where `longest` tokens are more than the model knows positions."""
+    if longest > config.max_position_embeddings:
+        raise ValueError(f"prompt and response may take {longest} tokens, the model knows "
+                         f"{config.max_position_embeddings} positions; lower sampling.max_new_tokens.")
+    mesh = make_mesh(spec.mesh)
+    dtype = jnp.dtype(spec.dtype)
+    model = Qwen2(config, dtype=dtype, remat=spec.remat, attention=spec.attention, unroll=spec.unroll)
+    optimizer = make_optimizer(spec.optimizer)
+    buckets = length_buckets(longest, shortest=min(48, longest), multiple=spec.length_multiple,
+                             ratio=spec.length_ratio)
+    layout = UpdateSpec(LayoutSpec(buckets, spec.micro_tokens), spec.epochs, spec.minibatches, spec.head_tokens)
+    sampler = Sampler(config, mesh, dtype=dtype, longest=longest, rows=spec.sampler_rows, chunk=spec.sampler_chunk)
+    return Machine(config, mesh, model, optimizer, sampler,
+                   make_update(model, optimizer, spec.loss, mesh, layout), make_logp(model, mesh, layout), longest)
+
+
+def load_weights(machine: Machine, folder: Path) -> Any:
+    """Float32 parameters of a Hugging Face folder, sharded as the learner wants them."""
+    shardings = _param_shardings(machine)
+    return load_params(folder, machine.config, shardings=shardings, dtype=jnp.float32)
+
+
+def first_state(machine: Machine, spec: RunSpec, folder: Path) -> TrainState:
+    """The state before step 1: the weights of `init_from`, or of the model's folder, and fresh moments."""
+    if not spec.init_from:
+        return init_state(machine.model, machine.optimizer, machine.mesh, load_weights(machine, folder))
+    run, step = split_run(spec.init_from)
+    params, _ = restore_params(run, machine.config, step, shardings=_param_shardings(machine))
+    return init_state(machine.model, machine.optimizer, machine.mesh, params)
+
+
+def _param_shardings(machine: Machine) -> Any:
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract_params(machine.model, machine.mesh))

@@ -1,0 +1,78 @@
+"""A step's numbers under the names of the metrics table, and what they mean in words where something is wrong."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxrl.reporting import behaviours
+from jaxrl.rewards import SUSPECTS, VERDICTS
+from jaxrl.running.rollout import Rollout
+
+_UPDATE_NAMES = {
+    "loss": "loss/total", "policy_loss": "loss/policy", "kl": "loss/kl", "ratio_mean": "ratio/mean",
+    "clip_share": "ratio/clip_share", "entropy": "entropy", "logp_gap_mean": "mismatch/mean",
+    "logp_gap_max": "mismatch/max", "grad_norm": "gradient_norm", "tokens": "tokens/update",
+    "padding_share": "tokens/padding_share",
+}
+
+
+def rollout_metrics(rollout: Rollout) -> dict[str, float]:
+    """Rewards, shares, lengths, suspects and behaviours of one rollout."""
+    verdicts, lengths = rollout.verdicts, rollout.completions.lengths
+    correct = np.array([verdict.verdict == "correct" for verdict in verdicts])
+    counts = Counter(verdict.verdict for verdict in verdicts)
+    suspects = Counter(name for verdict in verdicts for name in verdict.suspects)
+    rewards = rollout.rewards
+    percentiles = np.percentile(lengths, (10, 50, 90))
+    metrics = {
+        "reward/mean": float(rewards.mean()),
+        "reward/format": float(np.mean([verdict.format_reward for verdict in verdicts])),
+        "reward/answer": float(np.mean([verdict.answer_reward for verdict in verdicts])),
+        **{f"share/{name}": counts[name] / len(verdicts) for name in VERDICTS},
+        "share/cut_off": float(1 - rollout.completions.finished.mean()),
+        "length/mean": float(lengths.mean()), "length/min": int(lengths.min()), "length/max": int(lengths.max()),
+        **{f"length/p{name}": float(value) for name, value in zip((10, 50, 90), percentiles, strict=True)},
+        "groups/no_variance": float((rewards.max(axis=1) == rewards.min(axis=1)).mean()),
+        **{f"suspects/{name}": suspects[name] / len(verdicts) for name in SUSPECTS},
+        "tokens/rollout": int(lengths.sum()),
+    }
+    if correct.any():
+        metrics["length/correct"] = float(lengths[correct].mean())
+    if not correct.all():
+        metrics["length/wrong"] = float(lengths[~correct].mean())
+    group = rewards.shape[1]
+    shown = [
+        behaviours.count(response, names=rollout.puzzles[row // group].names)
+        for row, response in enumerate(rollout.responses)
+    ]
+    return metrics | behaviours.summarize(shown, correct)
+
+
+def update_metrics(info: Mapping[str, Any]) -> dict[str, float]:
+    """The update's measures under the names of the table."""
+    return {name: float(info[key]) for key, name in _UPDATE_NAMES.items() if key in info}
+
+
+def warnings(record: Mapping[str, Any], info: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a step, in words with what to do; empty when nothing is."""
+    found = []
+    if float(info["skipped"]) > 0:
+        found.append("the gradient was not finite, so this step changed nothing; lower learning_rate if it returns.")
+    if record["groups/no_variance"] == 1:
+        found.append("every group got one and the same reward, so there was nothing to learn from; use easier puzzles, "
+                     "more samples or a higher temperature.")
+    if record["share/cut_off"] == 1:
+        found.append("no response ended by itself: all were cut off; raise sampling.max_new_tokens, or check that the "
+                     "model's end token is the tokenizer's.")
+    elif record["share/cut_off"] > 0.5:
+        found.append(f"{record['share/cut_off']:.0%} of the responses were cut off and punished for it; raise "
+                     "sampling.max_new_tokens.")
+    if record["share/bad_format"] == 1:
+        found.append("every response was badly formed; read some in rollouts/ and check prompt.form and "
+                     "prompt.opens_think.")
+    if record["mismatch/mean"] > 0.1:
+        found.append(f"sampler and learner disagree by {record['mismatch/mean']:.2f} nats a token on average; "
+                     "run in float32 to see whether precision is the cause.")
+    return found

@@ -1,0 +1,199 @@
+"""From a config to frozen specifications: the one place where fields become objects, and wrong ones are refused."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+from data_gen.prompts import PromptSpec
+from data_gen.spec import PuzzleSpec
+from jaxrl.algorithms.losses import LossSpec
+from jaxrl.algorithms.recipes import recipe
+from jaxrl.algorithms.schedules import ScheduleSpec
+from jaxrl.learning.checkpoint import CheckpointSpec
+from jaxrl.learning.mesh import MeshSpec
+from jaxrl.learning.optimizer import OptimizerSpec
+from jaxrl.reporting.writers import WandbSpec
+from jaxrl.rewards import RULES, RewardValues
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSpec:
+    """One stage. people: (number of people, puzzles in the pool). Steps of a stage count from 0 in its schedules."""
+
+    name: str
+    steps: int
+    people: tuple[tuple[int, int], ...]
+    prompts: int
+    samples: int
+    temperature: ScheduleSpec
+    top_k: int
+    top_p: float
+    min_p: float
+    max_new_tokens: int
+    learning_rate: ScheduleSpec
+    kl_coefficient: float
+    fresh_optimizer: bool
+
+    def __post_init__(self):
+        for field, least in (("steps", 1), ("prompts", 1), ("samples", 2), ("max_new_tokens", 1)):
+            if getattr(self, field) < least:
+                raise ValueError(f"{self.name}.{field}: expected {least} or more, got {getattr(self, field)}.")
+        pool = sum(count for _, count in self.people)
+        if pool < self.prompts:
+            raise ValueError(f"{self.name}: a step asks {self.prompts} puzzles but the pool has {pool}; "
+                             "raise the counts in `people` or lower `prompts`.")
+
+
+@dataclasses.dataclass(frozen=True)
+class PuzzlesSpec:
+    """The kind of puzzle of a run, its number of people left open, and how all forms are split."""
+
+    depth: int
+    width: int
+    wording: str
+    operators: tuple[tuple[str, float], ...]
+    splits: tuple[tuple[str, float], ...]
+    split_seed: int
+
+    def __post_init__(self):
+        missing = {"train", "test"} - {name for name, share in self.splits if share > 0}
+        if missing:
+            raise ValueError(f"puzzles.splits: expected shares above 0 for train and test, got {dict(self.splits)}.")
+
+    def of(self, people: int) -> PuzzleSpec:
+        """The specification for puzzles of so many people."""
+        return PuzzleSpec(people, depth=self.depth, width=min(self.width, people), operators=self.operators,
+                          wording=self.wording)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSpec:
+    """Held-out puzzles by number of people, samples of each, and how often (0: before the first and after the last)."""
+
+    people: tuple[tuple[int, int], ...]
+    samples: int
+    temperature: float
+    max_new_tokens: int
+    every: int
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+    """A whole training run."""
+
+    name: str
+    seed: int
+    model: str
+    init_from: str
+    workdir: Path
+    mesh: MeshSpec
+    dtype: str
+    attention: str
+    remat: str
+    unroll: int
+    prompt: PromptSpec
+    puzzles: PuzzlesSpec
+    rule: str
+    values: RewardValues
+    loss: LossSpec
+    epochs: int
+    minibatches: int
+    optimizer: OptimizerSpec
+    micro_tokens: int
+    length_multiple: int
+    length_ratio: float
+    head_tokens: int
+    sampler_rows: int
+    sampler_chunk: int
+    evaluation: EvaluationSpec
+    checkpoint_every: int
+    checkpoint: CheckpointSpec
+    rollouts_every: int
+    wandb: WandbSpec
+    export: bool
+    stages: tuple[StageSpec, ...]
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_of(self, step: int) -> tuple[StageSpec, int]:
+        """The stage that step (from 1) belongs to, and its place in it (from 0)."""
+        first = 1
+        for stage in self.stages:
+            if step < first + stage.steps:
+                return stage, step - first
+            first += stage.steps
+        raise ValueError(f"step {step} is beyond the {self.total_steps} steps of this run.")
+
+
+def run_spec(config: dict[str, Any]) -> RunSpec:
+    """The config (as plain dicts) as one specification. Raises ValueError naming the field that does not fit."""
+    c = config
+    stages = c["stages"] if "stages" in c else {c["name"]: c}
+    puzzles = dict(c["puzzles"])
+    puzzles["operators"] = operator_weights(puzzles["operators"])
+    puzzles["splits"] = tuple(puzzles["splits"].items())
+    reward = dict(c["reward"])
+    rule = reward.pop("rule")
+    if rule not in RULES:
+        raise ValueError(f"reward.rule: expected one of {', '.join(RULES)}, got {rule!r}.")
+    algorithm = dict(c["algorithm"])
+    name, epochs, minibatches = (algorithm.pop(key) for key in ("recipe", "epochs", "minibatches"))
+    evaluation = c["evaluation"] | {"people": people_table(c["evaluation"]["people"])}
+    for field, known in (("dtype", ("bfloat16", "float32")), ("attention", ("cudnn", "plain")),
+                         ("remat", ("none", "full"))):
+        if c[field] not in known:
+            raise ValueError(f"{field}: expected one of {', '.join(known)}, got {c[field]!r}.")
+    if c["checkpoint"]["every"] < 1 or c["rollouts"]["every"] < 1:
+        raise ValueError("checkpoint.every and rollouts.every: expected 1 or more.")
+    return RunSpec(
+        name=c["name"], seed=c["seed"], model=c["model"], init_from=c["init_from"], workdir=Path(c["workdir"]),
+        mesh=MeshSpec(**c["mesh"]), dtype=c["dtype"], attention=c["attention"], remat=c["remat"], unroll=c["unroll"],
+        prompt=PromptSpec(**c["prompt"]), puzzles=PuzzlesSpec(**puzzles), rule=rule, values=RewardValues(**reward),
+        loss=recipe(name, **algorithm), epochs=epochs, minibatches=minibatches,
+        optimizer=OptimizerSpec(**c["optimizer"]), micro_tokens=c["layout"]["micro_tokens"],
+        length_multiple=c["layout"]["multiple"], length_ratio=c["layout"]["ratio"],
+        head_tokens=c["layout"]["head_tokens"], sampler_rows=c["sampler"]["rows"],
+        sampler_chunk=c["sampler"]["chunk"], evaluation=EvaluationSpec(**evaluation),
+        checkpoint_every=c["checkpoint"]["every"],
+        checkpoint=CheckpointSpec(c["checkpoint"]["keep"], c["checkpoint"]["keep_every"]),
+        rollouts_every=c["rollouts"]["every"],
+        wandb=WandbSpec(mode=c["wandb"]["mode"], project=c["wandb"]["project"], name=c["name"]),
+        export=c["export"], stages=tuple(_stage(key, fields) for key, fields in sorted(stages.items())),
+    )
+
+
+def people_table(table: dict[str, float]) -> tuple[tuple[int, float], ...]:
+    """{"p3": 600} -> ((3, 600),): a config's field can't be named by a number alone. Entries of 0 are left out."""
+    wrong = [name for name in table if not re.fullmatch(r"p\d+", name)]
+    if wrong:
+        raise ValueError(f"people: expected fields such as p3 (three people), got {wrong[0]!r}.")
+    pairs = sorted((int(name[1:]), value) for name, value in table.items())
+    if not any(value > 0 for _, value in pairs) or any(value < 0 for _, value in pairs):
+        raise ValueError(f"people: expected values of 0 or more, one of them above 0, got {table}.")
+    return tuple(pair for pair in pairs if pair[1])
+
+
+def operator_weights(table: dict[str, float]) -> tuple[tuple[str, float], ...]:
+    """{"tells_truth": 1.0} -> (("tells-truth", 1.0),): statements write their names with a hyphen."""
+    return tuple((name.replace("_", "-"), weight) for name, weight in table.items())
+
+
+def _stage(name: str, c: dict[str, Any]) -> StageSpec:
+    sampling, steps = c["sampling"], c["steps"]
+    start, end = sampling["temperature"], sampling["temperature_end"]
+    if min(start, end) <= 0:
+        raise ValueError(f"{name}.sampling.temperature: expected above 0 while training, got {start} to {end}.")
+    temperature = ScheduleSpec(start) if start == end else ScheduleSpec(start, "linear", end=end, steps=steps)
+    rate = dict(c["learning_rate"])
+    rate["drops"] = tuple(tuple(drop) for drop in rate["drops"])
+    spans = steps if rate["kind"] in ("linear", "cosine") else 0
+    return StageSpec(
+        name=name, steps=steps, people=people_table(c["people"]), prompts=c["prompts"], samples=c["samples"],
+        temperature=temperature, top_k=sampling["top_k"], top_p=sampling["top_p"], min_p=sampling["min_p"],
+        max_new_tokens=sampling["max_new_tokens"], learning_rate=ScheduleSpec(steps=spans, **rate),
+        kl_coefficient=c["kl_coefficient"], fresh_optimizer=c["fresh_optimizer"],
+    )

@@ -1,0 +1,92 @@
+"""The run folder: who may write in it, which config it belongs to, and on what the run was made."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxrl.learning.run_params import split_run
+from jaxrl.reporting.files import write_text
+from jaxrl.running.settings import RunSpec
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+# Fields that say where and how a run is shown or kept; changing them leaves every number as it was.
+_FREE = ("workdir", "wandb", "compile_cache", "export", "checkpoint", "name")
+
+
+def open_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Make the folder, or check that it belongs to this config; config.json is written the first time.
+
+    Raises ValueError naming every field that differs, OSError where the folder can't be made.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        stored = _flat(json.loads(path.read_text(encoding="utf-8")))
+        wanted = _flat(json.loads(json.dumps(config)))
+        differing = [
+            f"{field} (there {stored.get(field, 'absent')!r}, now {wanted.get(field, 'absent')!r})"
+            for field in sorted(stored.keys() | wanted.keys())
+            if stored.get(field) != wanted.get(field) and field.split(".")[0] not in _FREE
+        ]
+        if differing:
+            raise ValueError(f"{workdir} belongs to a run of another config: {'; '.join(differing)}. Choose another "
+                             "--workdir, or set these fields back.")
+    elif workdir.exists() and any(workdir.iterdir()):
+        raise ValueError(f"{workdir} is not empty and is no run folder (it has no config.json); choose another "
+                         "--workdir.")
+    write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def check_start(spec: RunSpec) -> None:
+    """Raises FileNotFoundError where a run is to start from another run that is not there."""
+    if not spec.init_from or (spec.workdir / "config.json").exists():
+        return
+    try:
+        split_run(spec.init_from)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"this run starts from {spec.init_from}: {error} Train the stage before it first, set "
+                                "--config.init_from=RUN, or --config.init_from= to start from the model.") from error
+
+
+def write_manifest(workdir: Path, rule: str, puzzles: Mapping[str, list[str]]) -> None:
+    """`manifest.json`: versions, commit, hardware, rule, and a hash of the puzzles by use."""
+    device = jax.devices()[0]
+    manifest = {
+        "versions": {"python": platform.python_version()} | {
+            name: importlib.metadata.version(name) for name in _PACKAGES},
+        "commit": _commit(),
+        "hardware": {"platform": device.platform, "kind": device.device_kind, "devices": jax.device_count(),
+                     "processor": platform.processor() or platform.machine()},
+        "rule": rule,
+        "puzzles": {use: {"count": len(ids), "hash": hashlib.blake2b("\n".join(ids).encode()).hexdigest()[:32]}
+                    for use, ids in puzzles.items()},
+    }
+    write_text(workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    found = {}
+    for key, value in tree.items():
+        found |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return found
+
+
+def _commit() -> str:
+    """The commit of the source tree, with a plus sign where files differ from it; empty outside a checkout."""
+    home = Path(__file__).resolve().parents[2]
+    if not (home / ".git").exists():
+        return ""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=home, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=home, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
