@@ -1,6 +1,6 @@
 """Stage 2: 5-person puzzles at temperature 1.2; the longest stage, and the likeliest to collapse (1.5 does).
 
-Cost: 250 steps of 8 x 64 responses. Expected at 7B: responses grow, reward rises slowly.
+Cost: 250 steps of 8 x 64 responses. Reported for it elsewhere, at 7B: responses grow, reward rises slowly.
 With the embedded model 3-person puzzles stay: cases are tried one by one, and five people have 32 of them.
 Command: python -m jaxrl.train --config=configs/stage2.py[:tiny], after stage 1 (or --config.init_from=RUN)
 """
