@@ -26,7 +26,8 @@ def get_run() -> ConfigDict:
     config.unroll = 1  # stacked layers in one turn of the scan
 
     config.prompt = ConfigDict(dict(form="chat", opens_think=True))  # form: "chat", "base" or "terse"
-    config.puzzles = ConfigDict(dict(
+    config.task = ConfigDict(dict(
+        name="knights_and_knaves",  # or "gsm8k", "gym": see configs/gsm8k.py, configs/gym.py for their fields
         depth=2, width=2, wording="varied",  # operators inside one another, operands of and/or, way of saying
         operators={"tells_truth": 0.5, "lies": 0.5, "not": 1.0, "and": 1.0, "or": 1.0, "implies": 1.0, "iff": 1.0},
         splits={"train": 0.8, "test": 0.2},  # shares of all puzzles, equal up to renaming: never in two splits
@@ -50,7 +51,7 @@ def get_run() -> ConfigDict:
     ))
     config.sampler = ConfigDict(dict(rows=128, chunk=64))  # slots of a batch on a device; tokens between host acts
     config.evaluation = ConfigDict(dict(
-        people={"p3": 100, "p5": 100}, samples=8,  # held-out puzzles by number of people; samples of each
+        pool={"p3": 100, "p5": 100}, samples=8,  # held-out problems by kind (p3: three people); samples of each
         temperature=1.0, max_new_tokens=2048, every=0,  # every: steps between evaluations, 0: first and last only
     ))
     config.checkpoint = ConfigDict(dict(every=20, keep=2, keep_every=0))  # steps; 0: none is kept for good
@@ -65,8 +66,8 @@ def get_stage(size: str = "") -> ConfigDict:
     """What one stage sets; the defaults are those of the article's first stage, or its counterpart in miniature."""
     stage = ConfigDict()
     stage.steps = 50  # updates
-    stage.people = ConfigDict({"p3": 500})  # p3: puzzles of three people in the stage's pool
-    stage.prompts = 8  # puzzles a step
+    stage.pool = ConfigDict({"p3": 500})  # problems that the stage draws from, by kind; p3: puzzles of three people
+    stage.prompts = 8  # problems a step
     stage.samples = 32  # responses to each
     stage.sampling = ConfigDict(dict(
         temperature=1.0, temperature_end=1.0,  # linear over the stage
@@ -78,9 +79,9 @@ def get_stage(size: str = "") -> ConfigDict:
     stage.fresh_optimizer = False  # forget the moments of the stage before
     if size == TINY:
         stage.prompts, stage.samples = 16, 16
-        stage.people = ConfigDict({"p3": 600})
-        stage.sampling.max_new_tokens = 320
-        stage.learning_rate.update(dict(value=3e-4, warmup=2))
+        stage.pool = ConfigDict({"p3": 600})
+        stage.sampling.max_new_tokens = 352
+        stage.learning_rate.update(dict(value=6e-5, warmup=2))
     return stage
 
 
@@ -90,12 +91,12 @@ def small(config: ConfigDict) -> ConfigDict:
     config.devices, config.mesh.data, config.mesh.fsdp = 2, -1, 1
     config.dtype, config.attention, config.remat, config.unroll = "float32", "plain", "none", 4
     config.prompt.form, config.prompt.opens_think = "terse", False
-    config.puzzles = tiny_puzzles()
+    config.task = ConfigDict(dict(name="knights_and_knaves", **tiny_puzzles()))
     config.optimizer.b2 = 0.98  # a short run: the second moment has to follow faster
     config.layout.update(dict(micro_tokens=1536, multiple=8, ratio=1.12, head_tokens=4096))
     config.sampler.update(dict(rows=16, chunk=16))
-    config.evaluation.update(dict(people=ConfigDict({"p2": 20, "p3": 500, "p4": 100, "p5": 100}), samples=4,
-                                  max_new_tokens=320))
+    config.evaluation.update(dict(pool=ConfigDict({"p2": 20, "p3": 500, "p4": 100, "p5": 100}), samples=4,
+                                  max_new_tokens=352))
     config.checkpoint.every = 10
     return config
 

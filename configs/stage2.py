@@ -14,12 +14,12 @@ def get_stage(size: str = "") -> ConfigDict:
     """The stage's own fields."""
     stage = base.get_stage(size)
     stage.steps = 250
-    stage.people = ConfigDict({"p5": 1000})
+    stage.pool = ConfigDict({"p5": 1000})
     stage.samples = 64
     stage.sampling.update(dict(temperature=1.2, temperature_end=1.2, top_p=0.98, top_k=100))
     if size == base.TINY:
-        stage.steps = 50
-        stage.people, stage.samples = ConfigDict({"p3": 600}), 16
+        stage.steps = 28
+        stage.pool, stage.samples = ConfigDict({"p3": 600}), 16
         stage.sampling.update(dict(temperature=1.1, temperature_end=1.1, top_p=1.0, top_k=0))
     return stage
 

@@ -13,15 +13,15 @@ def get_stage(size: str = "") -> ConfigDict:
     """The stage's own fields."""
     stage = base.get_stage(size)
     stage.steps = 100
-    stage.people = ConfigDict({"p5": 400})
+    stage.pool = ConfigDict({"p5": 400})
     stage.samples = 16
     stage.sampling.update(dict(temperature=1.2, temperature_end=0.9))
     stage.learning_rate.update(dict(kind="steps", value=4e-7, warmup=0, drops=((40, 3e-7), (70, 2e-7))))
     if size == base.TINY:
-        stage.steps = 20
-        stage.people, stage.samples = ConfigDict({"p3": 600}), 16
+        stage.steps = 12
+        stage.pool, stage.samples = ConfigDict({"p3": 600}), 16
         stage.sampling.update(dict(temperature=1.1, temperature_end=0.9))
-        stage.learning_rate.update(dict(value=3e-4, drops=((8, 2e-4), (14, 1e-4))))
+        stage.learning_rate.update(dict(value=6e-5, drops=((4, 4e-5), (8, 2e-5))))
     return stage
 
 

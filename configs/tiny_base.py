@@ -24,19 +24,19 @@ def get_config() -> ConfigDict:
         max_position_embeddings=1024,
     ))
     config.prompt = ConfigDict(dict(form="terse", opens_think=False))
-    config.puzzles = tiny_puzzles()
+    config.puzzles = ConfigDict(tiny_puzzles())
 
     config.optimizer = ConfigDict(dict(kind="muon", b1=0.9, b2=0.98, weight_decay=0.01, clip_norm=1.0))
     config.micro_tokens = 1536  # tokens of a micro-batch, padding included
-    config.rows = 24  # examples a step
+    config.rows = 16  # examples a step
     config.longest = 448  # tokens of a row; longer examples are cut off
     config.save_minutes = 2.0  # a checkpoint at least this often
 
     skill = dict(guess=0.0, first_fit=0.0, half_checked=0.0, careful=1.0)
-    habit = dict(guess=0.36, first_fit=0.30, half_checked=0.17, careful=0.17)
+    habit = dict(guess=0.40, first_fit=0.32, half_checked=0.15, careful=0.13)
     config.order = ("skill", "habit")
     config.phases = ConfigDict(dict(
-        skill=dict(tokens=4_500_000, learning_rate=2.5e-3, final_share=0.05, warmup_steps=50,
+        skill=dict(tokens=6_000_000, learning_rate=2.5e-3, final_share=0.02, warmup_steps=50,
                    people={"p2": 0.25, "p3": 0.75}, ways=skill, broken=0.0),
         habit=dict(tokens=800_000, learning_rate=5e-4, final_share=0.1, warmup_steps=10,
                    people={"p2": 0.15, "p3": 0.85}, ways=habit, broken=0.32),
@@ -44,12 +44,12 @@ def get_config() -> ConfigDict:
     return config
 
 
-def tiny_puzzles() -> ConfigDict:
+def tiny_puzzles() -> dict:
     """The puzzles of the embedded model, the same for its schooling, its reinforcement and its evaluation."""
-    return ConfigDict(dict(
+    return dict(
         depth=1, width=2, wording="plain",
         operators={"tells_truth": 1.0, "lies": 1.0, "not": 0.25, "and": 1.0, "or": 1.0, "implies": 0.4, "iff": 0.4},
         # Shares of all canonical forms: what the base is taught on, what reinforcement draws from, what is held out.
         splits={"base": 0.65, "train": 0.2, "test": 0.15},
         split_seed=0,
-    ))
+    )

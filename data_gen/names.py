@@ -1,17 +1,8 @@
 """The words puzzles are made of: given names and pairs of role words."""
 
-# One word, 2 to 6 ASCII letters, none an English word that a prompt or a statement uses.
-PLAIN_NAMES = (
-    "Ann", "Bob", "Cal", "Dora", "Emma", "Fred", "Gina", "Hugo", "Ida", "Jane", "Kurt", "Lena", "Mona",
-    "Nils", "Olga",
-    "Paul", "Quin", "Rita", "Sven", "Tina", "Ulla", "Vera", "Walt", "Xena", "Yuri", "Zoe", "Adam", "Boris",
-    "Clara",
-    "Diego", "Edith", "Felix", "Greta", "Henry", "Irene", "Jonas", "Karl", "Laura", "Maya", "Nora", "Oscar",
-    "Petra",
-    "Ralf", "Sonja", "Tomas", "Uwe", "Viktor", "Wanda", "Yara", "Zeno", "Anton", "Bruno", "Celia", "David",
-    "Elsa",
-    "Fiona", "Gustav", "Helga", "Ivan", "Julia",
-)  # fmt: skip
+# One word, 2 to 6 ASCII letters, none an English word that a prompt or a statement uses. As many as a puzzle can need
+# and no more: a small model has to learn for each name anew that it means the same person (LOG.md).
+PLAIN_NAMES = ("Ann", "Bob", "Cal", "Dora", "Emma", "Fred", "Gina", "Hugo", "Ida", "Jane", "Kurt", "Lena")
 
 PLAIN_ROLES = ("knight", "knave")
 

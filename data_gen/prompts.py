@@ -14,8 +14,12 @@ FORMS = ("base", "chat", "terse")
 
 _INSTRUCTION = """\
 Work the question out step by step before you answer. Write your reasoning between <think> and </think>, then your \
-final answer between <answer> and </answer>, and nothing else. In the answer give every person's role, for example \
-<answer>Quillon is a {truth}, Vesper is a {lie}.</answer>"""
+final answer between <answer> and </answer>, and nothing else. """
+_ROLES = """\
+In the answer give every person's role, for example <answer>Quillon is a {truth}, Vesper is a {lie}.</answer>"""
+
+NUMBER = _INSTRUCTION + "In the answer give the number that is asked for, for example <answer>217</answer>"
+TEXT = _INSTRUCTION + "In the answer give the result alone, in the form that the question asks for."
 
 _SETTING = "On an island everybody is either a {truth}, who always tells the truth, or a {lie}, who always lies."
 
@@ -48,11 +52,19 @@ def question_text(puzzle: Puzzle, form: str) -> str:
     return f"{setting} {puzzle.quiz} Who is a {truth} and who is a {lie}?"
 
 
-def build_prompt(puzzle: Puzzle, spec: PromptSpec, tokenizer: Any) -> str:
-    """The prompt text for one puzzle. `tokenizer` is used by the 'chat' form only (a Hugging Face tokenizer)."""
+def puzzle_instruction(puzzle: Puzzle) -> str:
+    """What is told beside a puzzle."""
     truth, lie = puzzle.roles
-    question = question_text(puzzle, spec.form)
-    instruction = _INSTRUCTION.format(truth=truth, lie=lie)
+    return _INSTRUCTION + _ROLES.format(truth=truth, lie=lie)
+
+
+def puzzle_prompt(puzzle: Puzzle, spec: PromptSpec, tokenizer: Any) -> str:
+    """The prompt text for one puzzle; see `build_prompt`."""
+    return build_prompt(question_text(puzzle, spec.form), puzzle_instruction(puzzle), spec, tokenizer)
+
+
+def build_prompt(question: str, instruction: str, spec: PromptSpec, tokenizer: Any) -> str:
+    """The prompt text for a question. `tokenizer` is used by the 'chat' form only (a Hugging Face tokenizer)."""
     if spec.form == "terse":
         prompt = f"{question}\n"
     elif spec.form == "base":

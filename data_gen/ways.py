@@ -107,9 +107,9 @@ def _cases(people: int) -> Iterator[tuple[bool, ...]]:
 
 
 def _case_text(puzzle: Puzzle, case: Sequence[bool]) -> str:
-    # The role stands before the name, so that the name's own token has seen it: see LOG.md.
+    # One word says who and what: a person's role is then found by looking for a single token. See LOG.md.
     pairs = zip(puzzle.names, case, strict=True)
-    return ", ".join(f"{puzzle.roles[not truthful]} {name}" for name, truthful in pairs)
+    return " ".join(name.upper() if truthful else name.lower() for name, truthful in pairs)
 
 
 def _check(puzzle: Puzzle, case: tuple[bool, ...], checked: int, lines: list[str]) -> bool:

@@ -1,13 +1,22 @@
 """Flags of the commands that take a config: `--config=FILE.py[:SIZE]`, `--config.field=value`, and polite refusals."""
 
+import difflib
+import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run, e.g. configs/three_stage.py:tiny.")
 REFUSALS = (ValueError, OSError, FloatingPointError)
+
+
+def plain(config: ConfigDict) -> dict:
+    """The config as dicts and lists of plain values, as config.json holds it."""
+    return json.loads(json.dumps(config.to_dict()))
 
 
 def run(name: str, command: Callable[[ConfigDict], None]) -> None:
@@ -16,7 +25,7 @@ def run(name: str, command: Callable[[ConfigDict], None]) -> None:
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
             _refuse(name, f"unexpected argument {argv[1]!r}; fields are set by --config.field=value.")
-        if CONFIG.value is None:
+        if not FLAGS["config"].present:
             _refuse(name, "expected --config=FILE.py, for example --config=configs/three_stage.py:tiny.")
         logging.set_verbosity(logging.WARNING)
         try:
@@ -26,18 +35,35 @@ def run(name: str, command: Callable[[ConfigDict], None]) -> None:
 
     def parse(argv: list[str]) -> list[str]:
         try:
-            return flags.FLAGS(argv)
+            _check_config_file(argv)
+            return FLAGS(argv)
+        except FileNotFoundError as error:
+            _refuse(name, str(error))
         except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
             _refuse(name, _shortened(error))
 
     app.run(main, flags_parser=parse)
 
 
+def _check_config_file(argv: list[str]) -> None:
+    """Raises FileNotFoundError for a --config that is no file, naming the file that may have been meant."""
+    for argument in argv[1:]:
+        if not argument.startswith(("--config=", "-config=")):
+            continue
+        path = Path(argument.partition("=")[2].partition(":")[0])
+        if not path.is_file():
+            there = [str(file) for file in path.parent.glob("*.py") if file.name != "__init__.py"]
+            near = difflib.get_close_matches(str(path), there, 1)
+            others = f"{path.parent} has {', '.join(sorted(there)) or 'no configs'}."
+            meant = f"did you mean {near[0]}?" if near else others
+            raise FileNotFoundError(f"expected a config file, found no {path}; {meant}")
+
+
 def _shortened(error: Exception) -> str:
     """What the user has to know of an error while the flags were read: the sentence, without the trace in it."""
-    cause = error.__cause__ or error.__context__ or error
-    lines = str(error if isinstance(error, AttributeError) else cause).strip("'\"").replace("\\'", "'")
-    lines = lines.replace("\\n", "\n").splitlines()
+    typed = isinstance(error, (AttributeError, flags.IllegalFlagValueError)) and "Traceback" not in str(error)
+    cause = error if typed else error.__cause__ or error.__context__ or error
+    lines = str(cause).replace("\\'", "'").replace("\\n", "\n").splitlines()
     telling = [line.strip(" '\"") for line in lines if "Did you mean" in line or "xpected" in line or "No such" in line]
     return f"{(telling or [' '.join(lines)])[-1]} (see --help, and the fields in configs/base.py)"
 

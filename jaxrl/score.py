@@ -23,6 +23,9 @@ from typing import IO, Any
 
 from jaxrl.rewards import RULES, SUSPECTS, VERDICTS, RewardValues, score
 
+# Rules that need no program of a task: a line of JSON can't carry one.
+RULES_BY_TEXT = [name for name, rule in RULES.items() if rule.needs != "verifier"]
+
 
 def score_line(line: bytes, rule: str, values: RewardValues) -> dict[str, Any]:
     """The record of one line with the verdict's fields added. ValueError says what the line lacks."""
@@ -165,8 +168,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--input", type=Path, required=True, help="JSON lines to score")
     parser.add_argument("--output", type=Path, required=True, help="where the scored lines go")
-    rules = "; ".join(f"{name}: {rule.summary}" for name, rule in RULES.items())
-    parser.add_argument("--rule", choices=list(RULES), default="strict-1", help=f"{rules} (default strict-1)")
+    rules = "; ".join(f"{name}: {rule.summary}" for name, rule in RULES.items() if name in RULES_BY_TEXT)
+    parser.add_argument("--rule", choices=RULES_BY_TEXT, default="strict-1", help=f"{rules} (default strict-1)")
     for field in dataclasses.fields(RewardValues):
         parser.add_argument(
             f"--{field.name}", type=float, default=field.default, help=f"reward (default {field.default})"

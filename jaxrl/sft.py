@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxrl.flags import run
+from jaxrl.flags import plain, run
 
 
 def supervised_spec(config: ConfigDict):
@@ -14,8 +14,8 @@ def supervised_spec(config: ConfigDict):
     from data_gen.prompts import PromptSpec
     from data_gen.ways import FORMATS, HabitSpec
     from jaxrl.learning.optimizer import OptimizerSpec
-    from jaxrl.running.settings import operator_weights, people_table
     from jaxrl.running.supervised import PhaseSpec, SupervisedSpec
+    from jaxrl.running.tasks import operator_weights
     from models.config import Qwen2Config
 
     puzzles = config.puzzles.to_dict()
@@ -26,7 +26,7 @@ def supervised_spec(config: ConfigDict):
         broken = FORMATS[1:]
         formats = (("right", 1 - fields.broken), *((form, fields.broken / len(broken)) for form in broken))
         ways = tuple((way.replace("_", "-"), weight) for way, weight in fields.ways.to_dict().items())
-        people = people_table(fields.people.to_dict())
+        people = tuple((int(name[1:]), share) for name, share in sorted(fields.people.to_dict().items()))
         corpus = CorpusSpec(people, PuzzleSpec(people[-1][0], **puzzles), HabitSpec(ways, formats), splits, split_seed)
         return PhaseSpec(name, corpus, fields.tokens, fields.learning_rate, fields.final_share, fields.warmup_steps)
 
@@ -42,12 +42,13 @@ def supervised_spec(config: ConfigDict):
 
 def teach(config: ConfigDict) -> None:
     """The command behind the flags. Raises ValueError and OSError with one sentence each."""
-    import jax
-
+    from jaxrl.running.devices import prepare_devices
     from jaxrl.running.supervised import train_supervised
+    from jaxrl.running.workdir import claim_workdir
 
     spec = supervised_spec(config)
-    jax.config.update("jax_num_cpu_devices", config.devices)
+    claim_workdir(Path(config.workdir), plain(config))
+    prepare_devices(config.devices, "")
     train_supervised(spec, Path(config.workdir), Path(config.output), lambda line: print(line, flush=True))
 
 

@@ -1,36 +1,19 @@
 """`python -m jaxrl.train --config=configs/stage3.py[:tiny]`: train, evaluate, export. Started again, it goes on."""
 
-import json
-from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict
 
-from jaxrl.flags import run
+from jaxrl.flags import plain, run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run folder; default: the config's field workdir.")
 
 
-def plain(config: ConfigDict) -> dict:
-    """The config as dicts and lists of plain values, as config.json holds it."""
-    return json.loads(json.dumps(config.to_dict()))
-
-
-def prepare_devices(devices: int, compile_cache: str) -> None:
-    """Virtual CPU devices and the cache of compiled programs; must come before JAX touches a device."""
-    import jax
-
-    if devices:
-        jax.config.update("jax_num_cpu_devices", devices)
-    if compile_cache:
-        jax.config.update("jax_compilation_cache_dir", str(Path(compile_cache).expanduser()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
 def train(config: ConfigDict) -> None:
     """The command behind the flags. Raises ValueError and OSError with one sentence each."""
+    from jaxrl.running.devices import prepare_devices
     from jaxrl.running.settings import run_spec
-    from jaxrl.running.workdir import check_start, open_workdir
+    from jaxrl.running.workdir import check_start, check_workdir
     from models.source import resolve_model
 
     if _WORKDIR.value:
@@ -39,7 +22,7 @@ def train(config: ConfigDict) -> None:
     spec = run_spec(fields)
     model_folder = resolve_model(spec.model)
     check_start(spec)
-    open_workdir(spec.workdir, fields)
+    check_workdir(spec.workdir, fields)
     prepare_devices(config.devices, config.compile_cache)
 
     from jaxrl.evaluation.examples import side_by_side

@@ -12,7 +12,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import jax
 from jaxtyping import install_import_hook
 
-jax.config.update("jax_num_cpu_devices", 4)
+from jaxrl.running.devices import prepare_devices
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -22,5 +23,7 @@ atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
 jax.config.update("jax_compilation_cache_dir", _COMPILED)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+prepare_devices(4, "")
 
 install_import_hook(["models", "jaxrl.algorithms"], "beartype.beartype")

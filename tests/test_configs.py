@@ -5,12 +5,12 @@ import importlib
 import jax
 import pytest
 
+from jaxrl.flags import plain
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.optimizer import make_optimizer
 from jaxrl.learning.state import abstract_state
 from jaxrl.running.settings import run_spec
 from jaxrl.sft import supervised_spec
-from jaxrl.train import plain
 from models.config import PRESETS
 from models.folder import read_config
 from models.qwen2 import Qwen2
@@ -40,7 +40,7 @@ def test_three_stage_is_the_articles_recipe():
     one, two, three = run_spec(plain(load("three_stage", ""))).stages
     assert [stage.samples for stage in (one, two, three)] == [32, 64, 16]
     assert {stage.prompts for stage in (one, two, three)} == {8}
-    assert (one.people[0][0], two.people[0][0]) == (3, 5)
+    assert (one.pool[0][0], two.pool[0][0]) == ("p3", "p5")
     assert two.temperature.value == 1.2
     assert (three.temperature.value, three.temperature.end) == (1.2, 0.9)
     assert three.learning_rate.drops[-1][1] == 2e-7
@@ -61,9 +61,11 @@ def test_tiny_base_loads():
 
 @pytest.mark.parametrize(("field", "value", "said"), [
     (("reward", "rule"), "strict", "reward.rule"), (("dtype",), "float16", "dtype"),
-    (("algorithm", "recipe"), "grp", "grp"), (("puzzles", "splits"), {"train": 1.0}, "puzzles.splits"),
-    (("samples",), 1, "samples"), (("people",), {"three": 5}, "people"), (("prompts",), 1000, "pool"),
+    (("algorithm", "recipe"), "grp", "grp"), (("task", "splits"), {"train": 1.0}, "task.splits"),
+    (("samples",), 1, "samples"), (("pool",), {"p3": -5}, "pool"),
+    (("task", "name"), "chess", "task.name"), (("prompts",), 1000, "pool"),
     (("sampling", "temperature"), 0.0, "temperature"), (("rollouts", "every"), 0, "rollouts.every"),
+    (("reward", "rule"), "gsm8k-1", "can judge the task"),
 ])
 def test_wrong_values_are_refused_by_name(field, value, said):
     config = plain(load("stage1", "tiny"))

@@ -81,12 +81,14 @@ def policy_loss(
     totals: Totals | None = None,
     kl_coefficient: Float[Array, ""] | float | None = None,
     entropy_coefficient: Float[Array, ""] | float | None = None,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    row_blocks: int | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, "*blocks"]]]:
     """The loss of one (micro-)batch, and its measures, as shares of the whole optimizer step.
 
     `totals` are the denominators of the step this batch is a part of (None: the batch is the step). Losses,
     gradients and measures of all micro-batches then add up to those of the step, except names that end in
-    `_max`: `combine_info` knows both. Means are over the loss tokens of the step. Log-probabilities in nats.
+    `_max`: `combine_info` knows both. With `row_blocks` those come for each of so many equal blocks of rows,
+    [row_blocks], else as one scalar. Means are over the loss tokens of the step. Log-probabilities in nats.
     """
     mask = batch.loss_mask
     totals = totals_of(mask) if totals is None else totals
@@ -128,13 +130,13 @@ def policy_loss(
         gap = jnp.abs(logp - hide(batch.sample_logp, mask))
         info |= {
             "logp_gap_mean": masked_sum(gap, mask) / totals.tokens,
-            "logp_gap_max": masked_max(gap, mask),
+            "logp_gap_max": masked_max(gap, mask, row_blocks),
         }
     info |= {
         "loss": loss,
         "policy_loss": policy,
         "ratio_mean": masked_sum(ratio, mask) / totals.tokens,
-        "ratio_max": masked_max(ratio, mask),
+        "ratio_max": masked_max(ratio, mask, row_blocks),
         "clip_share": masked_sum(clipped.astype(jnp.float32), mask) / totals.tokens,
     }
     return loss, jax.lax.stop_gradient(info)

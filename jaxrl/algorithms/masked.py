@@ -23,10 +23,16 @@ def masked_mean(values: Float[Array, "*shape"], mask: Float[Array, "*shape"]) ->
 
 
 def masked_max(
-    values: Float[Array, "*shape"], mask: Float[Array, "*shape"], floor: float = 0.0
-) -> Float[Array, ""]:
-    """Largest of `values` where `mask` is 1, and at least `floor` (what an empty mask gives)."""
-    return jnp.max(jnp.where(mask > 0, values, jnp.full_like(values, floor)), initial=floor)
+    values: Float[Array, "B T"], mask: Float[Array, "B T"], blocks: int | None = None
+) -> Float[Array, "*blocks"]:
+    """Largest of `values` where `mask` is 1, and at least 0 (what an empty mask gives).
+
+    blocks: take it over each of so many equal blocks of rows, [blocks]; rows on different devices need not meet then.
+    """
+    shown = hide(values, mask)
+    if blocks is None:
+        return jnp.max(shown, initial=0.0)
+    return jnp.max(shown.reshape(blocks, -1), axis=1, initial=0.0)
 
 
 def row_mean(values: Float[Array, "B T"], mask: Float[Array, "B T"]) -> Float[Array, " B"]:

@@ -7,7 +7,8 @@ from jaxrl.algorithms.losses import LossSpec
 RECIPES: dict[str, LossSpec] = {
     # arXiv 2402.03300 with the token mean that Logic-RL trains with (the paper: "sequence_mean").
     "grpo": LossSpec(),
-    # arXiv 2503.20783: no division by the group's std, nor by the row's length; needs max_length.
+    # arXiv 2503.20783: no division by the group's std, nor by the row's length; training sets max_length to
+    # its own limit of new tokens.
     "dr_grpo": LossSpec(
         advantage="group_center", reduction="fixed_length", kl_placement="none", max_length=2048
     ),

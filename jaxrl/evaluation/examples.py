@@ -1,20 +1,20 @@
-"""Responses before and after training on the same puzzles, as plain text for the terminal."""
+"""Responses before and after training on the same problems, as plain text for the terminal."""
 
 from jaxrl.evaluation.table import EvaluationResult, Item
 
 
 def side_by_side(before: EvaluationResult, after: EvaluationResult, count: int = 3) -> str:
-    """The first `count` puzzles of the most frequent number of people, with the sampled response of both.
+    """The first `count` problems of the most frequent kind, with the sampled response of both.
 
     The choice looks at no verdict: nothing is picked because it looks good.
     """
-    later = {item.puzzle: item for item in after.items}
-    people = [item.people for item in before.items]
-    usual = max(sorted(set(people)), key=people.count)
-    pairs = [(item, later[item.puzzle]) for item in before.items if item.people == usual and item.puzzle in later]
+    later = {item.problem: item for item in after.items}
+    kinds = [item.kind for item in before.items]
+    usual = max(sorted(set(kinds)), key=kinds.count)
+    pairs = [(item, later[item.problem]) for item in before.items if item.kind == usual and item.problem in later]
     blocks = []
     for first, last in pairs[:count]:
-        blocks.append("\n".join([first.quiz, f"  solution: {first.solution}", *_told("before", first),
+        blocks.append("\n".join([first.question, f"  solution: {first.solution}", *_told("before", first),
                                  *_told("after", last)]))
     return "\n\n".join(blocks)
 

@@ -1,32 +1,29 @@
-"""Is an evaluation puzzle known from training? Told by canonical form: names and wording don't matter."""
+"""Is an evaluation problem known from training? Told by its form: names and wording don't matter."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from data_gen.canonical import canonical
-from data_gen.puzzle import Puzzle
+from jaxrl.evaluation.problems import Problem
 
 
 class Overlap(NamedTuple):
-    """An evaluation puzzle and the training puzzle that it equals up to renaming."""
+    """An evaluation problem and the training problem of the same form."""
 
     evaluation: str
     training: str
 
 
-def find_overlap(evaluation: Iterable[Puzzle], training: Iterable[Puzzle]) -> list[Overlap]:
-    """Every evaluation puzzle whose canonical form is in the training data, in the evaluation's order."""
-    known = {canonical(puzzle.statements): puzzle.id for puzzle in training}
-    forms = ((puzzle.id, canonical(puzzle.statements)) for puzzle in evaluation)
-    return [Overlap(name, known[form]) for name, form in forms if form in known]
+def find_overlap(evaluation: Iterable[Problem], training: Iterable[Problem]) -> list[Overlap]:
+    """Every evaluation problem whose form is in the training data, in the evaluation's order."""
+    known = {problem.form: problem.id for problem in training}
+    return [Overlap(problem.id, known[problem.form]) for problem in evaluation if problem.form in known]
 
 
-def refuse_overlap(evaluation: Iterable[Puzzle], training: Iterable[Puzzle]) -> None:
-    """Raises ValueError, naming the first pair, if any evaluation puzzle was trained on."""
+def refuse_overlap(evaluation: Iterable[Problem], training: Iterable[Problem]) -> None:
+    """Raises ValueError, naming the first pair, if any evaluation problem was trained on."""
     shared = find_overlap(evaluation, training)
     if shared:
         raise ValueError(
-            f"{len(shared)} evaluation puzzles equal training puzzles up to renaming (first: "
-            f"{shared[0].evaluation} equals {shared[0].training}); take another seed, or generate them with "
-            "the training set excluded"
+            f"{len(shared)} evaluation problems equal training problems up to names and wording (first: "
+            f"{shared[0].evaluation} equals {shared[0].training}); take another seed or other splits."
         )

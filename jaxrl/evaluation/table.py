@@ -14,15 +14,16 @@ from jaxrl.evaluation.intervals import (
     mean_pass_at_k,
     paired_difference,
 )
+from jaxrl.evaluation.problems import kind_label, kind_order
 from jaxrl.evaluation.published import PUBLISHED
 
 Mode = Literal["greedy", "sampled"]
 MODES: tuple[Mode, ...] = ("greedy", "sampled")
-ALL_PEOPLE = 0  # the row over all numbers of people
+ALL = "all"  # the row over all kinds
 
 
 class Sample(NamedTuple):
-    """One answer. `response` is kept for the first sample of a puzzle and empty for the others."""
+    """One answer. `response` is kept for the first sample of a problem and empty for the others."""
 
     verdict: str
     length: int  # tokens, the end token included
@@ -32,13 +33,13 @@ class Sample(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One puzzle with all that the model answered."""
+    """One problem with all that the model answered."""
 
-    puzzle: str  # its id
-    people: int
-    quiz: str
+    problem: str  # its id
+    kind: str
+    question: str
     solution: str
-    constant: bool  # solved by the constant guess "everybody tells the truth"
+    blind: bool  # solved by the answer that looks at nothing
     greedy: tuple[Sample, ...]  # one, or none if greedy was not asked for
     sampled: tuple[Sample, ...]
 
@@ -57,12 +58,12 @@ class EvaluationResult:
 
 
 class Row(NamedTuple):
-    """One line of the table: one number of people (0: all of them) in one mode."""
+    """One line of the table: one kind of problem ("all": every one) in one mode."""
 
-    people: int
+    kind: str
     mode: Mode
-    puzzles: int
-    samples: int  # a puzzle
+    problems: int
+    samples: int  # a problem
     accuracy: Estimate
     well_formed_accuracy: (
         Estimate  # among answers whose format is right, so that mended format is not reasoning
@@ -70,27 +71,26 @@ class Row(NamedTuple):
     format_errors: Estimate
     cut_off: float
     mean_tokens: float
-    floor: float  # accuracy of always guessing "everybody tells the truth" on these very puzzles
+    floor: float  # accuracy of the answer that looks at nothing, on these very problems
     pass_at: dict[int, Estimate]  # by k = 1, 2, 4, ... up to the samples; empty for greedy
     ways: dict[str, float]  # share of each way of answering; empty where nobody told them
 
 
 def rows(result: EvaluationResult, confidence: float = 0.95) -> list[Row]:
-    """The rows by number of people, greedy before sampled; then those over all people if there are
-    several."""
-    counts = sorted({item.people for item in result.items})
-    groups = [(people, [item for item in result.items if item.people == people]) for people in counts]
-    if len(counts) > 1:
-        groups.append((ALL_PEOPLE, list(result.items)))
+    """The rows by kind, greedy before sampled; then those over all kinds if there are several."""
+    kinds = sorted({item.kind for item in result.items}, key=kind_order)
+    groups = [(kind, [item for item in result.items if item.kind == kind]) for kind in kinds]
+    if len(kinds) > 1:
+        groups.append((ALL, list(result.items)))
     return [
-        _row(people, mode, items, confidence)
-        for people, items in groups
+        _row(kind, mode, items, confidence)
+        for kind, items in groups
         for mode in MODES
         if any(getattr(item, mode) for item in items)
     ]
 
 
-def _row(people: int, mode: Mode, items: Sequence[Item], confidence: float) -> Row:
+def _row(kind: str, mode: Mode, items: Sequence[Item], confidence: float) -> Row:
     groups = [getattr(item, mode) for item in items]
     samples = [sample for group in groups for sample in group]
     correct = [sum(sample.verdict == "correct" for sample in group) for group in groups]
@@ -101,16 +101,16 @@ def _row(people: int, mode: Mode, items: Sequence[Item], confidence: float) -> R
     each = sizes[0]
     powers = [2**i for i in range(each.bit_length()) if 2**i <= each] if mode == "sampled" else []
     return Row(
-        people=people,
+        kind=kind,
         mode=mode,
-        puzzles=len(items),
+        problems=len(items),
         samples=each,
         accuracy=clustered_share(correct, sizes, confidence),
         well_formed_accuracy=clustered_share(correct, formed, confidence),
         format_errors=clustered_share(broken, sizes, confidence),
         cut_off=sum(not sample.finished for sample in samples) / len(samples),
         mean_tokens=sum(sample.length for sample in samples) / len(samples),
-        floor=sum(item.constant for item in items) / len(items),
+        floor=sum(item.blind for item in items) / len(items),
         pass_at={k: mean_pass_at_k(correct, each, k, confidence) for k in powers},
         ways={way: ways[way] / len(samples) for way in sorted(ways)},
     )
@@ -118,26 +118,26 @@ def _row(people: int, mode: Mode, items: Sequence[Item], confidence: float) -> R
 
 def differences(
     before: EvaluationResult, after: EvaluationResult, confidence: float = 0.95
-) -> dict[tuple[int, Mode], PairedDifference]:
-    """after - before in accuracy by (people, mode), over the same puzzles.
+) -> dict[tuple[str, Mode], PairedDifference]:
+    """after - before in accuracy by (kind, mode), over the same problems.
 
-    ValueError when the two did not answer the same puzzles in the same order.
+    ValueError when the two did not answer the same problems in the same order.
     """
-    if [item.puzzle for item in before.items] != [item.puzzle for item in after.items]:
+    if [item.problem for item in before.items] != [item.problem for item in after.items]:
         raise ValueError(
-            f"{before.name!r} and {after.name!r} were not measured on the same puzzles; evaluate both again "
-            "with the same --people, --count and --seed"
+            f"{before.name!r} and {after.name!r} were not measured on the same problems; evaluate both again "
+            "with the same settings"
         )
     found = {}
     for row in rows(after, confidence):
         pairs = [
             (_share(getattr(a, row.mode)), _share(getattr(b, row.mode)))
             for a, b in zip(before.items, after.items, strict=True)
-            if row.people in (ALL_PEOPLE, b.people) and getattr(a, row.mode) and getattr(b, row.mode)
+            if row.kind in (ALL, b.kind) and getattr(a, row.mode) and getattr(b, row.mode)
         ]
         if pairs:
             first, second = zip(*pairs, strict=True)
-            found[row.people, row.mode] = paired_difference(first, second, confidence)
+            found[row.kind, row.mode] = paired_difference(first, second, confidence)
     return found
 
 
@@ -146,10 +146,10 @@ def _share(samples: Sequence[Sample]) -> float:
 
 
 def to_metrics(result: EvaluationResult) -> dict[str, float]:
-    """`evaluation/<people or all>/<mode>/<what>` for the step's metrics record."""
+    """`evaluation/<kind or all>/<mode>/<what>` for the step's metrics record."""
     record: dict[str, float] = {}
     for row in rows(result):
-        prefix = f"evaluation/{row.people or 'all'}/{row.mode}"
+        prefix = f"evaluation/{row.kind}/{row.mode}"
         record[f"{prefix}/accuracy"] = row.accuracy.value
         record[f"{prefix}/format_errors"] = row.format_errors.value
         record[f"{prefix}/mean_tokens"] = row.mean_tokens
@@ -190,18 +190,18 @@ def _plain(value: object) -> object:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def markdown(result: EvaluationResult, published: dict[str, dict[int, float]] = PUBLISHED) -> str:
+def markdown(result: EvaluationResult, published: dict[str, dict[str, float]] = PUBLISHED) -> str:
     """The table of one evaluation, with the floor and the published numbers of other models beside it."""
     lines = [
-        "| people | mode | puzzles x each | accuracy | well-formed | bad format | cut off | tokens | floor |",
+        "| kind | mode | problems x each | accuracy | well-formed | bad format | cut off | tokens | floor |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     found = rows(result)
     for row in found:
         cells = (
-            str(row.people or "all"),
+            kind_label(row.kind),
             row.mode,
-            f"{row.puzzles} x {row.samples}",
+            f"{row.problems} x {row.samples}",
             percent(row.accuracy),
             percent(row.well_formed_accuracy),
             percent(row.format_errors),
@@ -210,30 +210,32 @@ def markdown(result: EvaluationResult, published: dict[str, dict[int, float]] = 
             f"{row.floor:.1%}",
         )
         lines.append(f"| {' | '.join(cells)} |")
-    people = [count for count in dict.fromkeys(row.people for row in found) if count != ALL_PEOPLE]
-    lines += ["", f"| published accuracy | {' | '.join(str(count) for count in people)} |"]
-    lines += ["|---" * (len(people) + 1) + "|"]
-    for model, by_people in published.items():
-        shown = [f"{by_people[count]:.0%}" if count in by_people else "-" for count in people]
-        lines.append(f"| {model} | {' | '.join(shown)} |")
+    known = {kind for by_kind in published.values() for kind in by_kind}
+    kinds = [kind for kind in dict.fromkeys(row.kind for row in found) if kind in known]
+    if kinds:
+        lines += ["", f"| published accuracy | {' | '.join(map(kind_label, kinds))} |"]
+        lines += ["|---" * (len(kinds) + 1) + "|"]
+        for model, by_kind in published.items():
+            shown = [f"{by_kind[kind]:.0%}" if kind in by_kind else "-" for kind in kinds]
+            lines.append(f"| {model} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
 
 def comparison_markdown(before: EvaluationResult, after: EvaluationResult) -> str:
-    """Before and after on the same puzzles: accuracy, the paired difference, formats and lengths."""
-    first = {(row.people, row.mode): row for row in rows(before)}
+    """Before and after on the same problems: accuracy, the paired difference, formats and lengths."""
+    first = {(row.kind, row.mode): row for row in rows(before)}
     changes = differences(before, after)
     lines = [
-        f"| people | mode | {before.name} | {after.name} | difference | well-formed | bad format | tokens |",
+        f"| kind | mode | {before.name} | {after.name} | difference | well-formed | bad format | tokens |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows(after):
-        key = (row.people, row.mode)
+        key = (row.kind, row.mode)
         if key not in changes:
             continue
         old, change = first[key], changes[key]
         cells = (
-            str(row.people or "all"),
+            kind_label(row.kind),
             row.mode,
             percent(old.accuracy),
             percent(row.accuracy),

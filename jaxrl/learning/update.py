@@ -119,25 +119,32 @@ class Update:
         """How often the micro-batch program was traced, by shape (rows, length): never more than once
         each."""
         shardings = jax.tree.map(lambda x: x.sharding, abstract_state(model, optimizer, mesh))
-        whole = replicated(mesh)
-        accumulator = Accumulator(shardings.params, whole)
+        whole, blocks = replicated(mesh), row_shards(mesh)
         self._logp = _logp_program(model, mesh, spec)
+
+        def placed(grads, info):
+            # Largest values stay where their rows are until the end. An all-reduce for them beside that of the sums
+            # would be unordered with it, and XLA's CPU runtime then locks up once in a few hundred runs (LOG.md).
+            kept = {name: row_sharding(mesh) if name.endswith("_max") else whole for name in info}
+            pin = jax.lax.with_sharding_constraint
+            return Accumulator(jax.tree.map(pin, grads, shardings.params), jax.tree.map(pin, info, kept))
 
         def zeros(params, names):
             grads = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)
-            return Accumulator(grads, {name: jnp.zeros((), jnp.float32) for name in names})
+            shapes = {name: (blocks,) if name.endswith("_max") else () for name in names}
+            return placed(grads, {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()})
 
         def accumulate(total, params, micro, totals, scalars):
             self.traces[micro.tokens.shape] += 1
             grads, info = jax.grad(self._objective(model, micro, totals, scalars), has_aux=True)(params)
             grads = jax.tree.map(lambda x, y: x + y.astype(x.dtype), total.grads, grads)
-            return Accumulator(grads, combine_info(total.info, info))
+            return placed(grads, combine_info(total.info, info))
 
         def finish(state, total, scalars):
             return _apply(optimizer, state, total, scalars)
 
-        self._zeros = jax.jit(zeros, static_argnums=1, out_shardings=accumulator)
-        self._accumulate = jax.jit(accumulate, donate_argnums=0, out_shardings=accumulator)
+        self._zeros = jax.jit(zeros, static_argnums=1)
+        self._accumulate = jax.jit(accumulate, donate_argnums=0)
         self._finish = jax.jit(finish, donate_argnums=0, out_shardings=(shardings, whole))
 
     def __call__(
@@ -182,6 +189,7 @@ class Update:
                 totals=totals,
                 kl_coefficient=scalars.kl_coefficient,
                 entropy_coefficient=scalars.entropy_coefficient,
+                row_blocks=row_shards(self.mesh),
             )
 
         return objective
@@ -255,7 +263,7 @@ def _apply(optimizer, state, total, scalars):
     params, opt_state = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
     )
-    info = total.info | {
+    info = {name: x.max() if name.endswith("_max") else x for name, x in total.info.items()} | {
         "grad_norm": norm,
         "update_norm": jnp.where(finite, optax.tree.norm(updates), 0.0),
         "skipped": 1.0 - finite.astype(jnp.float32),

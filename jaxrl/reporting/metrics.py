@@ -81,7 +81,7 @@ METRICS: tuple[Metric, ...] = (
         "memory/peak_bytes", "bytes", "largest memory in use on the fullest device since the start", False
     ),
     Metric(
-        "evaluation/<name>", "", "held-out numbers after this step, such as `evaluation/3/sampled/accuracy`"
+        "evaluation/<name>", "", "held-out numbers after this step, such as `evaluation/p3/sampled/accuracy`"
     ),
     Metric(
         "warnings", "sentences", "what the guard said about this step, in words; absent when it said nothing"

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from jaxrl.evaluation.problems import kind_label, kind_order
 from jaxrl.evaluation.table import (
     EvaluationResult,
     Item,
@@ -22,7 +23,7 @@ from jaxrl.reporting.run_folder import Run, stage_bands
 
 BUDGET_BYTES = 12_000_000  # of model text; with plotly (5 MB) and the rest the page stays under 25 MB
 MOST_STEPS = 60  # whose rollouts are put into the page
-MOST_PAIRS = 24  # puzzles shown side by side before and after
+MOST_PAIRS = 24  # problems shown side by side before and after
 
 # (title, unit, names). A name with "*" stands for all it fits, with no "/" in the place of the "*".
 # A panel without data is left out.
@@ -52,7 +53,7 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 def page_data(runs: Sequence[Run], budget_bytes: int = BUDGET_BYTES) -> dict[str, object]:
     """The page's data. The first run is told in full, the curves of the others are laid over its own."""
     run = runs[0]
-    groups, note = choose_groups(run, budget_bytes)
+    chosen, note = choose_groups(run, budget_bytes)
     return {
         "title": run.workdir.resolve().name,
         "summary": summary(run),
@@ -61,7 +62,8 @@ def page_data(runs: Sequence[Run], budget_bytes: int = BUDGET_BYTES) -> dict[str
         "warnings": [[record["step"], text] for record in run.records for text in record.get("warnings", ())],
         "evaluations": [_evaluation(result) for result in run.evaluations],
         "comparison": _comparison(run.evaluations),
-        "groups": groups,
+        "groups": [_group(group) for group in chosen],
+        "kinds": [kind_label(kind) for kind in sorted({group.kind for group in chosen}, key=kind_order)],
         "groups_note": note,
         "config": run.config,
         "manifest": run.manifest,
@@ -102,30 +104,30 @@ def summary(run: Run) -> list[list[str]]:
     return found
 
 
-def choose_groups(run: Run, budget_bytes: int) -> tuple[list[dict[str, object]], str]:
+def choose_groups(run: Run, budget_bytes: int) -> tuple[list[GroupRecord], str]:
     """Groups for the browser, and a sentence that says how many of how many they are.
 
     Steps are taken evenly, always with the first and last of each stage; of each step the same share of the
-    budget. Puzzles chosen at an earlier step come first, so that a prompt can be followed across steps.
+    budget. Problems chosen at an earlier step come first, so that a prompt can be followed across steps.
     """
     if not run.rollout_steps:
         return [], "This run stored no rollouts."
     edges = {step for band in stage_bands(run.records) for step in (band.first, band.last)}
     steps = _spread(run.rollout_steps, edges, MOST_STEPS)
-    chosen: list[dict[str, object]] = []
+    chosen: list[GroupRecord] = []
     seen: Counter[str] = Counter()
     shown = stored = 0
     for step in steps:
         groups = read_rollouts(rollout_path(run.rollouts, step))
         left = budget_bytes / len(steps)
-        for group in sorted(groups, key=lambda group: -seen[group.puzzle]):
+        for group in sorted(groups, key=lambda group: -seen[group.problem]):
             size = sum(len(r.response.encode()) + 200 for r in group.responses) + len(group.prompt.encode())
             if size > left:
                 break
             left -= size
             shown += 1
-            chosen.append(_group(group))
-            seen[group.puzzle] += 1
+            chosen.append(group)
+            seen[group.problem] += 1
         stored += len(groups)
     note = (
         f"{shown} of {stored} groups of {len(steps)} steps are in this page; the run stored "
@@ -144,7 +146,8 @@ def _spread(steps: Sequence[int], edges: set[int], most: int) -> list[int]:
 
 
 def _group(group: GroupRecord) -> dict[str, object]:
-    fields = group._asdict() | {"responses": [_response(response) for response in group.responses]}
+    responses = [_response(response) for response in group.responses]
+    fields = group._asdict() | {"kind": kind_label(group.kind), "responses": responses}
     del fields["prompt_index"]
     return fields
 
@@ -191,12 +194,12 @@ def _evaluation(result: EvaluationResult) -> dict[str, object]:
         "markdown": markdown(result),
         "rows": [
             {
-                "people": row.people,
+                "kind": kind_label(row.kind),
                 "mode": row.mode,
                 "accuracy": [None if math.isnan(value) else value for value in row.accuracy],
                 "floor": row.floor,
                 "cells": [
-                    str(row.people or "all"), row.mode, f"{row.puzzles} × {row.samples}",
+                    kind_label(row.kind), row.mode, f"{row.problems} × {row.samples}",
                     percent(row.accuracy), percent(row.well_formed_accuracy), percent(row.format_errors),
                     f"{row.cut_off:.1%}",
                     f"{row.mean_tokens:.0f}", f"{row.floor:.1%}",
@@ -210,27 +213,27 @@ def _evaluation(result: EvaluationResult) -> dict[str, object]:
 
 
 def _comparison(evaluations: Sequence[EvaluationResult]) -> dict[str, object] | None:
-    """First against last evaluation, where both answered the same puzzles."""
+    """First against last evaluation, where both answered the same problems."""
     if len(evaluations) < 2:
         return None
     before, after = evaluations[0], evaluations[-1]
     try:
         changes = differences(before, after)
     except ValueError:
-        return None  # other puzzles: the tables stand side by side, but no difference is made up
-    old, new = ({(row.people, row.mode): row for row in rows(result)} for result in (before, after))
+        return None  # other problems: the tables stand side by side, but no difference is made up
+    old, new = ({(row.kind, row.mode): row for row in rows(result)} for result in (before, after))
     lines = []
-    for (people, mode), change in changes.items():
-        first, last = old[people, mode], new[people, mode]
+    for (kind, mode), change in changes.items():
+        first, last = old[kind, mode], new[kind, mode]
         lines.append([
-            str(people or "all"), mode, percent(first.accuracy), percent(last.accuracy),
+            kind_label(kind), mode, percent(first.accuracy), percent(last.accuracy),
             f"{100 * change.value:+.1f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}]",
             f"{change.better} / {change.worse}",
             f"{share(first.well_formed_accuracy.value)} → {share(last.well_formed_accuracy.value)}",
             f"{share(first.format_errors.value)} → {share(last.format_errors.value)}",
             f"{first.mean_tokens:.0f} → {last.mean_tokens:.0f}",
         ])  # fmt: skip
-    pairs = [_pair(a, b) for a, b in zip(before.items, after.items, strict=True) if a.puzzle == b.puzzle]
+    pairs = [_pair(a, b) for a, b in zip(before.items, after.items, strict=True) if a.problem == b.problem]
     # What changed teaches most: newly right first, then newly wrong, then the rest.
     pairs.sort(key=lambda pair: -2 * pair["better"] - pair["worse"])
     return {"before": before.name, "after": after.name, "lines": lines, "pairs": pairs[:MOST_PAIRS]}
@@ -239,9 +242,9 @@ def _comparison(evaluations: Sequence[EvaluationResult]) -> dict[str, object] | 
 def _pair(before: Item, after: Item) -> dict[str, object]:
     first, last = ((item.greedy or item.sampled)[0] for item in (before, after))
     return {
-        "puzzle": before.puzzle,
-        "people": before.people,
-        "quiz": before.quiz,
+        "problem": before.problem,
+        "kind": kind_label(before.kind),
+        "question": before.question,
         "solution": before.solution,
         "better": first.verdict != "correct" and last.verdict == "correct",
         "worse": first.verdict == "correct" and last.verdict != "correct",

@@ -33,8 +33,8 @@ class GroupRecord(NamedTuple):
     step: int
     stage: str
     prompt_index: int
-    puzzle: str  # id of the puzzle: the same puzzle at another step has the same id
-    people: int
+    problem: str  # its id: the same problem at another step has the same id
+    kind: str
     prompt: str
     solution: str
     responses: tuple[ResponseRecord, ...]

@@ -57,6 +57,7 @@ class Question(NamedTuple):
     truth: tuple[int, ...]  # role index of each person
     roles: tuple[str, str]
     target: str
+    verifier: Callable[[str], bool] | None
     prompt_opens_think: bool
     truncated: bool
 
@@ -70,7 +71,7 @@ class Finding(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A rule: `needs` is "people" or "target", `scores_format` whether the format part is paid."""
+    """A rule: `needs` is "people", "target" or "verifier", `scores_format` whether the format part is paid."""
 
     needs: str
     scores_format: bool
@@ -167,6 +168,17 @@ def _judge_exact(answer: str, question: Question) -> Finding:
     return Finding("correct") if right else Finding("wrong_answer", ("the answer is not the expected text",))
 
 
+def _judge_verified(answer: str, question: Question) -> Finding:
+    said = answer.strip()
+    if not said:
+        return Finding("unparseable", ("the answer is empty",))
+    try:
+        right = bool(question.verifier(said))
+    except Exception as error:  # the verifier is foreign code, and what it reads is whatever the model wrote
+        return Finding("unparseable", (f"the task's own program can't read the answer ({type(error).__name__})",))
+    return Finding("correct") if right else Finding("wrong_answer", ("the task's own program says no",))
+
+
 RULES: dict[str, Rule] = {
     "strict-1": Rule("people", True, "form and roles, the default", _with_format(_judge_roles)),
     "answer-only-1": Rule(
@@ -179,6 +191,9 @@ RULES: dict[str, Rule] = {
         "target", True, "form, and the last number of the answer part", _with_format(_judge_number)
     ),
     "exact-1": Rule("target", True, "form, and the answer part word for word", _with_format(_judge_exact)),
+    "verified-1": Rule(
+        "verifier", True, "form, and the answer part as a program of the task judges it", _with_format(_judge_verified)
+    ),
 }
 
 
@@ -189,6 +204,7 @@ def _question(
     people: Sequence[tuple[str, str]],
     roles: Sequence[str],
     target: str | None,
+    verifier: Callable[[str], bool] | None,
     prompt_opens_think: bool,
     truncated: bool,
 ) -> Question:
@@ -197,7 +213,11 @@ def _question(
     if rule.needs == "target":
         if target is None:
             raise ValueError(f"rule {name} expected a target (the right answer as text), got none")
-        return Question(normalize(quiz), names, (), roles, normalize(target), prompt_opens_think, truncated)
+        return Question(normalize(quiz), names, (), roles, normalize(target), None, prompt_opens_think, truncated)
+    if rule.needs == "verifier":
+        if verifier is None:
+            raise ValueError(f"rule {name} expected a verifier (a program of the task), got none")
+        return Question(normalize(quiz), names, (), roles, "", verifier, prompt_opens_think, truncated)
     if len(roles) != 2 or roles[0] == roles[1]:
         raise ValueError(f"expected roles as [truth word, lie word], two different words, got {list(roles)}")
     if not names or len(set(names)) != len(names):
@@ -209,7 +229,7 @@ def _question(
     if strange:
         raise ValueError(f"expected every person's role to be one of {list(roles)}, got {strange[0]!r}")
     return Question(
-        normalize(quiz), names, tuple(map(roles.index, said)), roles, "", prompt_opens_think, truncated
+        normalize(quiz), names, tuple(map(roles.index, said)), roles, "", None, prompt_opens_think, truncated
     )
 
 
@@ -224,6 +244,7 @@ def score(
     values: RewardValues = RewardValues(),
     rule: str = "strict-1",
     target: str | None = None,
+    verifier: Callable[[str], bool] | None = None,
 ) -> Verdict:
     """Score one response by a rule of RULES.
 
@@ -238,6 +259,7 @@ def score(
         rule: name and version of the rule.
         target: the right answer as text; needed by exact-1 and by gsm8k-1 (a number, or a GSM8K solution
             that ends in `#### number`).
+        verifier: tells from the answer part whether it is right; needed by verified-1.
 
     Raises:
         ValueError: for a question that can't be scored or an unknown rule; never because of the response.
@@ -245,7 +267,7 @@ def score(
     if rule not in RULES:
         raise ValueError(f"expected a rule of {', '.join(RULES)}, got {rule!r}")
     chosen = RULES[rule]
-    question = _question(chosen, rule, quiz, people, roles, target, prompt_opens_think, truncated)
+    question = _question(chosen, rule, quiz, people, roles, target, verifier, prompt_opens_think, truncated)
     if has_mark_flood(response):
         verdict = "bad_format" if chosen.scores_format else "unparseable"
         finding = Finding(verdict, ("the response piles up combining marks",), ("mark_flood",))

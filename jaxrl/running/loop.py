@@ -26,8 +26,8 @@ from jaxrl.running.machine import build_machine, first_state, load_weights
 from jaxrl.running.measures import rollout_metrics, update_metrics, warnings
 from jaxrl.running.rollout import make_batch, score_completions, to_records, with_advantages
 from jaxrl.running.settings import RunSpec, StageSpec
-from jaxrl.running.tasks import KnightsAndKnaves, choose
-from jaxrl.running.workdir import write_manifest
+from jaxrl.running.tasks import Dialogue, choose
+from jaxrl.running.workdir import claim_workdir, write_manifest
 from jaxrl.sampling import Coordinates, SamplingSpec
 from models.convert import save_params
 from models.folder import read_config
@@ -47,15 +47,17 @@ class Run:
         ends = eos_ids(model_folder, tokenizer)
         model_config = read_config(model_folder)
         check_vocabulary(tokenizer, model_config.vocab_size, ends)
-        self.task = KnightsAndKnaves(spec.puzzles, spec.prompt, spec.rule, spec.values, tokenizer, ends, spec.seed)
-        self.pools = {stage.name: self.task.draw("train", stage.people) for stage in spec.stages}
-        self.held_out = self.task.draw("test", spec.evaluation.people)
-        refuse_overlap(self.held_out, [puzzle for pool in self.pools.values() for puzzle in pool])
+        self.dialogue = Dialogue(spec.task, spec.prompt, spec.rule, spec.values, tokenizer, ends)
+        self.held_out = spec.task.draw("test", spec.evaluation.pool, spec.seed)
+        known = {problem.form for problem in self.held_out}
+        self.pools = {stage.name: spec.task.draw("train", stage.pool, spec.seed, known) for stage in spec.stages}
+        refuse_overlap(self.held_out, [problem for pool in self.pools.values() for problem in pool])
         self.machine = build_machine(spec, model_config, self._longest())
 
     def train(self) -> dict[str, EvaluationResult]:
         """All steps that are still to be done; returns the evaluations before and after."""
         spec = self.spec
+        claim_workdir(spec.workdir, self.config)
         with ExitStack() as stack:
             checkpoints = stack.enter_context(Checkpoints(spec.workdir / "checkpoints", spec.checkpoint))
             if checkpoints.steps():
@@ -70,8 +72,9 @@ class Run:
             stack.callback(writer.close)
             wandb = WandbWriter(spec.wandb, spec.workdir, self.config, self.terminal.say)
             stack.callback(wandb.close)
-            puzzles = {name: [puzzle.id for puzzle in pool] for name, pool in self.pools.items()}
-            write_manifest(spec.workdir, spec.rule, puzzles | {"held_out": [puzzle.id for puzzle in self.held_out]})
+            problems = {name: [problem.id for problem in pool] for name, pool in self.pools.items()}
+            problems["held_out"] = [problem.id for problem in self.held_out]
+            write_manifest(spec.workdir, spec.rule, problems)
             reference = load_weights(self.machine, self.folder) if self._needs_reference else None
             found = {result.name: result for result in read_evaluations(spec.workdir)}
             if done == 0:
@@ -113,18 +116,18 @@ class Run:
         pool = self.pools[stage.name]
         place_of_stage = self.spec.stages.index(stage)
         indices = choose(len(pool), stage.prompts, (self.spec.seed, place_of_stage), place)
-        puzzles = [pool[index] for index in indices]
-        prompts = [self.task.encode(puzzle) for puzzle in puzzles]
+        problems = [pool[index] for index in indices]
+        prompts = [self.dialogue.encode(problem) for problem in problems]
         with self._phase("rollout", times):
             weights = self.machine.sampler.decode_weights(state.params)
             coordinates = Coordinates(self.spec.seed, step, indices.astype(np.int32),
                                       np.arange(stage.samples, dtype=np.int32))
-            drawing = SamplingSpec(stage.max_new_tokens, self.task.eos_ids, temperature, stage.top_k, stage.top_p,
+            drawing = SamplingSpec(stage.max_new_tokens, self.dialogue.eos_ids, temperature, stage.top_k, stage.top_p,
                                    stage.min_p)
             completions = self.machine.sampler.sample(weights, prompts, stage.samples, coordinates, drawing)
             del weights
         with self._phase("reward", times):
-            rollout = score_completions(self.task, puzzles, prompts, completions)
+            rollout = score_completions(self.dialogue, problems, prompts, completions)
             batch = make_batch(rollout, self.machine.longest)
         with self._phase("reference", times):
             batch, penalty = self._refer(batch, state, reference, scalars)
@@ -133,7 +136,7 @@ class Run:
             state, info = self.machine.update(state, None, batch, scalars)
             info = jax.device_get(info)
         if step % self.spec.rollouts_every == 0:
-            records = to_records(rollout, batch, self.task, step, stage.name, indices)
+            records = to_records(rollout, batch, self.dialogue, step, stage.name, indices)
             write_rollouts(self.spec.workdir / "rollouts", step, records)
         record = {"step": step, "stage": stage.name, "learning_rate": scalars.learning_rate,
                   "temperature": temperature, "kl_coefficient": scalars.kl_coefficient}
@@ -164,7 +167,7 @@ class Run:
         return batch._replace(old_logp=own), penalty
 
     def _evaluate(self, state: TrainState, name: str, step: int) -> EvaluationResult:
-        """The held-out puzzles with the weights of `state`; stored in evaluations/."""
+        """The held-out problems with the weights of `state`; stored in evaluations/."""
         spec, asked = self.spec.evaluation, self.spec
         weights = self.machine.sampler.decode_weights(state.params)
 
@@ -172,14 +175,15 @@ class Run:
             self.terminal.phase(f"evaluation, {'greedy' if greedy else 'sampled'}")
             coordinates = Coordinates(asked.seed ^ _EVALUATION_SEED, step, np.arange(len(prompts), dtype=np.int32),
                                       np.arange(group_size, dtype=np.int32))
-            drawing = SamplingSpec(spec.max_new_tokens, self.task.eos_ids, 0.0 if greedy else spec.temperature)
+            drawing = SamplingSpec(spec.max_new_tokens, self.dialogue.eos_ids, 0.0 if greedy else spec.temperature)
             return self.machine.sampler.sample(weights, prompts, group_size, coordinates, drawing)
 
         settings = {"temperature": spec.temperature, "max_new_tokens": spec.max_new_tokens, "seed": asked.seed}
         result = evaluate(
-            generate, self.held_out, encode=self.task.encode, decode=self.task.decode, judge=self.task.judge,
+            generate, self.held_out, encode=self.dialogue.encode, decode=self.dialogue.decode,
+            judge=self.dialogue.judge,
             samples=spec.samples, step=step, name=name, model=str(asked.model), settings=settings,
-            way_of=self.task.way_of if asked.prompt.form == "terse" else None,
+            way_of=self.dialogue.way_of if asked.prompt.form == "terse" else None,
         )
         write_evaluation(asked.workdir, result)
         return result
@@ -193,7 +197,7 @@ class Run:
         """Tokens of the longest prompt with the longest response that this run can ask for."""
         limits = [(self.pools[stage.name], stage.max_new_tokens) for stage in self.spec.stages]
         limits.append((self.held_out, self.spec.evaluation.max_new_tokens))
-        return max(max(len(self.task.encode(puzzle)) for puzzle in pool) + limit for pool, limit in limits)
+        return max(max(len(self.dialogue.encode(problem)) for problem in pool) + limit for pool, limit in limits)
 
     @property
     def _needs_reference(self) -> bool:

@@ -44,7 +44,7 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
         metrics["length/wrong"] = float(lengths[~correct].mean())
     group = rewards.shape[1]
     shown = [
-        behaviours.count(response, names=rollout.puzzles[row // group].names)
+        behaviours.count(response, names=rollout.problems[row // group].names)
         for row, response in enumerate(rollout.responses)
     ]
     return metrics | behaviours.summarize(shown, correct)

@@ -7,22 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_gen.puzzle import Puzzle
-from data_gen.ways import answer_text
 from jaxrl.algorithms.advantages import compute_advantages
 from jaxrl.algorithms.batch import Batch
+from jaxrl.evaluation.problems import Problem
 from jaxrl.reporting.rollouts import GroupRecord, ResponseRecord
 from jaxrl.rewards import Verdict
-from jaxrl.running.tasks import KnightsAndKnaves
+from jaxrl.running.tasks import Dialogue
 from jaxrl.sampling import Completions
 
 _advantages = jax.jit(compute_advantages, static_argnums=0)
 
 
 class Rollout(NamedTuple):
-    """P puzzles with G completions each, prompt-major, and what the rule says of them."""
+    """P problems with G completions each, prompt-major, and what the rule says of them."""
 
-    puzzles: Sequence[Puzzle]
+    problems: Sequence[Problem]
     prompts: list[list[int]]
     completions: Completions
     responses: list[str]
@@ -32,20 +31,20 @@ class Rollout(NamedTuple):
     def rewards(self) -> np.ndarray:
         """The rule's totals [P, G], float32."""
         totals = np.array([verdict.reward for verdict in self.verdicts], np.float32)
-        return totals.reshape(len(self.puzzles), -1)
+        return totals.reshape(len(self.problems), -1)
 
 
 def score_completions(
-    task: KnightsAndKnaves, puzzles: Sequence[Puzzle], prompts: list[list[int]], completions: Completions
+    dialogue: Dialogue, problems: Sequence[Problem], prompts: list[list[int]], completions: Completions
 ) -> Rollout:
     """Decode and judge every completion."""
-    group = len(completions.lengths) // len(puzzles)
+    group = len(completions.lengths) // len(problems)
     responses, verdicts = [], []
     for row, length in enumerate(completions.lengths):
-        response = task.decode(completions.tokens[row, :length].tolist())
+        response = dialogue.decode(completions.tokens[row, :length].tolist())
         responses.append(response)
-        verdicts.append(task.judge(puzzles[row // group], response, not completions.finished[row]))
-    return Rollout(puzzles, prompts, completions, responses, verdicts)
+        verdicts.append(dialogue.judge(problems[row // group], response, not completions.finished[row]))
+    return Rollout(problems, prompts, completions, responses, verdicts)
 
 
 def make_batch(rollout: Rollout, longest: int) -> Batch:
@@ -74,24 +73,24 @@ def with_advantages(batch: Batch, rollout: Rollout, name: str, penalty: np.ndarr
 
 
 def to_records(
-    rollout: Rollout, batch: Batch, task: KnightsAndKnaves, step: int, stage: str, indices: Sequence[int]
+    rollout: Rollout, batch: Batch, dialogue: Dialogue, step: int, stage: str, indices: Sequence[int]
 ) -> list[GroupRecord]:
     """The rollout as it is stored: every response with its verdict."""
     group = rollout.rewards.shape[1]
     last = batch.lengths - 1  # an advantage of the row's last token: the whole row's, where a recipe has one a row
     records = []
-    for place, puzzle in enumerate(rollout.puzzles):
+    for place, problem in enumerate(rollout.problems):
         rows = range(place * group, (place + 1) * group)
         responses = tuple(
             ResponseRecord(
                 rollout.responses[row], verdict.verdict, verdict.reasons, verdict.suspects, verdict.format_reward,
                 verdict.answer_reward, verdict.reward, float(batch.advantages[row, last[row]]),
                 int(rollout.completions.lengths[row]), bool(rollout.completions.finished[row]),
-                task.way_of(rollout.responses[row]),
+                dialogue.way_of(rollout.responses[row]),
             )
             for row in rows for verdict in (rollout.verdicts[row],)
         )
-        prompt = task.tokenizer.decode(rollout.prompts[place], skip_special_tokens=False)
-        records.append(GroupRecord(step, stage, int(indices[place]), puzzle.id, len(puzzle.names), prompt,
-                                   answer_text(puzzle, puzzle.solution), responses))
+        prompt = dialogue.tokenizer.decode(rollout.prompts[place], skip_special_tokens=False)
+        records.append(GroupRecord(step, stage, int(indices[place]), problem.id, problem.kind, prompt,
+                                   problem.solution, responses))
     return records

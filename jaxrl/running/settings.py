@@ -1,29 +1,29 @@
 """From a config to frozen specifications: the one place where fields become objects, and wrong ones are refused."""
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
 from data_gen.prompts import PromptSpec
-from data_gen.spec import PuzzleSpec
 from jaxrl.algorithms.losses import LossSpec
 from jaxrl.algorithms.recipes import recipe
 from jaxrl.algorithms.schedules import ScheduleSpec
+from jaxrl.evaluation.problems import kind_order
 from jaxrl.learning.checkpoint import CheckpointSpec
 from jaxrl.learning.mesh import MeshSpec
 from jaxrl.learning.optimizer import OptimizerSpec
 from jaxrl.reporting.writers import WandbSpec
 from jaxrl.rewards import RULES, RewardValues
+from jaxrl.running.tasks import Task, make_task
 
 
 @dataclasses.dataclass(frozen=True)
 class StageSpec:
-    """One stage. people: (number of people, puzzles in the pool). Steps of a stage count from 0 in its schedules."""
+    """One stage. pool: (kind, how many problems of it the stage draws from). Schedules count its steps from 0."""
 
     name: str
     steps: int
-    people: tuple[tuple[int, int], ...]
+    pool: tuple[tuple[str, int], ...]
     prompts: int
     samples: int
     temperature: ScheduleSpec
@@ -39,39 +39,17 @@ class StageSpec:
         for field, least in (("steps", 1), ("prompts", 1), ("samples", 2), ("max_new_tokens", 1)):
             if getattr(self, field) < least:
                 raise ValueError(f"{self.name}.{field}: expected {least} or more, got {getattr(self, field)}.")
-        pool = sum(count for _, count in self.people)
+        pool = sum(count for _, count in self.pool)
         if pool < self.prompts:
-            raise ValueError(f"{self.name}: a step asks {self.prompts} puzzles but the pool has {pool}; "
-                             "raise the counts in `people` or lower `prompts`.")
-
-
-@dataclasses.dataclass(frozen=True)
-class PuzzlesSpec:
-    """The kind of puzzle of a run, its number of people left open, and how all forms are split."""
-
-    depth: int
-    width: int
-    wording: str
-    operators: tuple[tuple[str, float], ...]
-    splits: tuple[tuple[str, float], ...]
-    split_seed: int
-
-    def __post_init__(self):
-        missing = {"train", "test"} - {name for name, share in self.splits if share > 0}
-        if missing:
-            raise ValueError(f"puzzles.splits: expected shares above 0 for train and test, got {dict(self.splits)}.")
-
-    def of(self, people: int) -> PuzzleSpec:
-        """The specification for puzzles of so many people."""
-        return PuzzleSpec(people, depth=self.depth, width=min(self.width, people), operators=self.operators,
-                          wording=self.wording)
+            raise ValueError(f"{self.name}: a step asks {self.prompts} problems but the pool has {pool}; "
+                             "raise the counts in `pool` or lower `prompts`.")
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSpec:
-    """Held-out puzzles by number of people, samples of each, and how often (0: before the first and after the last)."""
+    """Held-out problems by kind, samples of each, and how often (0: before the first and after the last)."""
 
-    people: tuple[tuple[int, int], ...]
+    pool: tuple[tuple[str, int], ...]
     samples: int
     temperature: float
     max_new_tokens: int
@@ -93,7 +71,7 @@ class RunSpec:
     remat: str
     unroll: int
     prompt: PromptSpec
-    puzzles: PuzzlesSpec
+    task: Task
     rule: str
     values: RewardValues
     loss: LossSpec
@@ -133,26 +111,26 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
     """The config (as plain dicts) as one specification. Raises ValueError naming the field that does not fit."""
     c = config
     stages = c["stages"] if "stages" in c else {c["name"]: c}
-    puzzles = dict(c["puzzles"])
-    puzzles["operators"] = operator_weights(puzzles["operators"])
-    puzzles["splits"] = tuple(puzzles["splits"].items())
     reward = dict(c["reward"])
     rule = reward.pop("rule")
     if rule not in RULES:
         raise ValueError(f"reward.rule: expected one of {', '.join(RULES)}, got {rule!r}.")
     algorithm = dict(c["algorithm"])
     name, epochs, minibatches = (algorithm.pop(key) for key in ("recipe", "epochs", "minibatches"))
-    evaluation = c["evaluation"] | {"people": people_table(c["evaluation"]["people"])}
+    evaluation = c["evaluation"] | {"pool": pool_table("evaluation", c["evaluation"]["pool"])}
     for field, known in (("dtype", ("bfloat16", "float32")), ("attention", ("cudnn", "plain")),
                          ("remat", ("none", "full"))):
         if c[field] not in known:
             raise ValueError(f"{field}: expected one of {', '.join(known)}, got {c[field]!r}.")
     if c["checkpoint"]["every"] < 1 or c["rollouts"]["every"] < 1:
         raise ValueError("checkpoint.every and rollouts.every: expected 1 or more.")
+    stage_specs = tuple(_stage(key, fields) for key, fields in sorted(stages.items()))
+    # Dr.GRPO divides by the limit that the responses of this run really have.
+    algorithm.setdefault("max_length", max(stage.max_new_tokens for stage in stage_specs))
     return RunSpec(
         name=c["name"], seed=c["seed"], model=c["model"], init_from=c["init_from"], workdir=Path(c["workdir"]),
         mesh=MeshSpec(**c["mesh"]), dtype=c["dtype"], attention=c["attention"], remat=c["remat"], unroll=c["unroll"],
-        prompt=PromptSpec(**c["prompt"]), puzzles=PuzzlesSpec(**puzzles), rule=rule, values=RewardValues(**reward),
+        prompt=PromptSpec(**c["prompt"]), task=make_task(c["task"], rule), rule=rule, values=RewardValues(**reward),
         loss=recipe(name, **algorithm), epochs=epochs, minibatches=minibatches,
         optimizer=OptimizerSpec(**c["optimizer"]), micro_tokens=c["layout"]["micro_tokens"],
         length_multiple=c["layout"]["multiple"], length_ratio=c["layout"]["ratio"],
@@ -162,24 +140,15 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
         checkpoint=CheckpointSpec(c["checkpoint"]["keep"], c["checkpoint"]["keep_every"]),
         rollouts_every=c["rollouts"]["every"],
         wandb=WandbSpec(mode=c["wandb"]["mode"], project=c["wandb"]["project"], name=c["name"]),
-        export=c["export"], stages=tuple(_stage(key, fields) for key, fields in sorted(stages.items())),
+        export=c["export"], stages=stage_specs,
     )
 
 
-def people_table(table: dict[str, float]) -> tuple[tuple[int, float], ...]:
-    """{"p3": 600} -> ((3, 600),): a config's field can't be named by a number alone. Entries of 0 are left out."""
-    wrong = [name for name in table if not re.fullmatch(r"p\d+", name)]
-    if wrong:
-        raise ValueError(f"people: expected fields such as p3 (three people), got {wrong[0]!r}.")
-    pairs = sorted((int(name[1:]), value) for name, value in table.items())
-    if not any(value > 0 for _, value in pairs) or any(value < 0 for _, value in pairs):
-        raise ValueError(f"people: expected values of 0 or more, one of them above 0, got {table}.")
-    return tuple(pair for pair in pairs if pair[1])
-
-
-def operator_weights(table: dict[str, float]) -> tuple[tuple[str, float], ...]:
-    """{"tells_truth": 1.0} -> (("tells-truth", 1.0),): statements write their names with a hyphen."""
-    return tuple((name.replace("_", "-"), weight) for name, weight in table.items())
+def pool_table(name: str, table: dict[str, int]) -> tuple[tuple[str, int], ...]:
+    """{"p3": 600, "p2": 0} -> (("p3", 600),): the kinds in their order, those of 0 left out."""
+    if not any(table.values()) or any(count < 0 or count != int(count) for count in table.values()):
+        raise ValueError(f"{name}.pool: expected whole numbers of 0 or more, one of them above 0, got {table}.")
+    return tuple((kind, count) for kind, count in sorted(table.items(), key=lambda pair: kind_order(pair[0])) if count)
 
 
 def _stage(name: str, c: dict[str, Any]) -> StageSpec:
@@ -192,7 +161,7 @@ def _stage(name: str, c: dict[str, Any]) -> StageSpec:
     rate["drops"] = tuple(tuple(drop) for drop in rate["drops"])
     spans = steps if rate["kind"] in ("linear", "cosine") else 0
     return StageSpec(
-        name=name, steps=steps, people=people_table(c["people"]), prompts=c["prompts"], samples=c["samples"],
+        name=name, steps=steps, pool=pool_table(name, c["pool"]), prompts=c["prompts"], samples=c["samples"],
         temperature=temperature, top_k=sampling["top_k"], top_p=sampling["top_p"], min_p=sampling["min_p"],
         max_new_tokens=sampling["max_new_tokens"], learning_rate=ScheduleSpec(steps=spans, **rate),
         kl_coefficient=c["kl_coefficient"], fresh_optimizer=c["fresh_optimizer"],

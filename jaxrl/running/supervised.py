@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from data_gen.corpus import CorpusSpec, Example, write_corpus
-from data_gen.prompts import PromptSpec, build_prompt
+from data_gen.prompts import PromptSpec, puzzle_prompt
 from jaxrl.algorithms.batch import Batch
 from jaxrl.algorithms.losses import LossSpec
 from jaxrl.learning.batching import LayoutSpec, length_buckets
@@ -112,7 +112,7 @@ def _tokenizer(spec: SupervisedSpec) -> Any:
     texts = []
     for phase in spec.phases:
         examples = itertools.islice(write_corpus(phase.corpus, spec.seed), _VOCABULARY_EXAMPLES)
-        texts.extend(build_prompt(e.puzzle, spec.prompt, None) + e.response for e in examples)
+        texts.extend(puzzle_prompt(e.puzzle, spec.prompt, None) + e.response for e in examples)
     return build_tokenizer(texts, spec.model.vocab_size)
 
 
@@ -153,7 +153,7 @@ def _batch(spec: SupervisedSpec, phase: int, step: int, tokenizer: Any) -> Batch
 
 def encode(examples: list[Example], prompt: PromptSpec, tokenizer: Any, longest: int) -> Batch:
     """Examples as rows of prompt, response and end token; beyond `longest` tokens a row is cut off."""
-    asked = tokenizer([build_prompt(e.puzzle, prompt, tokenizer) for e in examples])["input_ids"]
+    asked = tokenizer([puzzle_prompt(e.puzzle, prompt, tokenizer) for e in examples])["input_ids"]
     longest_prompt = max(map(len, asked))
     if longest_prompt >= longest:
         raise ValueError(f"a prompt of {longest_prompt} tokens leaves no room for a response in rows of {longest}; "

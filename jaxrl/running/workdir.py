@@ -17,14 +17,11 @@ from jaxrl.running.settings import RunSpec
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 # Fields that say where and how a run is shown or kept; changing them leaves every number as it was.
-_FREE = ("workdir", "wandb", "compile_cache", "export", "checkpoint", "name")
+_FREE = ("workdir", "wandb", "compile_cache", "export", "checkpoint", "name", "output")
 
 
-def open_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Make the folder, or check that it belongs to this config; config.json is written the first time.
-
-    Raises ValueError naming every field that differs, OSError where the folder can't be made.
-    """
+def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Nothing is written; raises ValueError where the folder holds something else, naming every field that differs."""
     path = workdir / "config.json"
     if path.exists():
         stored = _flat(json.loads(path.read_text(encoding="utf-8")))
@@ -40,7 +37,12 @@ def open_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
     elif workdir.exists() and any(workdir.iterdir()):
         raise ValueError(f"{workdir} is not empty and is no run folder (it has no config.json); choose another "
                          "--workdir.")
-    write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def claim_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Make the folder and write its config.json. Raises OSError where that can't be done, and as `check_workdir`."""
+    check_workdir(workdir, config)
+    write_text(workdir / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def check_start(spec: RunSpec) -> None:
@@ -54,8 +56,8 @@ def check_start(spec: RunSpec) -> None:
                                 "--config.init_from=RUN, or --config.init_from= to start from the model.") from error
 
 
-def write_manifest(workdir: Path, rule: str, puzzles: Mapping[str, list[str]]) -> None:
-    """`manifest.json`: versions, commit, hardware, rule, and a hash of the puzzles by use."""
+def write_manifest(workdir: Path, rule: str, problems: Mapping[str, list[str]]) -> None:
+    """`manifest.json`: versions, commit, hardware, rule, and a hash of the problems by use."""
     device = jax.devices()[0]
     manifest = {
         "versions": {"python": platform.python_version()} | {
@@ -64,8 +66,8 @@ def write_manifest(workdir: Path, rule: str, puzzles: Mapping[str, list[str]]) -
         "hardware": {"platform": device.platform, "kind": device.device_kind, "devices": jax.device_count(),
                      "processor": platform.processor() or platform.machine()},
         "rule": rule,
-        "puzzles": {use: {"count": len(ids), "hash": hashlib.blake2b("\n".join(ids).encode()).hexdigest()[:32]}
-                    for use, ids in puzzles.items()},
+        "problems": {use: {"count": len(ids), "hash": hashlib.blake2b("\n".join(ids).encode()).hexdigest()[:32]}
+                    for use, ids in problems.items()},
     }
     write_text(workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 

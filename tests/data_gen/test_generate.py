@@ -94,7 +94,7 @@ def test_a_number_always_names_the_same_puzzle():
 
 def test_golden_bytes():
     text = "\n".join(repr(to_record(puzzle)) for spec in SPECS for puzzle in generate(spec, 0, 10))
-    assert hashlib.blake2b(text.encode(), digest_size=8).hexdigest() == "94c086797789a8ff"
+    assert hashlib.blake2b(text.encode(), digest_size=8).hexdigest() == "e20e59dc290478c3"
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -209,7 +209,7 @@ def test_wishes_that_only_drawing_shows_to_be_impossible():
 
 
 def test_no_name_hides_in_another_or_among_the_words():
-    assert len(set(NAMES)) >= 100 and len(set(PLAIN_NAMES)) == 60 and len(ROLE_WORDS) >= 7
+    assert len(set(NAMES)) >= 100 and len(set(PLAIN_NAMES)) == 12 and len(ROLE_WORDS) >= 7
     for names in (NAMES, PLAIN_NAMES):
         folded = [name.casefold() for name in names]
         assert not [(a, b) for a in folded for b in folded if a != b and a in b]

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from data_gen.puzzle import Puzzle
 from jaxrl.evaluation.evaluate import evaluate
+from jaxrl.evaluation.problems import Problem
 from jaxrl.evaluation.table import (
-    ALL_PEOPLE,
+    ALL,
     comparison_markdown,
     differences,
     from_json,
@@ -23,18 +23,12 @@ EOS = 99
 WORDS = {1: "correct", 2: "wrong_answer", 3: "bad_format"}
 
 
-def puzzle(index, people):
-    told = (True,) * people if index % 2 else (False,) + (True,) * (people - 1)
-    names = ("Ann", "Bob", "Cy")[:people]
-    return Puzzle(
-        names, ("knight", "knave"), (("lies", 0),) * people, told, f"Q{index}", 1, 0, index, f"p{index}"
-    )
+PROBLEMS = [
+    Problem(f"id{index}", f"p{2 + index % 2}", f"Q{index}", "", "", bool(index % 2), (), index) for index in range(8)
+]
 
 
-PUZZLES = [puzzle(index, 2 + index % 2) for index in range(8)]
-
-
-def judge(puzzle, response, truncated):
+def judge(problem, response, truncated):
     word = "bad_format" if truncated else WORDS[int(response.split()[-1])]
     return Verdict(word, (), 1.0, 1.0, 2.0, "rule-1", ())
 
@@ -56,8 +50,8 @@ def policy(last, calls=None):
 def measure(last, calls=None, **options):
     return evaluate(
         policy(last, calls),
-        PUZZLES,
-        encode=lambda puzzle: [puzzle.index],
+        PROBLEMS,
+        encode=lambda problem: [problem.content],
         decode=lambda tokens: " ".join(map(str, tokens)),
         judge=judge,
         **{"samples": 4, "step": 5, "way_of": lambda text: "guess"} | options,
@@ -65,24 +59,24 @@ def measure(last, calls=None, **options):
 
 
 def by_key(result):
-    return {(row.people, row.mode): row for row in rows(result)}
+    return {(row.kind, row.mode): row for row in rows(result)}
 
 
-def test_shares_lengths_and_floor_by_people():
+def test_shares_lengths_and_floor_by_kind():
     calls = []
     # three people (odd puzzles): always right; two people: one sample in four right, one broken, one cut off
     found = by_key(measure(lambda prompt, sample: 1 if prompt % 2 else (1, 2, 3, 0)[sample], calls))
     assert calls == [(8, 1, 5, True), (8, 4, 5, False)]  # all prompts at once: the index is the coordinate
-    assert list(found) == [(p, m) for p in (2, 3, ALL_PEOPLE) for m in ("greedy", "sampled")]
-    two, three = found[2, "sampled"], found[3, "sampled"]
+    assert list(found) == [(p, m) for p in ("p2", "p3", ALL) for m in ("greedy", "sampled")]
+    two, three = found["p2", "sampled"], found["p3", "sampled"]
     assert (two.accuracy.value, two.well_formed_accuracy.value, two.format_errors.value) == (0.25, 0.5, 0.5)
-    assert (two.cut_off, two.mean_tokens, two.puzzles, two.samples) == (0.25, 3.75, 4, 4)
+    assert (two.cut_off, two.mean_tokens, two.problems, two.samples) == (0.25, 3.75, 4, 4)
     assert (two.floor, three.floor) == (0.0, 1.0)
     assert two.pass_at[1].value == 0.25
     assert two.pass_at[4].value == 1.0
     assert three.accuracy.value == 1.0
     assert three.accuracy.low < 0.6  # four puzzles prove little, however many samples of each there are
-    assert found[ALL_PEOPLE, "greedy"].accuracy.value == 1.0
+    assert found[ALL, "greedy"].accuracy.value == 1.0
     assert two.ways == {"guess": 1.0}
 
 
@@ -105,11 +99,11 @@ def test_json_round_trip_and_metrics():
 def test_before_and_after_are_paired():
     before = measure(lambda prompt, sample: 1 if prompt < 2 else 2, name="before")
     after = measure(lambda prompt, sample: 1 if prompt < 6 else 2, name="after")
-    change = differences(before, after)[ALL_PEOPLE, "greedy"]
+    change = differences(before, after)[ALL, "greedy"]
     assert (change.value, change.better, change.worse, change.equal) == (0.5, 4, 0, 4)
     assert "+50.0 [" in comparison_markdown(before, after)
     assert "before | after" in comparison_markdown(before, after)
-    with pytest.raises(ValueError, match="same puzzles"):
+    with pytest.raises(ValueError, match="same problems"):
         differences(before, evaluate_on_fewer())
 
 
@@ -121,12 +115,12 @@ def evaluate_on_fewer():
 def test_the_table_shows_floor_and_published_numbers():
     text = markdown(measure(lambda prompt, sample: 1))
     assert "| GPT-4o | 68% | 57% |" in text
-    assert "| 3 | greedy | 4 x 1 | 100.0% [51.0, 100.0] |" in text
+    assert "| 3 people | greedy | 4 x 1 | 100.0% [51.0, 100.0] |" in text
     assert "100.0% |\n" in text  # the floor of the three-person puzzles
 
 
 def test_wishes_that_can_not_be_met():
-    with pytest.raises(ValueError, match="at least one puzzle"):
+    with pytest.raises(ValueError, match="at least one problem"):
         evaluate(policy(lambda p, s: 1), [], encode=list, decode=str, judge=judge)
     with pytest.raises(ValueError, match="samples"):
         measure(lambda prompt, sample: 1, samples=0, greedy=False)

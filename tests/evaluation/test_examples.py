@@ -6,7 +6,7 @@ from jaxrl.evaluation.table import EvaluationResult, Item, Sample
 
 def result(name, verdict, order):
     items = tuple(
-        Item(f"id{i}", people, f"quiz {i}", f"solution {i}", False, (),
+        Item(f"id{i}", f"p{people}", f"quiz {i}", f"solution {i}", False, (),
              (Sample(verdict, 3 + i, True, "", f"{name} says {i}"),))
         for i, people in order
     )

@@ -1,18 +1,19 @@
-"""A puzzle that was trained on is found whatever its people are called and in whatever order they speak."""
+"""A problem that was trained on is found whatever its people are called and in whatever order they speak."""
 
 import pytest
 
-from data_gen.puzzle import Puzzle
+from data_gen.canonical import canonical
 from jaxrl.evaluation.overlap import Overlap, find_overlap, refuse_overlap
+from jaxrl.evaluation.problems import Problem
 
 
-def puzzle(name, names, statements):
-    return Puzzle(names, ("knight", "knave"), statements, (True,) * len(names), "", 1, 0, 0, name)
+def problem(name, statements):
+    return Problem(name, "p2", name, "", canonical(statements), False, (), None)
 
 
-TRAINED = puzzle("train-1", ("Ann", "Bob"), (("lies", 1), ("and", ("tells-truth", 0), ("lies", 1))))
-SAME = puzzle("test-1", ("Cy", "Di"), (("and", ("lies", 0), ("tells-truth", 1)), ("lies", 0)))
-OTHER = puzzle("test-2", ("Ann", "Bob"), (("lies", 1), ("or", ("tells-truth", 0), ("lies", 1))))
+TRAINED = problem("train-1", (("lies", 1), ("and", ("tells-truth", 0), ("lies", 1))))
+SAME = problem("test-1", (("and", ("lies", 0), ("tells-truth", 1)), ("lies", 0)))
+OTHER = problem("test-2", (("lies", 1), ("or", ("tells-truth", 0), ("lies", 1))))
 
 
 def test_renamed_and_reordered_puzzles_are_the_same():
@@ -21,5 +22,5 @@ def test_renamed_and_reordered_puzzles_are_the_same():
 
 def test_overlap_is_refused_by_name():
     refuse_overlap([OTHER], [TRAINED])
-    with pytest.raises(ValueError, match=r"1 evaluation puzzles .*test-1 equals train-1"):
+    with pytest.raises(ValueError, match=r"1 evaluation problems .*test-1 equals train-1"):
         refuse_overlap([OTHER, SAME], [TRAINED])

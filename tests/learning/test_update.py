@@ -2,6 +2,7 @@
 update."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -214,3 +215,16 @@ def test_a_loss_that_needs_a_reference_says_so():
         mesh = make_mesh(MeshSpec())
         state = init_state(MODEL, DESCENT, mesh, init_params(MODEL, mesh, jax.random.key(0)))
         make_update(MODEL, DESCENT, RECIPES["grpo"], mesh, WHOLE)(state, None, make_batch(), SCALARS)
+
+
+def test_replicas_meet_once_a_micro_batch():
+    """Two all-reduces without an order between them lock up virtual CPU devices that share few threads (LOG.md)."""
+    mesh, model = make_mesh(MeshSpec(data=-1)), Qwen2(CONFIG, unroll=CONFIG.num_hidden_layers)
+    state = init_state(model, DESCENT, mesh, init_params(model, mesh, jax.random.key(0)))
+    update = make_update(model, DESCENT, RECIPES["grpo"], mesh, WHOLE)
+    micros, totals = update._place(make_batch(), state.params, state.params, SCALARS)
+    total = update._zeros(state.params, ("clip_share", "entropy", "kl", "logp_gap_max", "logp_gap_mean", "loss",
+                                         "policy_loss", "ratio_max", "ratio_mean"))
+    program = update._accumulate.lower(total, state.params, micros[0], totals, SCALARS).compile().as_text()
+    collectives = re.findall(r"\b(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)\(", program)
+    assert collectives == ["all-reduce"]

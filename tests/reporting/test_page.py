@@ -28,7 +28,7 @@ def result(name, right, step):
     items = []
     for index in range(10):
         answer = Sample("correct" if index < right else "bad_format", 9, True, "guess", HOSTILE)
-        items.append(Item(f"e{index}", 3, HOSTILE, "Ann is a knight", False, (answer,), (answer, answer)))
+        items.append(Item(f"e{index}", "p3", HOSTILE, "Ann is a knight", False, (answer,), (answer, answer)))
     return EvaluationResult(name, HOSTILE, step, "rule-1", {}, tuple(items))
 
 
@@ -36,7 +36,7 @@ def result(name, right, step):
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "a <b>run"
     writer = JsonlWriter(folder / "metrics.jsonl")
-    writer.write({"step": 0, "evaluation/3/greedy/accuracy": 0.1})
+    writer.write({"step": 0, "evaluation/p3/greedy/accuracy": 0.1})
     for step in range(1, 9):
         record = {"step": step, "stage": "one" if step < 5 else "two", "reward/mean": step / 4 - 1}
         record |= {"share/correct": step / 10, "length/mean": 50.0 + step, "behaviour/hesitation": 0.5}
@@ -45,7 +45,7 @@ def workdir(tmp_path_factory):
         writer.write(record)
         groups = [
             GroupRecord(
-                step, "one", n, f"kk-{(step + n) % 4}", 3, HOSTILE, "Ann: knight", (response(), response())
+                step, "one", n, f"kk-{(step + n) % 4}", "p3", HOSTILE, "Ann: knight", (response(), response())
             )
             for n in range(3)
         ]
@@ -132,9 +132,10 @@ def test_what_the_page_shows(workdir):
     ]
     assert [entry["name"] for entry in data["evaluations"]] == ["before", "after"]
     greedy = data["comparison"]["lines"][0]
-    assert greedy[:4] == ["3", "greedy", "20.0% [5.7, 51.0]", "70.0% [39.7, 89.2]"]
+    assert greedy[:4] == ["3 people", "greedy", "20.0% [5.7, 51.0]", "70.0% [39.7, 89.2]"]
     assert greedy[4].startswith("+50.0 [")
     assert [pair["better"] for pair in data["comparison"]["pairs"]] == [True] * 5 + [False] * 5
+    assert (data["kinds"], data["groups"][0]["kind"]) == (["3 people"], "3 people")
     json.dumps(data, allow_nan=False)
 
 
@@ -152,9 +153,9 @@ def test_groups_fit_the_budget_and_a_puzzle_can_be_followed(workdir):
     assert "24 of 24 groups of 8 steps" in note
     one_each = len(HOSTILE.encode()) * 3 + 2 * 200
     chosen, note = choose_groups(run, 8 * one_each)
-    assert [group["step"] for group in chosen] == list(range(1, 9))
+    assert [group.step for group in chosen] == list(range(1, 9))
     assert note.startswith("8 of 24")
-    assert len({group["puzzle"] for group in chosen}) < 4  # the same puzzles again, not new ones each step
+    assert len({group.problem for group in chosen}) < 4  # the same problems again, not new ones each step
     assert choose_groups(run._replace(rollout_steps=[]), 10)[0] == []
 
 

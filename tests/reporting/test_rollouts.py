@@ -18,7 +18,7 @@ def group(step, text="<think>a</think>\u2028</script> 甲"):
     response = ResponseRecord(
         text, "wrong_answer", ("one person is wrong",), (), 1.0, -1.5, -0.5, 0.25, 7, True, "guess"
     )
-    return GroupRecord(step, "one", 4, "kk-3-7", 3, "Ann says: ...", "Ann: knight", (response, response))
+    return GroupRecord(step, "one", 4, "kk-3-7", "p3", "Ann says: ...", "Ann: knight", (response, response))
 
 
 def test_round_trip_and_same_bytes(tmp_path):

@@ -115,7 +115,7 @@ def renderings(draw, names, roles, truth):
 def judge(puzzle, response, **options):
     names, roles, truth = puzzle
     quiz = " ".join(f"{name} says: {names[0]} is a {roles[0]}." for name in names) + " Who is what?"
-    settled = {"prompt_opens_think": False, "truncated": False} | options
+    settled = {"prompt_opens_think": False, "truncated": False, "target": "7", "verifier": str.isdigit} | options
     return score(
         response,
         quiz=quiz,
@@ -271,7 +271,7 @@ def test_nothing_raises_and_spelling_does_not_matter(rule, text, opened, truncat
     if inside:
         text = wrap(puzzle, text)
     verdicts = {
-        judge(puzzle, spelled, rule=rule, prompt_opens_think=opened, truncated=truncated, target="7").verdict
+        judge(puzzle, spelled, rule=rule, prompt_opens_think=opened, truncated=truncated).verdict
         for spelled in (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
     }
     assert len(verdicts) == 1

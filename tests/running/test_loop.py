@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from jaxrl.flags import plain
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.run_params import restore_params
 from jaxrl.learning.state import init_params
@@ -19,8 +20,7 @@ from jaxrl.reporting.writers import read_metrics
 from jaxrl.running import loop
 from jaxrl.running.settings import run_spec
 from jaxrl.running.supervised import save_base
-from jaxrl.running.workdir import open_workdir
-from jaxrl.train import plain
+from jaxrl.running.workdir import check_workdir
 from models.config import Qwen2Config
 from models.convert import load_params
 from models.qwen2 import Qwen2
@@ -43,22 +43,21 @@ def base(tmp_path_factory):
 def fields_of(base, workdir, changes=()):
     """The shipped three stages, two steps each, with counts that a test can afford."""
     config = importlib.import_module("configs.three_stage").get_config("tiny")
-    people = type(config)({"p3": 6})
+    pool = type(config)({"p3": 6})
     config.update_from_flattened_dict({
         "model": str(base), "workdir": str(workdir), "unroll": 1, "wandb.mode": "off", "compile_cache": "",
         "layout.micro_tokens": 512, "layout.multiple": 64, "layout.ratio": 2.0, "evaluation.samples": 2,
         "evaluation.max_new_tokens": 8, "checkpoint.every": 1, **dict(changes),
     })
-    config.evaluation.people = people
+    config.evaluation.pool = pool
     for stage in config.stages.values():
-        stage.steps, stage.prompts, stage.samples, stage.people = STEPS // 3, 4, 4, people
+        stage.steps, stage.prompts, stage.samples, stage.pool = STEPS // 3, 4, 4, pool
         stage.sampling.max_new_tokens = 8
     return plain(config)
 
 
 def run_of(fields):
     spec = run_spec(fields)
-    open_workdir(spec.workdir, fields)
     terminal = Terminal(spec.total_steps, console=Console(quiet=True))
     return loop.Run(spec, Path(spec.model), terminal, fields)
 
@@ -67,13 +66,13 @@ def run_of(fields):
 def judged():
     """Rewards that a random model can earn: even lengths are called correct, so advantages are not all zero."""
     patch = pytest.MonkeyPatch()
-    judge = loop.KnightsAndKnaves.judge
+    judge = loop.Dialogue.judge
 
-    def parity(self, puzzle, response, truncated):
-        verdict = judge(self, puzzle, response, truncated)
+    def parity(self, problem, response, truncated):
+        verdict = judge(self, problem, response, truncated)
         return verdict._replace(verdict="correct", reward=3.0) if len(response) % 2 else verdict
 
-    patch.setattr(loop.KnightsAndKnaves, "judge", parity)
+    patch.setattr(loop.Dialogue, "judge", parity)
     yield
     patch.undo()
 
@@ -149,7 +148,7 @@ def test_steps_ask_other_puzzles_and_draw_other_tokens(whole):
     groups = {}
     for step in range(1, STEPS + 1):
         for group in read_rollouts(rollout_path(whole[1] / "rollouts", step)):
-            groups.setdefault(group.puzzle, []).append([response.response for response in group.responses])
+            groups.setdefault(group.problem, []).append([response.response for response in group.responses])
     asked_again = [texts for texts in groups.values() if len(texts) > 1]
     assert asked_again
     assert all(first != second for texts in asked_again for first, second in itertools.pairwise(texts))
@@ -166,10 +165,10 @@ def test_export_is_what_was_trained(whole):
 def test_a_folder_of_another_config_is_refused_by_field(base, whole):
     fields = fields_of(base, whole[1], {"seed": 7})
     with pytest.raises(ValueError, match=r"seed \(there 0, now 7\)"):
-        open_workdir(whole[1], fields)
+        check_workdir(whole[1], fields)
 
 
 def test_evaluation_puzzles_were_never_trained_on(whole):
     run, _ = whole
-    held_out = {puzzle.id for puzzle in run.held_out}
-    assert not held_out & {puzzle.id for pool in run.pools.values() for puzzle in pool}
+    held_out = {problem.id for problem in run.held_out}
+    assert not held_out & {problem.id for pool in run.pools.values() for problem in pool}

@@ -128,7 +128,7 @@
   byId("manifest").textContent = JSON.stringify(data.manifest, null, 2);
 
   // ---- evaluation ----
-  function peopleChart(colours) {
+  function kindChart(colours) {
     const shown = data.evaluations.length > 1 ? [data.evaluations[0], data.evaluations.at(-1)] : data.evaluations;
     const found = [];
     ["sampled", "greedy"].forEach((mode) => shown.forEach((result) => {
@@ -136,14 +136,14 @@
       if (!rows.length) return;
       const values = rows.map((row) => row.accuracy);
       found.push({
-        type: "bar", name: `${result.name}, ${mode}`, x: rows.map((row) => (row.people ? `${row.people} people` : "all")), y: values.map((v) => v[0]),
+        type: "bar", name: `${result.name}, ${mode}`, x: rows.map((row) => row.kind), y: values.map((v) => v[0]),
         marker: { color: colours[result === shown.at(-1) ? 0 : 7], opacity: mode === "greedy" ? 0.55 : 1 },
         error_y: { type: "data", symmetric: false, array: values.map((v) => v[2] - v[0]), arrayminus: values.map((v) => v[0] - v[1]), thickness: 1.2 },
       });
     }));
-    const rows = shown.at(-1).rows.filter((row, i, all) => all.findIndex((other) => other.people === row.people) === i);
+    const rows = shown.at(-1).rows.filter((row, i, all) => all.findIndex((other) => other.kind === row.kind) === i);
     found.push({
-      name: "always “everybody tells the truth”", mode: "markers", x: rows.map((row) => (row.people ? `${row.people} people` : "all")),
+      name: "the answer that looks at nothing", mode: "markers", x: rows.map((row) => row.kind),
       y: rows.map((row) => row.floor), marker: { symbol: "line-ew", size: 26, line: { width: 2, color: colours[1] }, color: colours[1] },
     });
     const look = layout("accuracy", []);
@@ -156,15 +156,15 @@
     byId("evaluation").append(make("p", { class: "note", text: "No evaluation is stored in this run." }));
   } else {
     const node = make("div", { class: "plot" });
-    byId("people-chart").append(make("div", { class: "panel" }, make("h3", { text: "Accuracy by number of people, with 95 % intervals" }), node));
-    place(node, peopleChart);
+    byId("kind-chart").append(make("div", { class: "panel" }, make("h3", { text: "Accuracy by kind of problem, with 95 % intervals" }), node));
+    place(node, kindChart);
     const comparison = data.comparison;
     if (comparison) {
       byId("comparison").append(
-        make("h3", { text: "Difference on the same puzzles (in points, 95 % interval)" }),
-        table(["people", "mode", comparison.before, comparison.after, "difference", "better / worse", "among well-formed", "bad format", "tokens"], comparison.lines));
+        make("h3", { text: "Difference on the same problems (in points, 95 % interval)" }),
+        table(["kind", "mode", comparison.before, comparison.after, "difference", "better / worse", "among well-formed", "bad format", "tokens"], comparison.lines));
     }
-    const heads = ["people", "mode", "puzzles", "accuracy", "among well-formed", "bad format", "cut off", "tokens", "floor", "pass@k", "ways of answering"];
+    const heads = ["kind", "mode", "problems x each", "accuracy", "among well-formed", "bad format", "cut off", "tokens", "floor", "pass@k", "ways of answering"];
     data.evaluations.forEach((result) => byId("tables").append(
       make("h3", { text: `${result.name} · step ${result.step} · ${result.model} · rule ${result.rule}` }),
       table(heads, result.rows.map((row) => row.cells))));
@@ -205,12 +205,12 @@
   }
 
   const pairs = data.comparison ? data.comparison.pairs : [];
-  if (!pairs.length) byId("pair-list").append(make("p", { class: "note", text: "No two evaluations on the same puzzles are stored in this run." }));
+  if (!pairs.length) byId("pair-list").append(make("p", { class: "note", text: "No two evaluations on the same problems are stored in this run." }));
   pairs.forEach((pair) => {
     const change = pair.better ? "newly right" : pair.worse ? "newly wrong" : "same verdict class";
-    const node = make("details", { class: "pair" }, make("summary", { text: `${pair.people} people · ${change} · ${pair.quiz.slice(0, 110)}` }));
+    const node = make("details", { class: "pair" }, make("summary", { text: `${pair.kind} · ${change} · ${pair.question.slice(0, 110)}` }));
     byId("pair-list").append(lazily(node, () => node.append(make("div", { class: "body" },
-      make("pre", { text: pair.quiz }), make("p", { class: "note", text: "Solution: " + pair.solution }),
+      make("pre", { text: pair.question }), make("p", { class: "note", text: "Solution: " + pair.solution }),
       make("div", { class: "answers" }, answer(pair.before, data.comparison.before), answer(pair.after, data.comparison.after))))));
   });
 
@@ -225,7 +225,7 @@
   }
   options("step", data.groups.map((group) => group.step));
   options("stage", data.groups.map((group) => group.stage));
-  options("people", data.groups.map((group) => group.people).sort((a, b) => a - b));
+  options("kind", data.kinds);
   options("verdict", data.groups.flatMap((group) => group.responses.map((response) => response.verdict)).sort());
   options("behaviour", data.groups.flatMap((group) => group.responses.flatMap((response) => response.marks.map((mark) => mark[0]))).sort());
 
@@ -233,22 +233,22 @@
     && (!fields.behaviour.value || response.marks.some((mark) => mark[0] === fields.behaviour.value));
 
   function chosen() {
-    const words = fields.puzzle.value.trim().toLowerCase();
+    const words = fields.problem.value.trim().toLowerCase();
     return data.groups.filter((group) => (!fields.step.value || String(group.step) === fields.step.value)
       && (!fields.stage.value || group.stage === fields.stage.value)
-      && (!fields.people.value || String(group.people) === fields.people.value)
-      && (!words || group.puzzle.toLowerCase() === words || group.prompt.toLowerCase().includes(words))
+      && (!fields.kind.value || group.kind === fields.kind.value)
+      && (!words || group.problem.toLowerCase() === words || group.prompt.toLowerCase().includes(words))
       && group.responses.some(fits));
   }
 
   function groupNode(group) {
     const right = group.responses.filter((response) => response.verdict === "correct").length;
-    const summary = `step ${group.step} · ${group.stage} · ${group.people} people · ${right} of ${group.responses.length} right · ${group.puzzle}`;
+    const summary = `step ${group.step} · ${group.stage} · ${group.kind} · ${right} of ${group.responses.length} right · ${group.problem}`;
     const node = make("details", { class: "group" }, make("summary", { text: summary }));
     return lazily(node, () => {
-      const follow = make("button", { type: "button", class: "follow", text: "follow this puzzle across steps", on: { click: () => {
+      const follow = make("button", { type: "button", class: "follow", text: "follow this problem across steps", on: { click: () => {
         form.reset();
-        fields.puzzle.value = group.puzzle;
+        fields.problem.value = group.problem;
         refresh();
         byId("groups").scrollIntoView();
       } } });
