@@ -88,7 +88,7 @@ def get_stage(size: str = "") -> ConfigDict:
 def small(config: ConfigDict) -> ConfigDict:
     """Turn a run into the same run with the embedded model, on a laptop's CPU."""
     config.model = "models/tiny"
-    config.devices, config.mesh.data, config.mesh.fsdp = 2, -1, 1
+    config.devices, config.mesh.data, config.mesh.fsdp = 1, -1, 1
     config.dtype, config.attention, config.remat, config.unroll = "float32", "plain", "none", 4
     config.prompt.form, config.prompt.opens_think = "terse", False
     config.task = ConfigDict(dict(name="knights_and_knaves", **tiny_puzzles()))

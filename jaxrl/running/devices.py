@@ -18,12 +18,12 @@ def prepare_devices(devices: int, compile_cache: str) -> None:
 
 
 def _keep_devices_moving() -> None:
-    """One program at a time, and no kernel split over threads, so that virtual CPU devices never wait in a circle.
+    """One program at a time, and no kernel split over threads: virtual CPU devices lock up less often then.
 
-    They share two pools of as many threads as there are cores. A device that waits for the others in an all-reduce
-    holds a thread of each; with several programs under way, or kernels split over the pool, the others may get none.
-    XLA then ends the process after a minute: seen in one of a thousand micro-batches (LOG.md). As there are as many
-    devices as cores, nothing is lost.
+    They share pools of as many threads as there are cores, and a device that waits for the others in an all-reduce
+    holds some of them. Seen: about once in a thousand all-reduces one of two devices never arrived, and XLA ended the
+    process after a minute; neither setting was a cure by itself or both together (LOG.md). What a laptop runs therefore
+    has one device; several are for tests of sharding.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     flags = os.environ.get("XLA_FLAGS", "")

@@ -28,7 +28,7 @@ from jaxrl.running.rollout import make_batch, score_completions, to_records, wit
 from jaxrl.running.settings import RunSpec, StageSpec
 from jaxrl.running.tasks import Dialogue, choose
 from jaxrl.running.workdir import claim_workdir, write_manifest
-from jaxrl.sampling import Coordinates, SamplingSpec
+from jaxrl.sampling import Completions, Coordinates, SamplingSpec
 from models.convert import save_params
 from models.folder import read_config
 from models.tokenizer import check_vocabulary, eos_ids, load_tokenizer
@@ -113,19 +113,10 @@ class Run:
         began = time.perf_counter()
         temperature = make_schedule(stage.temperature)(place)
         scalars = Scalars(make_schedule(stage.learning_rate)(place), temperature, stage.kl_coefficient)
-        pool = self.pools[stage.name]
-        place_of_stage = self.spec.stages.index(stage)
-        indices = choose(len(pool), stage.prompts, (self.spec.seed, place_of_stage), place)
-        problems = [pool[index] for index in indices]
-        prompts = [self.dialogue.encode(problem) for problem in problems]
+        indices = self.indices(step)
+        problems = [self.pools[stage.name][index] for index in indices]
         with self._phase("rollout", times):
-            weights = self.machine.sampler.decode_weights(state.params)
-            coordinates = Coordinates(self.spec.seed, step, indices.astype(np.int32),
-                                      np.arange(stage.samples, dtype=np.int32))
-            drawing = SamplingSpec(stage.max_new_tokens, self.dialogue.eos_ids, temperature, stage.top_k, stage.top_p,
-                                   stage.min_p)
-            completions = self.machine.sampler.sample(weights, prompts, stage.samples, coordinates, drawing)
-            del weights
+            prompts, completions = self.complete(state.params, step, indices, np.arange(stage.samples))
         with self._phase("reward", times):
             rollout = score_completions(self.dialogue, problems, prompts, completions)
             batch = make_batch(rollout, self.machine.longest)
@@ -150,6 +141,27 @@ class Run:
             "memory/peak_bytes": _peak_bytes(),
         }
         return state, record | times | speeds
+
+    def indices(self, step: int) -> np.ndarray:
+        """Which problems of its stage's pool step `step` (from 1) asks."""
+        stage, place = self.spec.stage_of(step)
+        seed = (self.spec.seed, self.spec.stages.index(stage))
+        return choose(len(self.pools[stage.name]), stage.prompts, seed, place)
+
+    def complete(
+        self, params: Any, step: int, indices: np.ndarray, samples: np.ndarray
+    ) -> tuple[list[list[int]], Completions]:
+        """Prompts of these problems, and completions with these sample numbers, as step `step` draws them.
+
+        They are functions of the arguments alone (law 1), so a few of a step's completions are those of the whole step.
+        """
+        stage, place = self.spec.stage_of(step)
+        prompts = [self.dialogue.encode(self.pools[stage.name][index]) for index in indices]
+        weights = self.machine.sampler.decode_weights(params)
+        coordinates = Coordinates(self.spec.seed, step, indices.astype(np.int32), samples.astype(np.int32))
+        drawing = SamplingSpec(stage.max_new_tokens, self.dialogue.eos_ids, make_schedule(stage.temperature)(place),
+                               stage.top_k, stage.top_p, stage.min_p)
+        return prompts, self.machine.sampler.sample(weights, prompts, len(samples), coordinates, drawing)
 
     def _refer(
         self, batch: Batch, state: TrainState, reference: Any, scalars: Scalars

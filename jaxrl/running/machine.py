@@ -62,13 +62,17 @@ def load_weights(machine: Machine, folder: Path) -> Any:
     return load_params(folder, machine.config, shardings=shardings, dtype=jnp.float32)
 
 
+def restore_weights(machine: Machine, run: Path, step: int | None) -> Any:
+    """Float32 parameters of a run's checkpoint (None: the newest), sharded as the learner wants them."""
+    return restore_params(run, machine.config, step, shardings=_param_shardings(machine))[0]
+
+
 def first_state(machine: Machine, spec: RunSpec, folder: Path) -> TrainState:
     """The state before step 1: the weights of `init_from`, or of the model's folder, and fresh moments."""
     if not spec.init_from:
         return init_state(machine.model, machine.optimizer, machine.mesh, load_weights(machine, folder))
     run, step = split_run(spec.init_from)
-    params, _ = restore_params(run, machine.config, step, shardings=_param_shardings(machine))
-    return init_state(machine.model, machine.optimizer, machine.mesh, params)
+    return init_state(machine.model, machine.optimizer, machine.mesh, restore_weights(machine, run, step))
 
 
 def _param_shardings(machine: Machine) -> Any:

@@ -18,6 +18,7 @@ from jaxrl.reporting.rollouts import read_rollouts, rollout_path
 from jaxrl.reporting.terminal import Terminal
 from jaxrl.reporting.writers import read_metrics
 from jaxrl.running import loop
+from jaxrl.running.replay import replay
 from jaxrl.running.settings import run_spec
 from jaxrl.running.supervised import save_base
 from jaxrl.running.workdir import check_workdir
@@ -160,6 +161,23 @@ def test_export_is_what_was_trained(whole):
     exported = load_params(whole[1] / "export", CONFIG)
     for mine, theirs in zip(jax.tree.leaves(jax.device_get(exported)), params_of(whole[1]), strict=True):
         np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("step", [1, STEPS])
+def test_one_completion_is_drawn_again(whole, step):
+    """Law 1 across time: the weights, the step and two indices are all that a past completion needs."""
+    run, workdir = whole
+    stored = read_rollouts(rollout_path(workdir / "rollouts", step))
+    found = replay(run, step, 2, 3)
+    assert found.identical and found.again == stored[2].responses[3].response
+    assert found.prompt == stored[2].prompt
+
+
+def test_what_can_not_be_drawn_again_is_said(whole):
+    with pytest.raises(FileNotFoundError, match=r"after step 2, which were not kept; steps .* again: 1, 6 "):
+        replay(whole[0], 3, 0, 0)
+    with pytest.raises(ValueError, match="sample: expected 0 to 3"):
+        replay(whole[0], 1, 0, 4)
 
 
 def test_a_folder_of_another_config_is_refused_by_field(base, whole):

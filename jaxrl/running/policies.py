@@ -1,0 +1,68 @@
+"""A model from wherever it stands, ready to be sampled from: a Hugging Face folder or name, or a run's checkpoint."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl.learning.mesh import MeshSpec, make_mesh
+from jaxrl.learning.run_params import restore_params, run_config, split_run
+from jaxrl.learning.state import abstract_params
+from jaxrl.sampling import Sampler
+from models.config import Qwen2Config
+from models.convert import load_params
+from models.folder import read_config
+from models.qwen2 import Qwen2
+from models.source import resolve_model
+from models.tokenizer import check_vocabulary, eos_ids, load_tokenizer
+
+
+class Source(NamedTuple):
+    """Where a model's parts are: `folder` has config and tokenizer; `run` and `step` the weights, if not the folder."""
+
+    name: str
+    folder: Path
+    run: Path | None
+    step: int | None
+    config: Qwen2Config
+    tokenizer: Any
+    eos_ids: tuple[int, ...]
+
+
+def find_model(name: str) -> Source:
+    """The parts of RUN, RUN@step, a Hugging Face folder or a hub name; no weights are read yet.
+
+    Raises FileNotFoundError or ValueError saying what was looked at.
+    """
+    run, step = split_run(name) if is_run(name) else (None, None)
+    folder = resolve_model(run_config(run)["model"] if run else name)
+    tokenizer = load_tokenizer(folder)
+    ends, config = eos_ids(folder, tokenizer), read_config(folder)
+    check_vocabulary(tokenizer, config.vocab_size, ends)
+    return Source(name, folder, run, step, config, tokenizer, ends)
+
+
+def is_run(name: str) -> bool:
+    """Whether RUN or RUN@step names a folder that a run has written."""
+    return any((Path(text).expanduser() / "checkpoints").is_dir() for text in {name, name.rpartition("@")[0] or name})
+
+
+def stored_config(name: str) -> dict[str, Any]:
+    """The config that the run RUN or RUN@step was made with. Raises FileNotFoundError where there is none."""
+    config = run_config(split_run(name)[0])
+    if "task" not in config:
+        raise ValueError(f"{name} is a run of supervised training and has no task; name a run of jaxrl.train.")
+    return config
+
+
+def load_policy(source: Source, dtype: str, longest: int, rows: int | None = None) -> tuple[Sampler, Any]:
+    """A sampler over all devices and its decode weights. `longest`: tokens of prompt and response together."""
+    mesh = make_mesh(MeshSpec(data=1, fsdp=-1))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(Qwen2(source.config), mesh))
+    if source.run is None:
+        params = load_params(source.folder, source.config, shardings=shardings, dtype=jnp.dtype(dtype))
+    else:
+        params, _ = restore_params(source.run, source.config, source.step, shardings=shardings)
+    sampler = Sampler(source.config, mesh, dtype=jnp.dtype(dtype), longest=longest, rows=rows)
+    return sampler, sampler.decode_weights(params)

@@ -1,0 +1,60 @@
+"""One completion of a past run, drawn again from its coordinates."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxrl.learning.run_params import run_steps
+from jaxrl.reporting.rollouts import read_rollouts, rollout_path
+from jaxrl.running.loop import Run
+from jaxrl.running.machine import first_state, restore_weights
+
+
+class Replayed(NamedTuple):
+    """A response as it was stored, and as it came again."""
+
+    prompt: str
+    stored: str
+    again: str
+
+    @property
+    def identical(self) -> bool:
+        """Whether the two are the same text."""
+        return self.stored == self.again
+
+
+def replay(run: Run, step: int, prompt: int, sample: int) -> Replayed:
+    """Completion `sample` of the `prompt`-th prompt (both from 0) of step `step` (from 1), from the weights it had.
+
+    Needs the stored rollouts of the step and the checkpoint of the step before; step 1 starts from the model. Raises
+    FileNotFoundError where one of them is missing, ValueError for a place that the step does not have.
+    """
+    spec = run.spec
+    stage, _ = spec.stage_of(step)
+    for name, place, there in (("prompt", prompt, stage.prompts), ("sample", sample, stage.samples)):
+        if not 0 <= place < there:
+            raise ValueError(f"{name}: expected 0 to {there - 1}, as step {step} has {there}, got {place}.")
+    path = rollout_path(spec.workdir / "rollouts", step)
+    if not path.is_file():
+        raise FileNotFoundError(f"expected the rollouts of step {step} at {path}, found none; name a step that was "
+                                "stored (config field rollouts.every).")
+    group = read_rollouts(path)[prompt]
+    indices = run.indices(step)[prompt : prompt + 1]
+    prompts, completions = run.complete(_params(run, step), step, indices, np.array([sample]))
+    tokens = completions.tokens[0, : completions.lengths[0]].tolist()
+    shown = run.dialogue.tokenizer.decode(prompts[0], skip_special_tokens=False)
+    return Replayed(shown, group.responses[sample].response, run.dialogue.decode(tokens))
+
+
+def _params(run: Run, step: int):
+    """The weights that step `step` sampled from."""
+    if step == 1:
+        return first_state(run.machine, run.spec, run.folder).params
+    workdir: Path = run.spec.workdir
+    steps = run_steps(workdir) if (workdir / "checkpoints").is_dir() else []
+    if step - 1 not in steps:
+        usable = ", ".join(str(kept + 1) for kept in [0, *steps] if kept < run.spec.total_steps)
+        raise FileNotFoundError(f"step {step} sampled from the weights after step {step - 1}, which were not kept; "
+                                f"steps that can be drawn again: {usable} (checkpoint.keep_every keeps more).")
+    return restore_weights(run.machine, workdir, step - 1)
