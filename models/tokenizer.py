@@ -1,5 +1,6 @@
 """The tokenizer of a model folder, through transformers and without torch."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise FileNotFoundError(f"expected tokenizer files in {folder} (tokenizer.json, or vocab.json with "
                                 "merges.txt), found none; copy them from the model this one was made from.")
+    # Without torch, which nothing here needs, transformers would advise to install it.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import AutoTokenizer  # slow to import, and only needed here
 
     try:

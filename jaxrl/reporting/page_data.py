@@ -1,5 +1,6 @@
 """What the report page is given: everything as plain JSON values, chosen so that the file stays small."""
 
+import json
 import math
 import re
 from collections import Counter
@@ -21,7 +22,7 @@ from jaxrl.reporting.metrics import is_finite
 from jaxrl.reporting.rollouts import GroupRecord, ResponseRecord, read_rollouts, rollout_path
 from jaxrl.reporting.run_folder import Run, stage_bands
 
-BUDGET_BYTES = 12_000_000  # of model text; with plotly (5 MB) and the rest the page stays under 25 MB
+BUDGET_BYTES = 12_000_000  # of groups as they stand in the page; with plotly (5 MB) and the rest the page stays under 25 MB
 MOST_STEPS = 60  # whose rollouts are put into the page
 MOST_PAIRS = 24  # problems shown side by side before and after
 
@@ -62,8 +63,8 @@ def page_data(runs: Sequence[Run], budget_bytes: int = BUDGET_BYTES) -> dict[str
         "warnings": [[record["step"], text] for record in run.records for text in record.get("warnings", ())],
         "evaluations": [_evaluation(result) for result in run.evaluations],
         "comparison": _comparison(run.evaluations),
-        "groups": [_group(group) for group in chosen],
-        "kinds": [kind_label(kind) for kind in sorted({group.kind for group in chosen}, key=kind_order)],
+        "groups": [group | {"kind": kind_label(group["kind"])} for group in chosen],
+        "kinds": [kind_label(kind) for kind in sorted({group["kind"] for group in chosen}, key=kind_order)],
         "groups_note": note,
         "config": run.config,
         "manifest": run.manifest,
@@ -104,7 +105,7 @@ def summary(run: Run) -> list[list[str]]:
     return found
 
 
-def choose_groups(run: Run, budget_bytes: int) -> tuple[list[GroupRecord], str]:
+def choose_groups(run: Run, budget_bytes: int) -> tuple[list[dict[str, object]], str]:
     """Groups for the browser, and a sentence that says how many of how many they are.
 
     Steps are taken evenly, always with the first and last of each stage; of each step the same share of the
@@ -114,19 +115,20 @@ def choose_groups(run: Run, budget_bytes: int) -> tuple[list[GroupRecord], str]:
         return [], "This run stored no rollouts."
     edges = {step for band in stage_bands(run.records) for step in (band.first, band.last)}
     steps = _spread(run.rollout_steps, edges, MOST_STEPS)
-    chosen: list[GroupRecord] = []
+    chosen: list[dict[str, object]] = []
     seen: Counter[str] = Counter()
     shown = stored = 0
     for step in steps:
         groups = read_rollouts(rollout_path(run.rollouts, step))
         left = budget_bytes / len(steps)
         for group in sorted(groups, key=lambda group: -seen[group.problem]):
-            size = sum(len(r.response.encode()) + 200 for r in group.responses) + len(group.prompt.encode())
+            packed = _group(group)
+            size = len(json.dumps(packed, ensure_ascii=False).encode())
             if size > left:
                 break
             left -= size
             shown += 1
-            chosen.append(group)
+            chosen.append(packed)
             seen[group.problem] += 1
         stored += len(groups)
     note = (
@@ -146,8 +148,7 @@ def _spread(steps: Sequence[int], edges: set[int], most: int) -> list[int]:
 
 
 def _group(group: GroupRecord) -> dict[str, object]:
-    responses = [_response(response) for response in group.responses]
-    fields = group._asdict() | {"kind": kind_label(group.kind), "responses": responses}
+    fields = group._asdict() | {"responses": [_response(response) for response in group.responses]}
     del fields["prompt_index"]
     return fields
 
