@@ -22,7 +22,7 @@ from jaxrl.reporting.metrics import is_finite
 from jaxrl.reporting.rollouts import GroupRecord, ResponseRecord, read_rollouts, rollout_path
 from jaxrl.reporting.run_folder import Run, stage_bands
 
-BUDGET_BYTES = 12_000_000  # of groups as they stand in the page; with plotly (5 MB) and the rest the page stays under 25 MB
+BUDGET_BYTES = 12_000_000  # of groups as they stand in the page; plotly adds 5 MB, and 25 MB is the limit
 MOST_STEPS = 60  # whose rollouts are put into the page
 MOST_PAIRS = 24  # problems shown side by side before and after
 
