@@ -16,7 +16,7 @@ test: $(VENV)/tested
 lint: $(VENV)/tested
 	$(BIN)/ruff check .
 
-# Trains the embedded base model anew (about a quarter of an hour on two cores).
+# Trains the embedded base model anew (benchmarks/RESULTS.md has the time); a stopped run goes on.
 base: $(VENV)/installed
 	$(BIN)/python -m jaxrl.sft --config=configs/tiny_base.py
 

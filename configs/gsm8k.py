@@ -22,5 +22,6 @@ def get_config(size: str = "") -> ConfigDict:
         files={"gsm8k": {"train": "data/gsm8k/train.jsonl", "test": "data/gsm8k/test.jsonl"}},  # kind -> split -> path
     ))
     config.reward.rule = "gsm8k-1"
-    config.evaluation.update(dict(pool=ConfigDict({"gsm8k": 500}), samples=4, max_new_tokens=1024))
+    config.evaluation.update(dict(samples=4, max_new_tokens=1024))
+    config.evaluation.pool = ConfigDict({"gsm8k": 500})
     return config

@@ -10,6 +10,7 @@ from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.optimizer import make_optimizer
 from jaxrl.learning.state import abstract_state
 from jaxrl.running.settings import run_spec
+from jaxrl.running.tasks import FileTask, GymTask
 from jaxrl.sft import supervised_spec
 from models.config import PRESETS
 from models.folder import read_config
@@ -52,6 +53,13 @@ def test_a_stage_alone_is_the_stage_of_the_whole():
         whole = {stage.name: stage for stage in run_spec(plain(load("three_stage", size))).stages}
         for name in STAGES:
             assert run_spec(plain(load(name, size))).stages == (whole[name],)
+
+
+@pytest.mark.parametrize(("name", "task"), [("gsm8k", FileTask), ("gym", GymTask)])
+def test_other_tasks_load(name, task):
+    spec = run_spec(plain(load(name, "1.5b")))
+    assert isinstance(spec.task, task)
+    assert {kind for kind, _ in spec.evaluation.pool} == {kind for kind, _ in spec.stages[0].pool}
 
 
 def test_tiny_base_loads():

@@ -123,8 +123,8 @@ class Update:
         self._logp = _logp_program(model, mesh, spec)
 
         def placed(grads, info):
-            # Largest values stay where their rows are until the end. An all-reduce for them beside that of the sums
-            # would be unordered with it, and XLA's CPU runtime then locks up once in a few hundred runs (LOG.md).
+            # Largest values stay where their rows are until the end: a micro-batch then has one all-reduce less, which
+            # matters where several virtual CPU devices may lock up in each (LOG.md).
             kept = {name: row_sharding(mesh) if name.endswith("_max") else whole for name in info}
             pin = jax.lax.with_sharding_constraint
             return Accumulator(jax.tree.map(pin, grads, shardings.params), jax.tree.map(pin, info, kept))

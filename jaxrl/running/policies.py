@@ -45,7 +45,8 @@ def find_model(name: str) -> Source:
 
 def is_run(name: str) -> bool:
     """Whether RUN or RUN@step names a folder that a run has written."""
-    return any((Path(text).expanduser() / "checkpoints").is_dir() for text in {name, name.rpartition("@")[0] or name})
+    candidates = [name, name.rpartition("@")[0]] if "@" in name else [name]
+    return any((Path(folder).expanduser() / "checkpoints").is_dir() for folder in candidates)
 
 
 def stored_config(name: str) -> dict[str, Any]:

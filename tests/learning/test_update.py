@@ -218,7 +218,7 @@ def test_a_loss_that_needs_a_reference_says_so():
 
 
 def test_replicas_meet_once_a_micro_batch():
-    """Two all-reduces without an order between them lock up virtual CPU devices that share few threads (LOG.md)."""
+    """Copies of the model add their gradients and measures in one collective; largest values wait for the end."""
     mesh, model = make_mesh(MeshSpec(data=-1)), Qwen2(CONFIG, unroll=CONFIG.num_hidden_layers)
     state = init_state(model, DESCENT, mesh, init_params(model, mesh, jax.random.key(0)))
     update = make_update(model, DESCENT, RECIPES["grpo"], mesh, WHOLE)
