@@ -14,7 +14,7 @@ def get_stage(size: str = "") -> ConfigDict:
     """The stage's own fields."""
     stage = base.get_stage(size)
     if size == base.TINY:
-        stage.steps = 12
+        stage.steps = 10
     return stage
 
 

@@ -18,7 +18,7 @@ def get_stage(size: str = "") -> ConfigDict:
     stage.samples = 64
     stage.sampling.update(dict(temperature=1.2, temperature_end=1.2, top_p=0.98, top_k=100))
     if size == base.TINY:
-        stage.steps = 28
+        stage.steps = 20
         stage.pool, stage.samples = ConfigDict({"p3": 600}), 16
         stage.sampling.update(dict(temperature=1.1, temperature_end=1.1, top_p=1.0, top_k=0))
     return stage

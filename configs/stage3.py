@@ -18,10 +18,10 @@ def get_stage(size: str = "") -> ConfigDict:
     stage.sampling.update(dict(temperature=1.2, temperature_end=0.9))
     stage.learning_rate.update(dict(kind="steps", value=4e-7, warmup=0, drops=((40, 3e-7), (70, 2e-7))))
     if size == base.TINY:
-        stage.steps = 12
+        stage.steps = 10
         stage.pool, stage.samples = ConfigDict({"p3": 600}), 16
         stage.sampling.update(dict(temperature=1.1, temperature_end=0.9))
-        stage.learning_rate.update(dict(value=6e-5, drops=((4, 4e-5), (8, 2e-5))))
+        stage.learning_rate.update(dict(value=6e-5, drops=((3, 4e-5), (6, 2e-5))))
     return stage
 
 
