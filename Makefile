@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROJECT := setup.cfg pyproject.toml
 
-.PHONY: demo test lint base clean
+.PHONY: demo test test-gpu-compile lint base clean
 
 # Trains the embedded model through all three stages on this machine's CPU. Started again, it goes on where it was.
 demo: $(VENV)/installed
@@ -15,6 +15,11 @@ test: $(VENV)/tested
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check .
+
+# Compiles the decode loop for A100s, without one: needs the extra cuda12 (about 2 GB), which stays out of the other tests.
+test-gpu-compile: $(VENV)/tested
+	$(BIN)/python -m pip install --quiet --editable '.[cuda12]'
+	$(BIN)/python -m pytest tests/gpu_compile.py -s
 
 # Trains the embedded base model anew (benchmarks/RESULTS.md has the time); a stopped run goes on.
 base: $(VENV)/installed

@@ -26,6 +26,7 @@ def get_run() -> ConfigDict:
     config.unroll = 1  # stacked layers in one turn of the scan
 
     config.prompt = ConfigDict(dict(form="chat", opens_think=True))  # form: "chat", "base" or "terse"
+    config.stop = ()  # strings that end a response as an end token does: ("</answer>",) for a model without one
     config.task = ConfigDict(dict(
         name="knights_and_knaves",  # or "gsm8k", "gym": see configs/gsm8k.py, configs/gym.py for their fields
         depth=2, width=2, wording="varied",  # operators inside one another, operands of and/or, way of saying

@@ -168,11 +168,10 @@ class Statistics:
                 f"anywhere: {_shares(self.operators)}",
                 "hardness: "
                 + ", ".join(f"{value}: {count}" for value, count in sorted(self.hardness.items())),
-                f"acceptance: {tally['found'] / tally['draws']:.3f} of all draws have one answer and the "
-                "wanted hardness; "
-                f"{tally['repeats']} repeats or excluded left out",
-                f"constant guess: everybody honest is right in {honest / self.count:.3f}, "
-                f"the most frequent answer ({guess}) in {most / self.count:.3f}",
+                f"acceptance: {tally['found'] / tally['draws']:.3f} of all draws have one answer and the wanted "
+                f"hardness; {tally['repeats']} repeats or excluded left out",
+                f"constant guess: everybody honest is right in {honest / self.count:.3f}, the most frequent answer "
+                f"({guess}) in {most / self.count:.3f}",
             ]
         )
 

@@ -113,15 +113,12 @@ class Drawer:
             met.add(hard)
         if met:
             raise ValueError(
-                f"expected a hardness from {spec.hardness[0]} to {spec.hardness[1]}, but {most} draws met "
-                "only "
+                f"expected a hardness from {spec.hardness[0]} to {spec.hardness[1]}, but {most} draws met only "
                 f"{min(met)} to {max(met)}; widen the range, or change people, depth or width."
             )
         raise ValueError(
-            f"expected a puzzle with exactly one answer, but {most} draws gave none for {spec.people} "
-            "people, depth "
-            f"{spec.depth}, width {spec.width} and these operators; allow more depth, more width or more "
-            "operators."
+            f"expected a puzzle with exactly one answer, but {most} draws gave none for {spec.people} people, depth "
+            f"{spec.depth}, width {spec.width} and these operators; allow more depth, more width or more operators."
         )
 
     def _part(self, depth: int, negated: bool) -> Part:

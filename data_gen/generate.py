@@ -40,11 +40,9 @@ def generate(
     most = most_puzzles(spec)
     if count is not None and count > most:
         raise ValueError(
-            f"expected a count that exists: with {spec.people} people, depth {spec.depth}, width "
-            f"{spec.width} and "
-            f"these operators there are fewer than {most} different puzzles, got {count}; ask for fewer, "
-            "or allow "
-            "more people, depth or width."
+            f"expected a count that exists: with {spec.people} people, depth {spec.depth}, width {spec.width} and "
+            f"these operators there are fewer than {most} different puzzles, got {count}; ask for fewer, or allow more "
+            "people, depth or width."
         )
     return _stream(spec, seed, count, exclude, start, Counter() if tally is None else tally)
 
@@ -65,11 +63,9 @@ def _stream(
             tally["repeats"] += 1
             if repeats >= MOST_REPEATS + len(seen):
                 raise ValueError(
-                    f"expected {'no end of' if count is None else count} different puzzles, but only "
-                    f"{len(seen)} turned "
-                    f"up before {repeats} draws in a row brought nothing new; ask for at most {len(seen)}, "
-                    "or allow "
-                    'more people, depth or width, exclude less, or take unique="text".'
+                    f"expected {'no end of' if count is None else count} different puzzles, but only {len(seen)} "
+                    f"turned up before {repeats} draws in a row brought nothing new; ask for at most {len(seen)}, or "
+                    'allow more people, depth or width, exclude less, or take unique="text".'
                 )
             continue
         repeats = 0

@@ -60,8 +60,7 @@ def _other_answer(puzzle: Puzzle, kind: str, draw: Callable[[], float]) -> tuple
             if solution != puzzle.solution:
                 return statements, solution
     raise ValueError(
-        f"expected a puzzle in which another {kind} gives another answer, got {puzzle.id} (number "
-        f"{puzzle.index}), "
+        f"expected a puzzle in which another {kind} gives another answer, got {puzzle.id} (number {puzzle.index}), "
         "where none does; leave it out."
     )
 

@@ -98,8 +98,8 @@ def from_record(record: dict) -> Puzzle:
     statements = tuple(_tuples(statement) for statement in record["statements"])
     if not len(statements) == len(people) == record["n_people"]:
         raise ValueError(
-            f"expected as many people and statements as n_people={record['n_people']}, "
-            f"got {len(people)} people and {len(statements)} statements."
+            f"expected as many people and statements as n_people={record['n_people']}, got {len(people)} people and "
+            f"{len(statements)} statements."
         )
     for statement in statements:
         check_statement(statement, len(people))

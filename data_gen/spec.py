@@ -44,15 +44,14 @@ class PuzzleSpec:
             raise ValueError(f"expected a depth from 1 to 4, got {self.depth}.")
         if not 2 <= self.width <= self.people:
             raise ValueError(
-                f"expected a width from 2 to the number of people ({self.people}), got {self.width}: "
-                "a wider statement would have to repeat itself."
+                f"expected a width from 2 to the number of people ({self.people}), got {self.width}: a wider statement "
+                "would have to repeat itself."
             )
         if self.width**self.depth > MOST_CLAIMS:
             raise ValueError(
-                f"expected a width and depth with width**depth of at most {MOST_CLAIMS} claims in a "
-                "statement, got width "
-                f"{self.width} and depth {self.depth}; take a depth of {int(log(MOST_CLAIMS, self.width))} "
-                "or less."
+                f"expected a width and depth with width**depth of at most {MOST_CLAIMS} claims in a statement, got "
+                f"width {self.width} and depth {self.depth}; take a depth of {int(log(MOST_CLAIMS, self.width))} or "
+                "less."
             )
         # As floats in the order of OPERATORS, so equal wishes draw equal puzzles however they were put.
         self._check_operators()
@@ -80,14 +79,13 @@ class PuzzleSpec:
         used = {name for name, weight in self.operators if weight > 0}
         if used <= {*LEAVES, "not"}:
             raise ValueError(
-                "expected a weight above 0 for at least one of and, or, implies, iff: without them every "
-                "answer "
-                "stays an answer when all people change sides, so no puzzle has exactly one."
+                "expected a weight above 0 for at least one of and, or, implies, iff: without them every answer stays "
+                "an answer when all people change sides, so no puzzle has exactly one."
             )
         if "tells-truth" in used and used <= {"tells-truth", "and", "or"}:
             raise ValueError(
-                "expected a weight above 0 for at least one of lies, not, implies, iff: without them both "
-                "everybody honest and everybody lying are answers, so no puzzle has exactly one."
+                "expected a weight above 0 for at least one of lies, not, implies, iff: without them both everybody "
+                "honest and everybody lying are answers, so no puzzle has exactly one."
             )
 
     def _check_hardness(self) -> None:

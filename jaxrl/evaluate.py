@@ -17,6 +17,7 @@ PLAIN = {
     "task": {"name": "knights_and_knaves", "depth": 2, "width": 2, "wording": "varied", "operators": OPERATORS,
              "splits": {"train": 0.8, "test": 0.2}, "split_seed": 0},
     "prompt": {"form": "chat", "opens_think": True},
+    "stop": (),
     "reward": {"rule": "strict-1"},
     "evaluation": {"pool": {"p3": 100, "p5": 100}, "samples": 8, "temperature": 1.0, "max_new_tokens": 2048},
     "seed": 0,
@@ -71,14 +72,15 @@ def evaluate_model(name: str, asked: Asked, label: str):
     from jaxrl.rewards import RewardValues
     from jaxrl.running.policies import find_model, load_policy
     from jaxrl.running.tasks import Dialogue, make_task
-    from jaxrl.sampling import Coordinates, SamplingSpec
+    from jaxrl.sampling import Coordinates
 
     reward = dict(asked.fields["reward"])
     rule = reward.pop("rule")
     task = make_task(asked.fields["task"], rule)
     source = find_model(name)
     prompt = PromptSpec(**asked.fields["prompt"])
-    dialogue = Dialogue(task, prompt, rule, RewardValues(**reward), source.tokenizer, source.eos_ids)
+    dialogue = Dialogue(task, prompt, rule, RewardValues(**reward), source.tokenizer, source.eos_ids,
+                        tuple(asked.fields["stop"]))
     problems = task.draw("test", asked.pool, asked.seed)
     longest = max(len(dialogue.encode(problem)) for problem in problems) + asked.max_new_tokens
     sampler, weights = load_policy(source, asked.fields["dtype"], longest, asked.fields["sampler"]["rows"])
@@ -86,7 +88,7 @@ def evaluate_model(name: str, asked: Asked, label: str):
     def generate(prompts: list[list[int]], group_size: int, step: int, greedy: bool):
         coordinates = Coordinates(asked.seed, step, np.arange(len(prompts), dtype=np.int32),
                                   np.arange(group_size, dtype=np.int32))
-        drawing = SamplingSpec(asked.max_new_tokens, source.eos_ids, 0.0 if greedy else asked.temperature)
+        drawing = dialogue.drawing(asked.max_new_tokens, 0.0 if greedy else asked.temperature)
         return sampler.sample(weights, prompts, group_size, coordinates, drawing)
 
     settings = {"temperature": asked.temperature, "max_new_tokens": asked.max_new_tokens, "seed": asked.seed}

@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,10 @@ def complete(given: argparse.Namespace) -> Iterator[str]:
     import numpy as np
 
     from jaxrl.running.policies import find_model, load_policy
-    from jaxrl.sampling import Coordinates, SamplingSpec
+    from jaxrl.sampling import Coordinates, SamplingSpec, StopStrings
 
     source = find_model(given.model)
+    decode = partial(source.tokenizer.decode, skip_special_tokens=False)
     prompts = read_prompts(given.prompts, source.tokenizer)
     done = finished_ids(given.output, given.samples)
     places = [place for place, (name, _) in enumerate(prompts) if name not in done]
@@ -82,8 +84,9 @@ def complete(given: argparse.Namespace) -> Iterator[str]:
         yield f"{len(done)} of {len(prompts)} prompts are in {given.output} already"
     longest = max(len(tokens) for _, tokens in prompts) + given.max_new_tokens
     sampler, weights = load_policy(source, given.dtype, longest)
+    stop = StopStrings(tuple(given.stop), decode)
     drawing = SamplingSpec(given.max_new_tokens, source.eos_ids, given.temperature, given.top_k, given.top_p,
-                           given.min_p)
+                           given.min_p, stop)
     given.output.parent.mkdir(parents=True, exist_ok=True)
     for first in range(0, len(places), given.batch):
         part = places[first : first + given.batch]
@@ -93,12 +96,11 @@ def complete(given: argparse.Namespace) -> Iterator[str]:
         for row in range(len(part) * given.samples):
             length = int(drawn.lengths[row])
             tokens = drawn.tokens[row, :length].tolist()
-            ended = bool(drawn.finished[row])
-            text = source.tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=False)
+            text = decode(tokens[:-1] if tokens[-1] in source.eos_ids else tokens)
             lines.append(json.dumps({
-                "id": prompts[part[row // given.samples]][0], "sample": row % given.samples, "text": text,
+                "id": prompts[part[row // given.samples]][0], "sample": row % given.samples, "text": stop.cut(text),
                 "tokens": tokens, "logp": [round(float(value), 6) for value in drawn.logp[row, :length]],
-                "finish": "stop" if ended else "length",
+                "finish": "stop" if drawn.finished[row] else "length",
             }, ensure_ascii=False))
         with given.output.open("a", encoding="utf-8") as file:  # whole prompts at a time: see finished_ids
             file.write("\n".join(lines) + "\n")
@@ -140,6 +142,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--top-k", type=int, default=0, help="0 is off (0)")
     parser.add_argument("--top-p", type=float, default=1.0, help="1 is off (1)")
     parser.add_argument("--min-p", type=float, default=0.0, help="0 is off (0)")
+    parser.add_argument("--stop", nargs="*", default=[], metavar="TEXT", help="strings that end a completion; the text "
+                        "is cut before them, the tokens behind the one that completes it")
     parser.add_argument("--max-new-tokens", type=int, default=1024, help="(1024)")
     parser.add_argument("--seed", type=int, default=0, help="(0)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="(bfloat16)")

@@ -11,8 +11,8 @@ from jaxrl.rewards import Verdict
 
 
 class Answers(Protocol):
-    """What a policy gives back, prompt-major: `tokens[B, C]`, `lengths[B]` (with the first end token) and
-    `finished[B]` (False: cut off by the length limit)."""
+    """What a policy gives back, prompt-major: `tokens[B, C]`, `lengths[B]` (with the end token, where there is one)
+    and `finished[B]` (False: cut off by the length limit)."""
 
     tokens: np.ndarray
     lengths: np.ndarray
@@ -41,7 +41,7 @@ def evaluate(
 
     `generate_fn(prompts, group_size, step, greedy)` is called once a mode with all prompts, so that a
     prompt's global index is its place in the list; it splits into batches as it likes. `decode` gets a row up
-    to its length without the final end token and keeps special tokens visible; `judge(problem, response,
+    to its length, leaves out the final end token and keeps other special tokens visible; `judge(problem, response,
     truncated)` is the rule of training; `way_of` names the way of answering, where that can be told.
     ValueError for no problem or no mode.
     """
@@ -69,7 +69,7 @@ def evaluate(
             for sample in range(group_size):
                 row = index * group_size + sample
                 length, finished = int(answers.lengths[row]), bool(answers.finished[row])
-                text = decode([int(token) for token in answers.tokens[row, : length - finished]])
+                text = decode([int(token) for token in answers.tokens[row, :length]])
                 verdict = judge(problem, text, not finished)
                 rules.add(verdict.rule)
                 way = way_of(text) if way_of is not None else ""

@@ -125,8 +125,8 @@ def differences(
     """
     if [item.problem for item in before.items] != [item.problem for item in after.items]:
         raise ValueError(
-            f"{before.name!r} and {after.name!r} were not measured on the same problems; evaluate both again "
-            "with the same settings"
+            f"{before.name!r} and {after.name!r} were not measured on the same problems; evaluate both again with the "
+            "same settings"
         )
     found = {}
     for row in rows(after, confidence):

@@ -86,9 +86,8 @@ class Checkpoints:
         wrong = sorted(set(map(tuple, note["leaves"])) ^ set(map(tuple, _leaves(abstract))))
         if wrong:
             raise ValueError(
-                f"checkpoint {self.folder / str(step)} is of another model or optimizer: {len(wrong)} arrays "
-                f"differ, the first is {' '.join(wrong[0])}; use the config it was made with, or another run "
-                "folder"
+                f"checkpoint {self.folder / str(step)} is of another model or optimizer: {len(wrong)} arrays differ, "
+                f"the first is {' '.join(wrong[0])}; use the config it was made with, or another run folder"
             )
         parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         return self._manager.restore(step, args=parts).state, note["meta"]
@@ -136,8 +135,8 @@ class _explained:
         if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "RESOURCE_EXHAUSTED" in text:
             raise OSError(
                 errno.ENOSPC,
-                f"no space left for a checkpoint in {self.folder}; the last whole one is untouched: "
-                "free some space, or lower checkpoint.keep, and start the same command again",
+                f"no space left for a checkpoint in {self.folder}; the last whole one is untouched: free some space, "
+                "or lower checkpoint.keep, and start the same command again",
             ) from error
         if (
             number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
@@ -145,7 +144,7 @@ class _explained:
         ):
             raise OSError(
                 number or errno.EACCES,
-                f"can't write checkpoints to {self.folder}: {error}; choose another --workdir "
-                "or make this one writable",
+                f"can't write checkpoints to {self.folder}: {error}; choose another --workdir or make this one "
+                "writable",
             ) from error
         return False

@@ -198,8 +198,7 @@ class Update:
         count = self.spec.minibatches
         if len(batch.lengths) % count:
             raise ValueError(
-                f"minibatches={count} does not divide the {len(batch.lengths)} rows of the step; choose one "
-                "that does"
+                f"minibatches={count} does not divide the {len(batch.lengths)} rows of the step; choose one that does"
             )
         rows = np.split(np.arange(len(batch.lengths)), count)
         return [Batch(*(None if x is None else np.asarray(x)[part] for x in batch)) for part in rows]

@@ -69,6 +69,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("tokens/rollout", "tokens", "tokens sampled in the step"),
     Metric("tokens/update", "tokens", "true tokens, prompts included, that the update read"),
     Metric("tokens/padding_share", "share", "positions of the update's batches that were padding"),
+    Metric("tokens/slot_occupancy", "share", "decode steps of the sampler's slots that drew a token"),
     Metric("speed/rollout_tokens_per_second", "tokens/s", "sampled tokens a second while sampling", False),
     Metric("speed/update_tokens_per_second", "tokens/s", "true tokens a second while updating", False),
     Metric("time/rollout", "s", "wall time of sampling", False),

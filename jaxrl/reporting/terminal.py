@@ -113,7 +113,7 @@ class Terminal:
             )
         left = self.seconds_left()
         if self.durations and record["step"] > 0:
-            parts.append(f"{self.durations[-1]:.1f} s")
+            parts.append(f"{record.get('time/step', self.durations[-1]):.1f} s")  # without evaluation and checkpoint
         parts.append(f"ETA {duration(left)}")
         return "  ".join(parts)
 

@@ -28,7 +28,7 @@ from jaxrl.running.rollout import make_batch, score_completions, to_records, wit
 from jaxrl.running.settings import RunSpec, StageSpec
 from jaxrl.running.tasks import Dialogue, choose
 from jaxrl.running.workdir import claim_workdir, write_manifest
-from jaxrl.sampling import Completions, Coordinates, SamplingSpec
+from jaxrl.sampling import Completions, Coordinates
 from models.convert import save_params
 from models.folder import read_config
 from models.tokenizer import check_vocabulary, eos_ids, load_tokenizer
@@ -47,7 +47,7 @@ class Run:
         ends = eos_ids(model_folder, tokenizer)
         model_config = read_config(model_folder)
         check_vocabulary(tokenizer, model_config.vocab_size, ends)
-        self.dialogue = Dialogue(spec.task, spec.prompt, spec.rule, spec.values, tokenizer, ends)
+        self.dialogue = Dialogue(spec.task, spec.prompt, spec.rule, spec.values, tokenizer, ends, spec.stop)
         self.held_out = spec.task.draw("test", spec.evaluation.pool, spec.seed)
         known = {problem.form for problem in self.held_out}
         self.pools = {stage.name: spec.task.draw("train", stage.pool, spec.seed, known) for stage in spec.stages}
@@ -159,8 +159,8 @@ class Run:
         prompts = [self.dialogue.encode(self.pools[stage.name][index]) for index in indices]
         weights = self.machine.sampler.decode_weights(params)
         coordinates = Coordinates(self.spec.seed, step, indices.astype(np.int32), samples.astype(np.int32))
-        drawing = SamplingSpec(stage.max_new_tokens, self.dialogue.eos_ids, make_schedule(stage.temperature)(place),
-                               stage.top_k, stage.top_p, stage.min_p)
+        drawing = self.dialogue.drawing(stage.max_new_tokens, make_schedule(stage.temperature)(place),
+                                        top_k=stage.top_k, top_p=stage.top_p, min_p=stage.min_p)
         return prompts, self.machine.sampler.sample(weights, prompts, len(samples), coordinates, drawing)
 
     def _refer(
@@ -187,7 +187,7 @@ class Run:
             self.terminal.phase(f"evaluation, {'greedy' if greedy else 'sampled'}")
             coordinates = Coordinates(asked.seed ^ _EVALUATION_SEED, step, np.arange(len(prompts), dtype=np.int32),
                                       np.arange(group_size, dtype=np.int32))
-            drawing = SamplingSpec(spec.max_new_tokens, self.dialogue.eos_ids, 0.0 if greedy else spec.temperature)
+            drawing = self.dialogue.drawing(spec.max_new_tokens, 0.0 if greedy else spec.temperature)
             return self.machine.sampler.sample(weights, prompts, group_size, coordinates, drawing)
 
         settings = {"temperature": spec.temperature, "max_new_tokens": spec.max_new_tokens, "seed": asked.seed}

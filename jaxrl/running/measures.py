@@ -37,6 +37,7 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
         "groups/no_variance": float((rewards.max(axis=1) == rewards.min(axis=1)).mean()),
         **{f"suspects/{name}": suspects[name] / len(verdicts) for name in SUSPECTS},
         "tokens/rollout": int(lengths.sum()),
+        "tokens/slot_occupancy": rollout.completions.occupancy,
     }
     if correct.any():
         metrics["length/correct"] = float(lengths[correct].mean())

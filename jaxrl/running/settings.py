@@ -71,6 +71,7 @@ class RunSpec:
     remat: str
     unroll: int
     prompt: PromptSpec
+    stop: tuple[str, ...]
     task: Task
     rule: str
     values: RewardValues
@@ -130,7 +131,8 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
     return RunSpec(
         name=c["name"], seed=c["seed"], model=c["model"], init_from=c["init_from"], workdir=Path(c["workdir"]),
         mesh=MeshSpec(**c["mesh"]), dtype=c["dtype"], attention=c["attention"], remat=c["remat"], unroll=c["unroll"],
-        prompt=PromptSpec(**c["prompt"]), task=make_task(c["task"], rule), rule=rule, values=RewardValues(**reward),
+        prompt=PromptSpec(**c["prompt"]), stop=tuple(c["stop"]), task=make_task(c["task"], rule), rule=rule,
+        values=RewardValues(**reward),
         loss=recipe(name, **algorithm), epochs=epochs, minibatches=minibatches,
         optimizer=OptimizerSpec(**c["optimizer"]), micro_tokens=c["layout"]["micro_tokens"],
         length_multiple=c["layout"]["multiple"], length_ratio=c["layout"]["ratio"],

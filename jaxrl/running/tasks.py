@@ -19,6 +19,7 @@ from data_gen.spec import PuzzleSpec
 from data_gen.ways import answer_text, way_of
 from jaxrl.evaluation.problems import Problem
 from jaxrl.rewards import RULES, RewardValues, Verdict, score
+from jaxrl.sampling import SamplingSpec, StopStrings
 
 Pool = Sequence[tuple[str, int]]
 """(kind, how many problems of it) pairs, such as ("p3", 600)."""
@@ -223,6 +224,7 @@ class Dialogue:
     values: RewardValues
     tokenizer: Any
     eos_ids: tuple[int, ...]
+    stop: tuple[str, ...] = ()
 
     def encode(self, problem: Problem) -> list[int]:
         """The prompt as token ids; special tokens only where the prompt text has them."""
@@ -240,6 +242,11 @@ class Dialogue:
         """The verdict of the run's rule, the same for training and evaluation."""
         return score(response, **self.task.facts(problem), prompt_opens_think=self.prompt.opens_think,
                      truncated=truncated, values=self.values, rule=self.rule)
+
+    def drawing(self, max_new_tokens: int, temperature: float, **truncation: float) -> SamplingSpec:
+        """How responses of this dialogue are drawn: what ends them, and the settings given."""
+        stop = StopStrings(self.stop, lambda tokens: self.tokenizer.decode(tokens, skip_special_tokens=False))
+        return SamplingSpec(max_new_tokens, self.eos_ids, temperature, stop=stop, **truncation)
 
     def way_of(self, response: str) -> str:
         """Which taught way a response follows; only the embedded model's own wording can be told apart."""

@@ -2,5 +2,6 @@
 
 from jaxrl.sampling.sampler import Sampler
 from jaxrl.sampling.state import Completions, Coordinates, SamplingSpec
+from jaxrl.sampling.stops import StopStrings
 
-__all__ = ["Completions", "Coordinates", "Sampler", "SamplingSpec"]
+__all__ = ["Completions", "Coordinates", "Sampler", "SamplingSpec", "StopStrings"]

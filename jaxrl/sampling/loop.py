@@ -56,8 +56,10 @@ class Rollout:
         self.devices, self.rows = sampler.devices, sampler.rows
         self.limit = request.settings["max_new_tokens"]
         total, most = len(request.length), int(self.limit.max())
-        self.tokens, self.logp = np.zeros((total, most), np.int32), np.zeros((total, most), np.float32)
+        self.tokens, self.logp = np.zeros((total, most), np.int32), np.zeros((total, most, 2), np.float32)
         self.produced, self.finished = np.zeros(total, np.int32), np.zeros(total, bool)
+        self.searched = np.zeros(total, np.int32)  # tokens in which no stop string ends
+        self.slot_steps = self.row_steps = 0  # decode steps of all slots, and those that drew a token
         self.queue = Queue(total, self.devices)
         self.prefilled: dict[tuple[int, int], tuple[Prefilled, int]] = {}  # (device, prompt) -> where it lies
         key = jax.random.fold_in(jax.random.key(request.seed, impl="threefry2x32"), request.step)
@@ -77,7 +79,8 @@ class Rollout:
                 self._collect(*chunk)
             if not len(self.queue):
                 self._merge()
-        return Completions(self.tokens, self.produced, self.finished, self.logp)
+        occupancy = self.row_steps / self.slot_steps if self.slot_steps else 1.0
+        return Completions(self.tokens, self.produced, self.finished, *np.moveaxis(self.logp, 2, 0), occupancy)
 
     def _fit(self, positions: int) -> int:
         """The shortest cache length that holds so many positions."""
@@ -195,12 +198,37 @@ class Rollout:
         if broken[slot].any():
             self._fail(rows[broken[slot]][0], produced[slot][broken[slot]][0])
         before, after = self.produced[rows], produced[slot]
+        drawn = np.zeros(done.shape, np.int32)
+        drawn[slot] = after - before
+        self.row_steps += int(drawn.sum())
+        # A device's loop ends with its last live row, so it ran as long as the row that drew most.
+        self.slot_steps += int(drawn.reshape(self.devices, self.rows).max(axis=1).sum()) * self.rows
         offset = np.arange(tokens.shape[1])
         entry, column = np.nonzero(offset[None] < (after - before)[:, None])
         self.tokens[rows[entry], before[entry] + column] = tokens[slot[entry], column]
         self.logp[rows[entry], before[entry] + column] = logp[slot[entry], column]
         self.produced[rows], self.finished[rows] = after, finished[slot]
-        batch.row.reshape(-1)[slot[done[slot]]] = FREE
+        ended = done[slot]
+        if self.request.stop:
+            stopped = np.array([self._cut_at_stop(row) for row in rows], bool)
+            if (stopped & ~ended).any():
+                mask = np.zeros(done.shape, bool)
+                mask[slot[stopped]] = True
+                batch.slots = self.programs.retire(batch.slots, self.programs.put(mask))
+            ended |= stopped
+        batch.row.reshape(-1)[slot[ended]] = FREE
+
+    def _cut_at_stop(self, row: int) -> bool:
+        """Whether a stop string has come up since the last look; the row then ends with the token that completes it."""
+        drawn = self.tokens[row, : self.produced[row]].tolist()
+        end = self.request.stop.end(drawn, int(self.searched[row]))
+        self.searched[row] = len(drawn)
+        if end is None:
+            return False
+        self.tokens[row, end:], self.logp[row, end:] = 0, 0
+        self.produced[row], self.finished[row] = end, True
+        self.row_steps -= len(drawn) - end
+        return True
 
     def _fail(self, row: int, produced: int):
         prompt, sample = self.request.coordinates[row]

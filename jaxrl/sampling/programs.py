@@ -39,6 +39,7 @@ class Programs:
             )
             for truncated in (False, True)
         }
+        self.retire = self._jit("retire", step.retire, (rows, rows), donate=(0,))
         self.move = self._jit("move", step.move, (rows,) * 6, donate=(0, 1))
         self._sized: dict[tuple[str, int], Callable] = {}
         self.decode_weights = jax.jit(

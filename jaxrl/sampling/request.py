@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrl.sampling.state import Coordinates, SamplingSpec
+from jaxrl.sampling.stops import StopStrings
 
 _KINDS = {
     "temperature": np.float32,
@@ -27,6 +28,7 @@ class Request(NamedTuple):
     seed: int
     step: int
     eos_ids: tuple[int, ...]
+    stop: StopStrings | None
     truncated: bool  # some row restricts the tokens it may draw
 
 
@@ -103,5 +105,6 @@ def make_request(
         int(coordinates.seed),
         int(coordinates.step),
         tuple(spec.eos_ids),
+        spec.stop if spec.stop and spec.stop.strings else None,
         bool(restricted.any()),
     )

@@ -69,8 +69,8 @@ class Sampler:
         self.longest = longest or model_config.max_position_embeddings
         if self.longest > model_config.max_position_embeddings:
             raise ValueError(
-                f"longest must be at most max_position_embeddings {model_config.max_position_embeddings},"
-                f" got {self.longest}; shorten the rows or use a longer model."
+                f"longest must be at most max_position_embeddings {model_config.max_position_embeddings}, got "
+                f"{self.longest}; shorten the rows or use a longer model."
             )
         shortest = max(2 * BLOCK, SMALLEST_SCORES // (self.rows * model_config.num_attention_heads))
         lengths = cache_lengths or default_lengths(shortest, max(self.longest, shortest))
@@ -83,8 +83,8 @@ class Sampler:
             lengths = getattr(self, name)
             if list(lengths) != sorted(set(lengths)) or lengths[-1] < self.longest or lengths[0] < 2:
                 raise ValueError(
-                    f"{name} must ascend from at least 2 and reach longest = {self.longest}, got "
-                    f"{lengths}; add a length."
+                    f"{name} must ascend from at least 2 and reach longest = {self.longest}, got {lengths}; add a "
+                    "length."
                 )
         slots = slots or (None if self.on_cpu else self.rows * self.devices)
         self.batches = None if slots is None else max(1, slots // (self.rows * self.devices))

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from jaxrl.sampling.stops import StopStrings
+
 PerRow = float | Sequence[float] | np.ndarray
 
 
@@ -14,7 +16,8 @@ PerRow = float | Sequence[float] | np.ndarray
 class SamplingSpec:
     """How tokens are drawn. A number is one value for all, or one for each row (P * G, prompt-major).
 
-    temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off. None of these values recompiles anything.
+    temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off. stop: strings that end a row as an EOS does.
+    None of these values recompiles anything.
     """
 
     max_new_tokens: int | Sequence[int] | np.ndarray
@@ -23,6 +26,7 @@ class SamplingSpec:
     top_k: int | Sequence[int] | np.ndarray = 0
     top_p: PerRow = 1.0
     min_p: PerRow = 0.0
+    stop: StopStrings | None = None
 
     def __post_init__(self):
         bounds = {  # field: (lowest, highest, is the lowest itself allowed)
@@ -56,11 +60,11 @@ class Completions(NamedTuple):
     """What was drawn, on the host; rows prompt-major. Beyond `lengths`, tokens and logp are 0."""
 
     tokens: Int[np.ndarray, "B C"]
-    lengths: Int[np.ndarray, " B"]  # including the first EOS
-    finished: Bool[np.ndarray, " B"]  # an EOS was drawn; False: cut off by max_new_tokens
-    logp: Float[
-        np.ndarray, "B C"
-    ]  # of the distribution at the row's temperature (greedy: 1), before truncation
+    lengths: Int[np.ndarray, " B"]  # including the first EOS, or the token that completes a stop string
+    finished: Bool[np.ndarray, " B"]  # by an EOS or a stop string; False: cut off by max_new_tokens
+    logp: Float[np.ndarray, "B C"]  # of the distribution at the row's temperature (greedy: 1), before truncation
+    truncated_logp: Float[np.ndarray, "B C"]  # the same after top-k, top-p and min-p; equal where these are off
+    occupancy: float  # share of the slots' decode steps that drew a token
 
 
 class Slots(NamedTuple):

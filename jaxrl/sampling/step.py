@@ -1,4 +1,4 @@
-"""The three device programs of sampling, each a pure function: prefill prompts, seat rows, decode a chunk."""
+"""The device programs of sampling, each a pure function: prefill prompts, seat rows, decode a chunk, and small ones."""
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,8 @@ def _logits(model: Qwen2, params: Params, hidden: Float[Array, "B D"]) -> Float[
 
 def draw(
     logits: Float[Array, "B V"], slots: Slots, truncated: bool
-) -> tuple[Int[Array, " B"], Float[Array, " B"], Bool[Array, " B"]]:
-    """One token a row, its log-probability at the row's temperature (untruncated), and if logits broke.
+) -> tuple[Int[Array, " B"], Float[Array, "B 2"], Bool[Array, " B"]]:
+    """One token a row, its log-probability at the row's temperature (before, after truncation), and if logits broke.
 
     The exponential race: argmax of weight / e with e ~ Exp(1) picks a token with probability proportional to
     its weight. It is the Gumbel-max trick (Gumbel 1954) with one logarithm less. Randomness: threefry at the
@@ -32,6 +32,7 @@ def draw(
     if truncated:
         kept = truncate(scaled, slots.top_k, slots.top_p, slots.min_p)
         weights = jnp.where(jnp.isfinite(kept), weights, 0.0)
+    left = jnp.log(jnp.sum(weights, axis=1)) + top[:, 0] if truncated else normalizer
 
     def race(key, position):
         key = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), position)
@@ -42,7 +43,7 @@ def draw(
 
     times = jax.vmap(race)(slots.key, slots.position + 1)
     token = jnp.argmax(jnp.where(greedy[:, None], scaled, weights / times), axis=1)
-    logp = jnp.take_along_axis(scaled, token[:, None], axis=1)[:, 0] - normalizer
+    logp = jnp.take_along_axis(scaled, token[:, None], axis=1) - jnp.stack([normalizer, left], axis=1)
     return token.astype(jnp.int32), logp, ~jnp.isfinite(normalizer)
 
 
@@ -87,7 +88,7 @@ def seat(
     eos: Int[Array, " E"],
     *,
     truncated: bool,
-) -> tuple[KVCache, Slots, Int[Array, " B"], Float[Array, " B"]]:
+) -> tuple[KVCache, Slots, Int[Array, " B"], Float[Array, "B 2"]]:
     """Copy prefilled prompt source[i] into slot target[i] and draw the row's own first token.
 
     new: the rows' settings, with `position` at the last prompt token; coordinates: prompt and sample index.
@@ -124,7 +125,7 @@ def decode(
     *,
     chunk: int,
     truncated: bool,
-) -> tuple[KVCache, Slots, Int[Array, "B chunk"], Float[Array, "B chunk"]]:
+) -> tuple[KVCache, Slots, Int[Array, "B chunk"], Float[Array, "B chunk 2"]]:
     """Up to `steps` (at most `chunk`) tokens for every live row; ends early when all rows are done.
 
     Returned tokens and logp of a row are valid for as many columns as its `produced` grew.
@@ -138,7 +139,7 @@ def decode(
         )
         token, logp, broken = draw(_logits(model, params, hidden[:, 0]), slots, truncated)
         tokens = jax.lax.dynamic_update_slice(tokens, token[:, None], (0, index))
-        logps = jax.lax.dynamic_update_slice(logps, logp[:, None], (0, index))
+        logps = jax.lax.dynamic_update_slice(logps, logp[:, None], (0, index, 0))
         return index + 1, cache, _advance(slots, token, broken, eos), tokens, logps
 
     def more(carry):
@@ -146,9 +147,14 @@ def decode(
         return (index < steps) & ~jnp.all(slots.done)
 
     rows = slots.token.shape[0]
-    outputs = jnp.zeros((rows, chunk), jnp.int32), jnp.zeros((rows, chunk), jnp.float32)
+    outputs = jnp.zeros((rows, chunk), jnp.int32), jnp.zeros((rows, chunk, 2), jnp.float32)
     _, cache, slots, *outputs = jax.lax.while_loop(more, step, (jnp.int32(0), cache, slots, *outputs))
     return cache, slots, *outputs
+
+
+def retire(slots: Slots, stopped: Bool[Array, " B"]) -> Slots:
+    """The slots with these rows done: the host has found a stop string in them."""
+    return slots._replace(done=slots.done | stopped)
 
 
 def grow(cache: KVCache, blocks: int) -> KVCache:

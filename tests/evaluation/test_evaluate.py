@@ -52,7 +52,7 @@ def measure(last, calls=None, **options):
         policy(last, calls),
         PROBLEMS,
         encode=lambda problem: [problem.content],
-        decode=lambda tokens: " ".join(map(str, tokens)),
+        decode=lambda tokens: " ".join(str(token) for token in tokens if token != EOS),
         judge=judge,
         **{"samples": 4, "step": 5, "way_of": lambda text: "guess"} | options,
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from jaxrl.sampling import Coordinates, Sampler, SamplingSpec
+from jaxrl.sampling import Coordinates, Sampler, SamplingSpec, StopStrings
 from jaxrl.sampling.loop import unseated
 from models.config import Qwen2Config
 from models.qwen2 import Qwen2, head_kernel
@@ -143,6 +143,42 @@ def test_a_row_ends_at_its_first_eos_or_at_its_limit(samplers, params):
         assert not ends[:-1].any() and ends[-1] == out.finished[row]
         assert n <= limits[row] and (out.finished[row] or n == limits[row])
     assert 0 < out.finished.sum() < 24
+
+
+def spell(tokens):
+    """Two letters out of five a token, so that a string falls across tokens in more than one way."""
+    return "".join("abcde"[token % 5] + "abcde"[token // 5 % 5] for token in tokens)
+
+
+@pytest.mark.parametrize(("devices", "chunk"), [(1, 8), (4, 8), (1, 32)])
+def test_a_stop_string_ends_a_row_where_it_is_complete_and_changes_nothing_before(params, devices, chunk):
+    sampler = Sampler(CONFIG, mesh(devices), rows=16, chunk=chunk)
+    free = run(sampler, params, eos_ids=())
+    stop = StopStrings(("abc", "eeb", "dad"), spell)
+    held = run(sampler, params, eos_ids=(), stop=stop)
+    ended = 0
+    for row, tokens in enumerate(free.tokens):
+        complete = (n for n in range(1, 91) if any(string in spell(tokens[:n]) for string in stop.strings))
+        end = next(complete, None)
+        ended += end is not None
+        assert held.finished[row] == (end is not None)
+        assert held.lengths[row] == (end or 90)
+        for kept, whole in ((held.tokens, free.tokens), (held.logp, free.logp)):
+            np.testing.assert_array_equal(kept[row, :end], whole[row, :end])
+            assert not kept[row, held.lengths[row] :].any()
+    assert 4 < ended < 24
+
+
+def test_truncated_logp_is_that_of_the_distribution_drawn_from(samplers, params):
+    drawn = run(samplers[1], params, new=6, top_k=3, temperature=0.7)
+    rows = np.arange(6)[None] < drawn.lengths[:, None]
+    kept = np.exp(drawn.logp[rows].astype(np.float64)) / np.exp(drawn.truncated_logp[rows].astype(np.float64))
+    assert (kept <= 1 + 1e-5).all()  # probability that truncation left over
+    assert kept.min() < 0.9
+    free = run(samplers[1], params, new=6, temperature=0.7)
+    np.testing.assert_array_equal(free.logp, free.truncated_logp)
+    one = run(samplers[1], params, new=6, top_k=1)
+    assert np.abs(one.truncated_logp).max() < 1e-6
 
 
 def test_decoding_writes_the_cache_in_place_and_devices_do_not_talk():

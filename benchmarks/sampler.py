@@ -1,0 +1,144 @@
+"""Tokens a second of the sampler beside Hugging Face's `generate`: same weights, float32, CPU, one process, A B A B.
+
+    python benchmarks/sampler.py [--cores=1] [--rounds=3]
+
+fixed: 8 prompts x 8 samples, exactly 256 new tokens. lengths: 512 rows over 64 slots, their lengths log-normal (median
+100, at most 512) as in real rollouts; Hugging Face takes them in batches of 64, each as long as its longest row.
+Only tokens that a row keeps are counted. Needs the test extra (torch).
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+SHAPES = {
+    "tiny": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2,
+             "intermediate_size": 1024},
+    "mid": {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 2,
+            "intermediate_size": 2048},
+}
+VOCABULARY, PROMPT, NEW = 2048, 64, 256
+PROMPTS, SAMPLES = 8, 8
+MEDIAN, SPREAD, LONGEST, ROWS, SLOTS = 100, 0.8, 512, 512, 64
+
+
+def spread_lengths(generator: np.random.Generator) -> np.ndarray:
+    """Response lengths [ROWS] with a long tail."""
+    drawn = np.exp(generator.normal(np.log(MEDIAN), SPREAD, ROWS))
+    return np.clip(drawn, 4, LONGEST).astype(np.int32)
+
+
+def make_model(shape: str, folder: Path):
+    """(torch model, our config, our scanned parameters) of the same random weights."""
+    import torch
+    import transformers
+
+    from models.convert import load_params
+    from models.folder import read_config
+
+    torch.manual_seed(0)
+    config = transformers.Qwen2Config(vocab_size=VOCABULARY, max_position_embeddings=1024, tie_word_embeddings=True,
+                                      bos_token_id=None, eos_token_id=None, pad_token_id=0, **SHAPES[shape])
+    model = transformers.Qwen2ForCausalLM(config).eval()
+    model.save_pretrained(folder)
+    config = read_config(folder)
+    return model, config, load_params(folder, config)
+
+
+def ours(config, params, prompts: np.ndarray, slots: int, spec, group: int) -> tuple[Callable[[int], float], object]:
+    """(a run with a step number that returns the slots' occupancy, the sampler); weights are taken over once."""
+    from jaxrl.sampling import Coordinates, Sampler
+
+    sampler = Sampler(config, longest=PROMPT + LONGEST, slots=slots)
+    weights = sampler.decode_weights(params)
+
+    def run(step: int) -> float:
+        coordinates = Coordinates(0, step, np.arange(len(prompts)), np.arange(group))
+        return sampler.sample(weights, prompts.tolist(), group, coordinates, spec).occupancy
+
+    return run, sampler
+
+
+def theirs(model, prompts: np.ndarray, lengths: np.ndarray) -> Callable[[int], None]:
+    """A run of `generate` over batches of SLOTS rows, each to the length of its longest row."""
+    import torch
+
+    def run(step: int) -> None:
+        torch.manual_seed(step)
+        for first in range(0, len(prompts), SLOTS):
+            new = int(lengths[first : first + SLOTS].max())
+            tokens = torch.tensor(prompts[first : first + SLOTS])
+            with torch.no_grad():
+                model.generate(tokens, attention_mask=torch.ones_like(tokens), do_sample=True, temperature=1.0,
+                               top_k=0, top_p=1.0, min_new_tokens=new, max_new_tokens=new)
+
+    return run
+
+
+def timed(run: Callable[[int], object], step: int) -> float:
+    """Seconds of one run."""
+    began = time.perf_counter()
+    run(step)
+    return time.perf_counter() - began
+
+
+def compare(name: str, tokens: int, our_run, their_run, rounds: int) -> None:
+    """Warm both up, then time them in turns; prints the medians and their ratio."""
+    occupancy = our_run(0)
+    their_run(0)
+    seconds = [(timed(our_run, turn), timed(their_run, turn)) for turn in range(1, rounds + 1)]
+    mine, other = (tokens / statistics.median(column) for column in zip(*seconds, strict=True))
+    ratios = [b / a for a, b in seconds]
+    print(f"{name:14} {mine:9.0f} tokens/s   Hugging Face {other:8.0f}   ratio {statistics.median(ratios):5.2f} "
+          f"({min(ratios):.2f} to {max(ratios):.2f})   occupancy {occupancy:.1%}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="cores that both may use")
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])  # before XLA and torch count cores
+    import torch
+
+    from jaxrl.sampling import SamplingSpec
+
+    torch.set_num_threads(given.cores)
+    generator = np.random.default_rng(0)
+    prompts = generator.integers(1, VOCABULARY, (PROMPTS, PROMPT))
+    lengths = spread_lengths(generator)
+    print(f"{given.cores} cores, {given.rounds} rounds")
+    for shape in SHAPES:
+        with tempfile.TemporaryDirectory() as folder:
+            model, config, params = make_model(shape, Path(folder))
+        run, _ = ours(config, params, prompts, SLOTS, SamplingSpec(NEW, ()), SAMPLES)
+        repeated = np.repeat(prompts, SAMPLES, axis=0)
+        fixed = np.full(PROMPTS * SAMPLES, NEW)
+        compare(f"{shape}, fixed", int(fixed.sum()), run, theirs(model, repeated, fixed), given.rounds)
+        group = ROWS // PROMPTS
+        run, sampler = ours(config, params, prompts, SLOTS, SamplingSpec(lengths, ()), group)
+        repeated = np.repeat(prompts, group, axis=0)
+        compare(f"{shape}, lengths", int(lengths.sum()), run, theirs(model, repeated, lengths), given.rounds)
+        before = sampler.traces
+        one_less = ours_again(sampler, params, prompts[:, 1:])
+        print(f"{shape:14} first call with prompts one token shorter: {one_less:.2f} s, compiled "
+              f"{sum(sampler.traces.values()) - sum(before.values())} programs")
+
+
+def ours_again(sampler, params, prompts: np.ndarray) -> float:
+    """Seconds until a call with other prompts of the same bucket has its first tokens."""
+    from jaxrl.sampling import Coordinates, SamplingSpec
+
+    weights = sampler.decode_weights(params)
+    coordinates = Coordinates(0, 0, np.arange(len(prompts)), np.arange(SAMPLES))
+    return timed(lambda _: sampler.sample(weights, prompts.tolist(), SAMPLES, coordinates, SamplingSpec(1, ())), 0)
+
+
+if __name__ == "__main__":
+    main()
