@@ -1,6 +1,5 @@
 """`python -m jaxrl.train --config=configs/stage3.py[:tiny]`: train, evaluate, export. Started again, it goes on."""
 
-
 from absl import flags
 from ml_collections import ConfigDict
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +22,9 @@ RULES: dict[str, tuple[str, ...]] = {
     "norm": (),
 }
 """Logical axis -> mesh axes. An axis whose size the mesh does not divide stays whole."""
+
+DECODE_RULES = RULES | {"embed": ()}
+"""The same while decoding: weights that are split over `fsdp` would have to be gathered at every token."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,24 +63,26 @@ def make_mesh(spec: MeshSpec, devices: list[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def partition(names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """The partition of an array by RULES; an axis that does not divide evenly is not split."""
+def partition(
+    names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh, rules: Mapping[str, tuple[str, ...]] = RULES
+) -> PartitionSpec:
+    """The partition of an array by the rules; an axis that does not divide evenly is not split."""
     if len(names) != len(shape):  # a factored moment keeps its parameter's names, but not its axes
         return PartitionSpec()
     parts = []
     for name, size in zip(names, shape, strict=True):
-        axes = tuple(axis for axis in RULES.get(name, ()) if mesh.shape[axis] > 1)
+        axes = tuple(axis for axis in rules.get(name, ()) if mesh.shape[axis] > 1)
         parts.append(axes if axes and size % math.prod(mesh.shape[axis] for axis in axes) == 0 else None)
     return PartitionSpec(*parts)
 
 
-def shardings_for(abstract: Any, mesh: Mesh) -> Any:
+def shardings_for(abstract: Any, mesh: Mesh, rules: Mapping[str, tuple[str, ...]] = RULES) -> Any:
     """Shardings of a tree of boxed shapes (from `jax.eval_shape(model.init, ...)`); others are whole."""
 
     def place(leaf):
         def sharding(x):
             names = leaf.names if isinstance(leaf, nn.Partitioned) else (None,) * x.ndim
-            return NamedSharding(mesh, partition(names, x.shape, mesh))
+            return NamedSharding(mesh, partition(names, x.shape, mesh, rules))
 
         # A box may hold nothing: the hole of a masked optimizer.
         return jax.tree.map(sharding, nn.meta.unbox(leaf))

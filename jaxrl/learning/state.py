@@ -9,7 +9,9 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from jaxrl.learning.mesh import replicated, shardings_for
+from jaxrl.learning.mesh import DECODE_RULES, replicated, shardings_for
+from models.config import Qwen2Config
+from models.qwen2 import Qwen2
 
 
 class TrainState(NamedTuple):
@@ -33,6 +35,11 @@ def abstract_state(model: nn.Module, optimizer: optax.GradientTransformation, me
     boxed = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
     shardings = shardings_for(boxed, mesh)
     return _with_shardings(nn.meta.unbox(boxed), shardings)
+
+
+def decode_shardings(config: Qwen2Config, mesh: Mesh) -> Any:
+    """Where the weights of a decoding model (its layers unrolled) lie: split over `tensor` only."""
+    return shardings_for(_boxed_params(Qwen2(config, scan_layers=False)), mesh, DECODE_RULES)
 
 
 def init_params(model: nn.Module, mesh: Mesh, key: Array) -> Any:

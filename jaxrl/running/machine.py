@@ -12,7 +12,7 @@ from jaxrl.learning.batching import LayoutSpec, length_buckets
 from jaxrl.learning.mesh import make_mesh
 from jaxrl.learning.optimizer import make_optimizer
 from jaxrl.learning.run_params import restore_params, split_run
-from jaxrl.learning.state import TrainState, abstract_params, init_state
+from jaxrl.learning.state import TrainState, abstract_params, decode_shardings, init_state
 from jaxrl.learning.update import Update, UpdateSpec, make_logp, make_update
 from jaxrl.running.settings import RunSpec
 from jaxrl.sampling import Sampler
@@ -51,7 +51,8 @@ def build_machine(spec: RunSpec, config: Qwen2Config, longest: int) -> Machine:
     buckets = length_buckets(longest, shortest=min(48, longest), multiple=spec.length_multiple,
                              ratio=spec.length_ratio)
     layout = UpdateSpec(LayoutSpec(buckets, spec.micro_tokens), spec.epochs, spec.minibatches, spec.head_tokens)
-    sampler = Sampler(config, mesh, dtype=dtype, longest=longest, rows=spec.sampler_rows, chunk=spec.sampler_chunk)
+    sampler = Sampler(config, mesh, weight_shardings=decode_shardings(config, mesh), dtype=dtype, longest=longest,
+                      rows=spec.sampler_rows, chunk=spec.sampler_chunk)
     return Machine(config, mesh, model, optimizer, sampler,
                    make_update(model, optimizer, spec.loss, mesh, layout), make_logp(model, mesh, layout), longest)
 

@@ -3,14 +3,12 @@
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
 from jaxrl.sampling.loop import unseated
-from jaxrl.sampling.sampler import Sampler
+from jaxrl.sampling.sampler import Sampler, abstract_weights
 from models.cache import init_cache
 
 
@@ -29,11 +27,10 @@ def lower(sampler: Sampler, cache_length: int, prompt_length: int, truncated: bo
     def placed(tree: Any, place: NamedSharding) -> Any:
         return jax.tree.map(lambda x: shape(x.shape, x.dtype, place), tree)
 
-    one = jnp.zeros((1, 2), jnp.int32)
-    boxed = jax.eval_shape(lambda key: sampler.model.init(key, one, one, one[:, 0]), jax.random.key(0))
-    params = placed(nn.meta.unbox(boxed)["params"], whole)
+    params = jax.tree.map(lambda x, place: shape(x.shape, x.dtype, place), abstract_weights(sampler.model),
+                          programs.weights)
     cache, prefilled = (
-        placed(jax.eval_shape(partial(init_cache, sampler.config, count, length, sampler.dtype)), rows)
+        placed(jax.eval_shape(partial(init_cache, sampler.config, count, length, sampler.dtype)), programs.cache)
         for count, length in ((total, cache_length), (prompts, prompt_length))
     )
     settings = dict.fromkeys(("max_new_tokens", "top_k"), np.zeros(total, np.int32))

@@ -1,8 +1,10 @@
-"""The compiled programs of a sampler: every device works on its own rows, with no collective between them."""
+"""The compiled programs of a sampler: every row shard works on its own rows, with no collective between them."""
 
 import collections
+import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding
@@ -14,14 +16,27 @@ from models.qwen2 import Qwen2, unstack
 
 
 class Programs:
-    """One jitted function per program, compiled once per cache length; `traces` counts compilations."""
+    """One jitted function per program, compiled once per cache length; `traces` counts compilations.
 
-    def __init__(self, model: Qwen2, mesh: Mesh, slots_per_device: int, chunk: int):
+    weights: shardings of the decode weights; mesh axes that none of them uses split the rows. A row shard is a device
+    where weights are whole, and a group of devices that hold one copy together where they are split; the compiler
+    then divides the work inside the group.
+    """
+
+    def __init__(self, model: Qwen2, mesh: Mesh, weights: Any, slots_per_shard: int, chunk: int):
         self.traces: collections.Counter[str] = collections.Counter()
-        self.model, self.mesh, self.slots_per_device = model, mesh, slots_per_device
-        self.rows = NamedSharding(mesh, P(mesh.axis_names))
-        self.whole = NamedSharding(mesh, P())
-        rows, whole = P(mesh.axis_names), P()
+        self.model, self.mesh, self.slots_per_shard = model, mesh, slots_per_shard
+        splitting = {axis for leaf in jax.tree.leaves(weights) for axis in _axes(leaf.spec) if mesh.shape[axis] > 1}
+        self.row_axes = tuple(axis for axis in mesh.axis_names if axis not in splitting)
+        self.shards = math.prod(mesh.shape[axis] for axis in self.row_axes)
+        self.split_axes = tuple(axis for axis in mesh.axis_names if axis in splitting)
+        # Keys and values lie where their heads are computed, if the heads can be divided.
+        fits = model.config.num_key_value_heads % (mesh.size // self.shards) == 0
+        self.heads = P(None, self.split_axes if fits else None)
+        self.rows = NamedSharding(mesh, P(self.row_axes))
+        self.cache = NamedSharding(mesh, P(self.row_axes, *self.heads[1:]))
+        self.weights, self.whole = weights, NamedSharding(mesh, P())
+        rows, whole = P(self.row_axes), P()
         layers = model.config.num_hidden_layers
         self.prefill = self._jit("prefill", partial(step.prefill, model), (whole, rows, rows))
         self.seat = {
@@ -44,33 +59,43 @@ class Programs:
         self._sized: dict[tuple[str, int], Callable] = {}
         self.decode_weights = jax.jit(
             lambda params: jax.tree.map(lambda x: x.astype(model.dtype), unstack(params, layers)),
-            out_shardings=self.whole,
+            out_shardings=weights,
         )
 
     def _jit(self, name: str, function: Callable, specs: tuple, donate: tuple[int, ...] = ()) -> Callable:
         def counted(*args):
             self.traces[name] += 1
-            return function(*args)
+            return jax.tree.map(self._place, function(*args), is_leaf=lambda x: isinstance(x, KVCache))
 
         # Every output is split by rows. Nothing here is replicated, so there is nothing to check (check_vma).
-        mapped = jax.shard_map(
-            counted, mesh=self.mesh, in_specs=specs, out_specs=P(self.mesh.axis_names), check_vma=False
-        )
+        mapped = jax.shard_map(counted, mesh=self.mesh, in_specs=specs, out_specs=P(self.row_axes),
+                               axis_names=set(self.row_axes), check_vma=False)
         return jax.jit(mapped, donate_argnums=donate)
+
+    def _place(self, output: Any) -> Any:
+        """A cache that a program gives back lies as it came in, so that it can be written in place."""
+        if not isinstance(output, KVCache) or not self.split_axes:
+            return output
+        return jax.lax.with_sharding_constraint(output, self.heads)
 
     def grow(self, size: int) -> Callable[[KVCache], KVCache]:
         """The program that gives a cache room for `size` positions."""
         function = partial(step.grow, blocks=size // BLOCK)
-        return self._sized.setdefault(("grow", size), self._jit("grow", function, (P(self.mesh.axis_names),)))
+        return self._sized.setdefault(("grow", size), self._jit("grow", function, (P(self.row_axes),)))
 
     def empty_cache(self, size: int) -> KVCache:
-        """A cache of `size` positions for the rows of one batch on every device."""
+        """A cache of `size` positions for the rows of one batch on every row shard."""
         if ("empty", size) not in self._sized:
-            total = self.slots_per_device * self.mesh.size
+            total = self.slots_per_shard * self.shards
             make = partial(init_cache, self.model.config, total, size, self.model.dtype)
-            self._sized["empty", size] = jax.jit(make, out_shardings=self.rows)
+            self._sized["empty", size] = jax.jit(make, out_shardings=self.cache)
         return self._sized["empty", size]()
 
     def put(self, tree):
-        """Host arrays [devices * n, ...] to the devices, split by rows."""
+        """Host arrays [shards * n, ...] to the devices, split by rows."""
         return jax.device_put(tree, self.rows)
+
+
+def _axes(spec: P) -> list[str]:
+    """The mesh axes that a partition uses."""
+    return [axis for part in spec if part for axis in ((part,) if isinstance(part, str) else part)]

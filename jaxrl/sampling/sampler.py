@@ -1,10 +1,12 @@
 """The sampler: prompts in, completions out, row by row independent of each other."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxrl.sampling.loop import Rollout
 from jaxrl.sampling.programs import Programs
@@ -26,6 +28,12 @@ def default_lengths(shortest: int, longest: int) -> tuple[int, ...]:
     return (*(length for length in ladder if shortest <= length < longest), longest)
 
 
+def abstract_weights(model: Qwen2) -> Params:
+    """Shapes and types of a model's parameters, nothing allocated."""
+    one = jnp.zeros((1, 2), jnp.int32)
+    return nn.meta.unbox(jax.eval_shape(lambda key: model.init(key, one, one, one[:, 0])["params"], jax.random.key(0)))
+
+
 class Sampler:
     """Draws completions of many prompts on all devices of a mesh, row by row independent of each other.
 
@@ -35,12 +43,13 @@ class Sampler:
     length, refill order or devices.
 
     model_config: the model. mesh: rows are spread over all its devices (default: all devices there are).
-    dtype: of weights, cache and products. longest: tokens of prompt and completion together at most
-    (default max_position_embeddings). rows: slots of one batch on one device; it is the unit of all
-    shapes and belongs to the numerical recipe. slots: rows in work at once over all devices (default: all
-    on CPU, one batch a device elsewhere); more wait and take freed slots. chunk: tokens between two acts
-    of the host. cache_lengths, prompt_lengths: ascending sizes, one executable each. prompt_rows: prompts
-    per device in one prefill.
+    weight_shardings: where decode weights lie (a tree like them; default: whole on every device); devices along a
+    mesh axis that splits weights work on the same rows together, and count as one below. dtype: of weights, cache
+    and products. longest: tokens of prompt and completion together at most (default max_position_embeddings). rows:
+    slots of one batch on one device; it is the unit of all shapes and belongs to the numerical recipe. slots: rows
+    in work at once over all devices (default: all on CPU, one batch a device elsewhere); more wait and take freed
+    slots. chunk: tokens between two acts of the host. cache_lengths, prompt_lengths: ascending sizes, one
+    executable each. prompt_rows: prompts per device in one prefill.
     """
 
     def __init__(
@@ -48,6 +57,7 @@ class Sampler:
         model_config: Qwen2Config,
         mesh: Mesh | None = None,
         *,
+        weight_shardings: Any = None,
         dtype: jnp.dtype = jnp.float32,
         longest: int | None = None,
         rows: int | None = None,
@@ -64,7 +74,7 @@ class Sampler:
         self.model = Qwen2(model_config, scan_layers=False, dtype=dtype, param_dtype=dtype)
         self.config, self.dtype = model_config, dtype
         self.rows = rows or (16 if self.on_cpu else 128)
-        self.devices, self.prompt_rows = mesh.size, prompt_rows
+        self.prompt_rows = prompt_rows
         self.chunk = chunk = chunk or (16 if self.on_cpu else 64)
         self.longest = longest or model_config.max_position_embeddings
         if self.longest > model_config.max_position_embeddings:
@@ -86,9 +96,13 @@ class Sampler:
                     f"{name} must ascend from at least 2 and reach longest = {self.longest}, got {lengths}; add a "
                     "length."
                 )
+        if weight_shardings is None:
+            whole = NamedSharding(mesh, PartitionSpec())
+            weight_shardings = jax.tree.map(lambda _: whole, abstract_weights(self.model))
+        self.programs = Programs(self.model, mesh, weight_shardings, self.rows, chunk)
+        self.devices = self.programs.shards
         slots = slots or (None if self.on_cpu else self.rows * self.devices)
         self.batches = None if slots is None else max(1, slots // (self.rows * self.devices))
-        self.programs = Programs(self.model, mesh, self.rows, chunk)
 
     @property
     def traces(self) -> dict[str, int]:
@@ -96,7 +110,7 @@ class Sampler:
         return dict(self.programs.traces)
 
     def decode_weights(self, params: Params) -> Params:
-        """The learner's scanned, sharded parameters, unrolled, in `dtype`, whole on every device."""
+        """The learner's scanned, sharded parameters, unrolled, in `dtype`, where `weight_shardings` say."""
         return self.programs.decode_weights(params)
 
     def sample(

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
+from jaxrl.learning.mesh import MeshSpec, make_mesh
+from jaxrl.learning.state import decode_shardings
 from jaxrl.sampling import Coordinates, Sampler, SamplingSpec, StopStrings
 from jaxrl.sampling.loop import unseated
 from models.config import Qwen2Config
@@ -84,6 +86,21 @@ def test_a_completion_does_not_know_its_neighbours_or_its_slot(samplers, params,
 
 def test_a_completion_does_not_know_the_number_of_devices(samplers, params, reference):
     assert by_name(run(samplers[4], params), range(6), range(4)) == reference
+
+
+def test_weights_split_over_devices_draw_the_same_tokens(params, reference):
+    """Two groups of two devices, each with half of every layer: sums come in another order, nothing else differs."""
+    split = make_mesh(MeshSpec(data=2, fsdp=1, tensor=2), jax.devices()[:4])
+    sampler = Sampler(CONFIG, split, weight_shardings=decode_shardings(CONFIG, split), rows=16, chunk=8)
+    assert sampler.devices == 2
+    weights = sampler.decode_weights(params)
+    shards = weights["layers_0"]["mlp"]["up"]["kernel"].addressable_shards
+    assert {shard.data.shape for shard in shards} == {(32, 24)}
+    drawn = by_name(run(sampler, params), range(6), range(4))
+    for name, (tokens, logp, finished) in reference.items():
+        assert drawn[name][0] == tokens and drawn[name][2] == finished
+        mine = np.frombuffer(drawn[name][1], np.float32)
+        np.testing.assert_allclose(mine, np.frombuffer(logp, np.float32), atol=1e-4)
 
 
 def test_a_completion_does_not_know_refill_order_or_number_of_slots(params, reference):
