@@ -38,4 +38,4 @@ def test_a_random_model_of_transformers_is_trained_and_torch_loads_the_export(tm
     words = AutoTokenizer.from_pretrained(tmp_path / "run" / "export")("Ann says: Bob is a knave.", return_tensors="pt")
     with torch.no_grad():
         moved = (after(**words).logits - before(**words).logits).abs().max()
-    assert 1e-4 < moved < 1.0  # three steps at a rate of 6e-5 change a little
+    assert 0 < moved < 1e-3  # no random answer is right, so nothing but rounding in the KL term moves the weights
