@@ -167,8 +167,8 @@ class GymTask:
         try:
             import reasoning_gym
         except ImportError as error:
-            raise ValueError("task.name is 'gym', which needs the package reasoning-gym: pip install 'jaxrl[gym]'."
-                             ) from error
+            raise ValueError(f"task.name is 'gym', which needs the package reasoning-gym: pip install 'jaxrl[gym]' "
+                             f"({error}).") from error
         drawn, taken = [], set(exclude)
         for kind, count in pool:
             if kind not in reasoning_gym.factory.DATASETS:
