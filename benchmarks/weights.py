@@ -1,0 +1,126 @@
+"""Import and export of a 6 GiB checkpoint beside the disk's own speed, and the host memory that they take.
+
+    python benchmarks/weights.py [--folder=FOLDER] [--layers=36]
+
+A random bfloat16 model of the shape of Qwen2.5-3B in four files goes through `jaxrl.convert` and `jaxrl.export`, each
+in a process of its own; the files that come out are compared with those that went in, byte by byte. Files are dropped
+from the page cache before they are read. Needs about 20 GB of disk in FOLDER (default: the folder for temporary files).
+"""
+
+import argparse
+import dataclasses
+import filecmp
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from models.config import preset
+from models.folder import CONFIG, INDEX
+from models.names import tensor_slots
+from models.safetensors_file import write_file
+
+FILES = 4
+GIB = 2**30
+
+
+def make_checkpoint(folder: Path, layers: int) -> int:
+    """Write the model; returns its bytes of weights."""
+    config = dataclasses.replace(preset("3b"), num_hidden_layers=layers)
+    shapes = {name: slot.shape for name, slot in tensor_slots(config).items()}
+    kind, generator = np.dtype(ml_dtypes.bfloat16), np.random.default_rng(0)
+    folder.mkdir()
+    names = np.array_split(list(shapes), FILES)
+    where = {}
+    for number, part in enumerate(names, start=1):
+        path = f"model-{number:05d}-of-{FILES:05d}.safetensors"
+        where |= dict.fromkeys(map(str, part), path)
+        tensors = {str(name): (kind, shapes[str(name)]) for name in part}
+        # Any bit pattern with a small exponent: finite, and never twice the same.
+        values = (generator.integers(0, 0x3FFF, shape, np.uint16).view(kind) for _, shape in tensors.values())
+        write_file(folder / path, tensors, values, {"format": "pt"})
+    size = sum(2 * int(np.prod(shape)) for shape in shapes.values())
+    index = {"metadata": {"total_size": size}, "weight_map": where}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(config.to_hugging_face() | {"torch_dtype": "bfloat16"}, indent=2) + "\n")
+    return size
+
+
+def drop(folder: Path) -> None:
+    """Write the folder's files out and forget their pages."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_all(folder: Path) -> float:
+    """Seconds that plain reading of all files takes."""
+    began = time.perf_counter()
+    buffer = bytearray(16 << 20)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb", buffering=0) as file:
+                while file.readinto(buffer):
+                    pass
+    return time.perf_counter() - began
+
+
+_MEASURED = """
+import resource, runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    if end.code:
+        raise
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def command(*words: str) -> tuple[float, int]:
+    """(seconds, peak bytes of memory) of a command of this project."""
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", _MEASURED, *words], stdout=subprocess.PIPE, text=True, check=True)
+    return time.perf_counter() - began, int(done.stdout.rpartition("peak ")[2])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--layers", type=int, default=36)
+    given = parser.parse_args()
+    home = Path(tempfile.mkdtemp(dir=given.folder))
+    try:
+        source, run, out = home / "model", home / "run", home / "export"
+        size = make_checkpoint(source, given.layers)
+        drop(source)
+        reading = read_all(source)
+        drop(source)
+        print(f"{size / GIB:.2f} GiB of bfloat16 in {FILES} files; plain reading {size / reading / 1e9:.2f} GB/s")
+        idle = command("jaxrl.convert", "--help")[1]
+        for name, words, read in (
+            ("convert", ("jaxrl.convert", f"--input={source}", f"--output={run}"), source),
+            ("export", ("jaxrl.export", f"--checkpoint={run}", f"--output={out}"), run),
+        ):
+            drop(read)
+            seconds, peak = command(*words)
+            print(f"{name}: {seconds:.1f} s, {size / seconds / 1e9:.2f} GB/s, peak {peak / GIB:.2f} GiB: "
+                  f"{(peak - size - idle) / GIB:+.2f} GiB beside the arrays and the idle program", flush=True)
+        names = sorted(path.name for path in source.iterdir())
+        same = filecmp.cmpfiles(source, out, names, shallow=False)[0]
+        print(f"{len(same)} of {len(names)} files are the same to the byte")
+    finally:
+        shutil.rmtree(home)
+
+
+if __name__ == "__main__":
+    main()
