@@ -95,6 +95,14 @@ def test_refusals_come_before_any_request(serve, tmp_path, monkeypatch, capsys, 
     assert not server.requests and not list(tmp_path.iterdir())
 
 
+def test_the_second_model_is_refused_before_the_first_is_evaluated(serve, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "evaluate_model", lambda *_: pytest.fail("computed before the refusal"))
+    server = serve(lambda body, number: completion("x", 1))
+    assert evaluate.main([f"--model={TINY}", f"--model={server.url}", "--name=m", "--form=terse", "--opens-think",
+                          f"--output={tmp_path / 'o.json'}"]) == 2
+    assert "nobody can open <think>" in capsys.readouterr().err and not server.requests
+
+
 def test_stop_strings_of_a_run_are_refused(serve, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "PLAIN", evaluate.PLAIN | {"stop": ["</answer>"]})
     server = serve(lambda body, number: completion("x", 1))
