@@ -18,19 +18,24 @@ def read_prompts(path: Path, tokenizer: Any) -> list[tuple[str, list[int]]]:
 
     Raises ValueError naming the line that does not fit.
     """
+    return [(name, tokens) for name, tokens, _ in read_records(path, tokenizer)]
+
+
+def read_records(path: Path, tokenizer: Any) -> list[tuple[str, list[int], dict[str, Any]]]:
+    """As `read_prompts`, with each line's whole record beside."""
     from data_gen.dataset import read_jsonl
 
-    found: dict[str, list[int]] = {}
+    found: dict[str, tuple[str, list[int], dict[str, Any]]] = {}
     for number, record in enumerate(read_jsonl(path), start=1):
         name, given = record.get("id"), [key for key in ("prompt", "messages") if key in record]
         if name is None or len(given) != 1 or str(name) in found:
             raise ValueError(f"{path}, prompt {number}: expected an `id` of its own and either `prompt` or `messages`, "
                              f"got {json.dumps(record, ensure_ascii=False)[:120]}.")
         text = record["prompt"] if "prompt" in record else _chat(record["messages"], tokenizer, path, number)
-        found[str(name)] = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        found[str(name)] = (str(name), list(tokenizer(text, add_special_tokens=False)["input_ids"]), record)
     if not found:
         raise ValueError(f"{path} holds no prompt.")
-    return list(found.items())
+    return list(found.values())
 
 
 def _chat(messages: Any, tokenizer: Any, path: Path, number: int) -> str:

@@ -1,7 +1,7 @@
 """Ask a model problems, score the answers with the training's own rule, and collect what came out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,7 +19,16 @@ class Answers(Protocol):
     finished: np.ndarray
 
 
+class Answer(NamedTuple):
+    """One answer as text; `length` in tokens, `finished` False where the length limit cut it off."""
+
+    text: str
+    length: int
+    finished: bool
+
+
 GenerateFn = Callable[[list[list[int]], int, int, bool], Answers]
+AnswerFn = Callable[[int, bool], Sequence[Answer]]
 
 
 def evaluate(
@@ -37,13 +46,43 @@ def evaluate(
     settings: Mapping[str, object] | None = None,
     way_of: Callable[[str], str] | None = None,
 ) -> EvaluationResult:
-    """Evaluates greedy (one answer a problem) and sampled (`samples` answers a problem; 0 leaves it out).
+    """Evaluates a policy of tokens; see `evaluate_answers` for what is counted.
 
     `generate_fn(prompts, group_size, step, greedy)` is called once a mode with all prompts, so that a
     prompt's global index is its place in the list; it splits into batches as it likes. `decode` gets a row up
-    to its length, leaves out the final end token and keeps other special tokens visible; `judge(problem, response,
-    truncated)` is the rule of training; `way_of` names the way of answering, where that can be told.
-    ValueError for no problem or no mode.
+    to its length, leaves out the final end token and keeps other special tokens visible.
+    """
+    prompts = [encode(problem) for problem in problems]
+
+    def answer(group_size: int, is_greedy: bool) -> list[Answer]:
+        answers = generate_fn(prompts, group_size, step, is_greedy)
+        return [
+            Answer(decode([int(token) for token in answers.tokens[row, :length]]), int(length), bool(finished))
+            for row, (length, finished) in enumerate(zip(answers.lengths, answers.finished, strict=True))
+        ]
+
+    return evaluate_answers(answer, problems, judge=judge, samples=samples, greedy=greedy, step=step, name=name,
+                            model=model, settings=settings, way_of=way_of)
+
+
+def evaluate_answers(
+    answer_fn: AnswerFn,
+    problems: Sequence[Problem],
+    *,
+    judge: Callable[[Problem, str, bool], Verdict],
+    samples: int = 8,
+    greedy: bool = True,
+    step: int = 0,
+    name: str = "evaluation",
+    model: str = "",
+    settings: Mapping[str, object] | None = None,
+    way_of: Callable[[str], str] | None = None,
+) -> EvaluationResult:
+    """Evaluates greedy (one answer a problem) and sampled (`samples` answers a problem; 0 leaves it out).
+
+    `answer_fn(group_size, greedy)` gives the answers to all problems, prompt-major. `judge(problem, response,
+    truncated)` is the rule of training; `way_of` names the way of answering, where that can be told. ValueError for no
+    problem or no mode.
     """
     if not problems:
         raise ValueError("expected at least one problem to evaluate on, got none")
@@ -51,33 +90,30 @@ def evaluate(
         raise ValueError(
             f"expected samples >= 1, or samples=0 with greedy; got {samples} and greedy={greedy}"
         )
-    prompts = [encode(problem) for problem in problems]
     rules: set[str] = set()
 
-    def answer(group_size: int, is_greedy: bool) -> list[tuple[Sample, ...]]:
+    def ask(group_size: int, is_greedy: bool) -> list[tuple[Sample, ...]]:
         if group_size == 0:
             return [()] * len(problems)
-        answers = generate_fn(prompts, group_size, step, is_greedy)
+        answers = answer_fn(group_size, is_greedy)
         expected = len(problems) * group_size
-        if len(answers.lengths) != expected:
+        if len(answers) != expected:
             raise ValueError(
-                f"expected {expected} answers ({len(problems)} problems), got {len(answers.lengths)}"
+                f"expected {expected} answers ({len(problems)} problems), got {len(answers)}"
             )
         groups = []
         for index, problem in enumerate(problems):
             group = []
-            for sample in range(group_size):
-                row = index * group_size + sample
-                length, finished = int(answers.lengths[row]), bool(answers.finished[row])
-                text = decode([int(token) for token in answers.tokens[row, :length]])
-                verdict = judge(problem, text, not finished)
+            for sample, answer in enumerate(answers[index * group_size : (index + 1) * group_size]):
+                verdict = judge(problem, answer.text, not answer.finished)
                 rules.add(verdict.rule)
-                way = way_of(text) if way_of is not None else ""
-                group.append(Sample(verdict.verdict, length, finished, way, text if sample == 0 else ""))
+                way = way_of(answer.text) if way_of is not None else ""
+                kept = answer.text if sample == 0 else ""
+                group.append(Sample(verdict.verdict, answer.length, answer.finished, way, kept))
             groups.append(tuple(group))
         return groups
 
-    greedy_groups, sampled_groups = answer(int(greedy), True), answer(samples, False)
+    greedy_groups, sampled_groups = ask(int(greedy), True), ask(samples, False)
     items = tuple(
         _item(problem, *groups) for problem, *groups in zip(problems, greedy_groups, sampled_groups, strict=True)
     )

@@ -191,7 +191,8 @@ def _plain(value: object) -> object:
 
 
 def markdown(result: EvaluationResult, published: dict[str, dict[str, float]] = PUBLISHED) -> str:
-    """The table of one evaluation, with the floor and the published numbers of other models beside it."""
+    """The table of one evaluation, with the floor and the published numbers of other models beside it; below it what
+    it cost, where a server counted the tokens."""
     lines = [
         "| kind | mode | problems x each | accuracy | well-formed | bad format | cut off | tokens | floor |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -218,6 +219,9 @@ def markdown(result: EvaluationResult, published: dict[str, dict[str, float]] = 
         for model, by_kind in published.items():
             shown = [f"{by_kind[kind]:.0%}" if kind in by_kind else "-" for kind in kinds]
             lines.append(f"| {model} | {' | '.join(shown)} |")
+    if "completion_tokens" in result.settings:
+        prompts, answers = result.settings["prompt_tokens"], result.settings["completion_tokens"]
+        lines += ["", f"cost: {prompts:,} tokens of prompts, {answers:,} of answers, as the server counted them"]
     return "\n".join(lines) + "\n"
 
 

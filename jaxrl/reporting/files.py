@@ -1,10 +1,12 @@
 """Writing so that a reader never meets half a file."""
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -12,15 +14,25 @@ NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
     """Writes the whole text beside `path`, forces it to disk, then renames it into place."""
     path = Path(path)
+    with written_whole(path) as stream:
+        stream.write(text.encode())
+    return path
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A stream beside `path`; when the block ends it is forced to disk and renamed into place, else taken away."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
-    with open(temporary, "w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
-    return path
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:

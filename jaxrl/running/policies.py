@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.run_params import restore_params, run_config, split_run
@@ -57,13 +58,17 @@ def stored_config(name: str) -> dict[str, Any]:
     return config
 
 
+def load_params_of(source: Source, dtype: str, mesh: Mesh) -> Any:
+    """The model's scanned parameters, spread over the mesh: a folder's in `dtype`, a run's as they are stored."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(Qwen2(source.config), mesh))
+    if source.run is None:
+        return load_params(source.folder, source.config, shardings=shardings, dtype=jnp.dtype(dtype))
+    return restore_params(source.run, source.config, source.step, shardings=shardings)[0]
+
+
 def load_policy(source: Source, dtype: str, longest: int, rows: int | None = None) -> tuple[Sampler, Any]:
     """A sampler over all devices and its decode weights. `longest`: tokens of prompt and response together."""
     mesh = make_mesh(MeshSpec(data=1, fsdp=-1))
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(Qwen2(source.config), mesh))
-    if source.run is None:
-        params = load_params(source.folder, source.config, shardings=shardings, dtype=jnp.dtype(dtype))
-    else:
-        params, _ = restore_params(source.run, source.config, source.step, shardings=shardings)
+    params = load_params_of(source, dtype, mesh)
     sampler = Sampler(source.config, mesh, dtype=jnp.dtype(dtype), longest=longest, rows=rows)
     return sampler, sampler.decode_weights(params)

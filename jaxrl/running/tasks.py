@@ -13,7 +13,15 @@ import numpy as np
 from data_gen.canonical import canonical, split_of
 from data_gen.dataset import read_jsonl
 from data_gen.generate import generate
-from data_gen.prompts import NUMBER, TEXT, PromptSpec, build_prompt, puzzle_instruction, question_text
+from data_gen.prompts import (
+    NUMBER,
+    TEXT,
+    PromptSpec,
+    build_messages,
+    build_prompt,
+    puzzle_instruction,
+    question_text,
+)
 from data_gen.puzzle import Puzzle
 from data_gen.spec import PuzzleSpec
 from data_gen.ways import answer_text, way_of
@@ -230,6 +238,10 @@ class Dialogue:
         """The prompt as token ids; special tokens only where the prompt text has them."""
         text = build_prompt(*self.task.asked(problem, self.prompt.form), self.prompt, self.tokenizer)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def messages(self, problem: Problem) -> list[dict[str, str]]:
+        """The prompt as chat messages, for a server that has the template; ValueError where they can't say it."""
+        return build_messages(*self.task.asked(problem, self.prompt.form), self.prompt)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Response tokens as text, special tokens visible, the one final end token left out."""

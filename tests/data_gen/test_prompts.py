@@ -6,7 +6,7 @@ import pytest
 
 from data_gen import names, prompts
 from data_gen.generate import PuzzleSpec, generate
-from data_gen.prompts import PromptSpec, puzzle_prompt
+from data_gen.prompts import PromptSpec, build_messages, puzzle_instruction, puzzle_prompt, question_text
 
 PUZZLE = next(iter(generate(PuzzleSpec(3), 1, 1)))
 
@@ -28,6 +28,18 @@ def test_every_form_asks_the_question_once(form, opens):
     assert prompt.count(PUZZLE.quiz) == 1
     assert prompt.endswith("<think>") == opens
     assert prompt.count("[assistant]") == (form == "chat")
+
+
+def test_messages_are_the_chat_prompt_in_parts():
+    asked = question_text(PUZZLE, "chat"), puzzle_instruction(PUZZLE)
+    parts = build_messages(*asked, PromptSpec("chat"))
+    told = Template().apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
+    assert told == puzzle_prompt(PUZZLE, PromptSpec("chat"), Template())
+    short = question_text(PUZZLE, "terse")
+    assert build_messages(short, asked[1], PromptSpec("terse")) == [{"role": "user", "content": short}]
+    for spec, said in ((PromptSpec("base"), "--form=chat"), (PromptSpec("chat", True), "nobody can open <think>")):
+        with pytest.raises(ValueError, match=said):
+            build_messages(*asked, spec)
 
 
 @pytest.mark.parametrize("form", ["base", "chat"])
