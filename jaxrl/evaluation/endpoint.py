@@ -69,7 +69,8 @@ def make_endpoint(
     where `key_variable` names it. Raises ValueError for an address of another form and for a key that is not there.
     """
     parts = urlsplit(url)
-    if not parts.hostname or parts.username or parts.query or parts.fragment:
+    # asking for the port raises ValueError where it is no number
+    if not parts.hostname or parts.port == 0 or parts.username or parts.query or parts.fragment or len(url.split()) > 1:
         raise ValueError("expected an address such as https://HOST/v1, without user, query or fragment, got one with "
                          f"host {parts.hostname!r}; keys are read from the environment.")
     variable = key_variable or (KEY_VARIABLE if parts.scheme == "https" else None)

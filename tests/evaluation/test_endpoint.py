@@ -120,7 +120,7 @@ def test_http_gets_a_key_only_where_one_is_named(url, variable, key):
     ("https://h/v1", {}, "variable OPENAI_API_KEY, found none"),
     ("https://h/v1", {"OPENAI_API_KEY": "a\nb"}, "no header"),
     ("https://me:word@h/v1", {"OPENAI_API_KEY": "a"}, "without user"), ("https://h/v1?key=word", {}, "without user"),
-    ("https:///v1", {}, "expected an address"),
+    ("https:///v1", {}, "expected an address"), ("http://h:x/v1", {}, "Port"), ("http://h/v 1", {}, "an address"),
 ])
 def test_addresses_and_keys_are_checked_and_not_repeated(url, environment, said):
     with pytest.raises(ValueError, match=said) as caught:
