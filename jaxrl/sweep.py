@@ -44,6 +44,8 @@ def plan(path: str, given: Mapping[str, Any], workdir: Path, seeds: Sequence[int
     if "get_sweep" not in module:
         raise ValueError(f"{file} has no get_sweep and is no sweep; see configs/ablations/ for some.")
     sweep = module["get_sweep"](size)
+    if sweep.keys() != {"settings", "seeds"}:
+        raise ValueError(f"{file}: expected get_sweep to return settings and seeds, got {', '.join(sweep)}.")
     members: list[Member] = []
     for setting, changes in sweep["settings"].items():
         if not re.fullmatch(r"[\w.-]+", setting):
@@ -107,6 +109,8 @@ def _slots() -> list[dict[str, str]]:
     if _DEVICES.value is not None and _PARALLEL.value is not None:
         raise ValueError("expected --devices or --parallel, got both; --devices runs one on each.")
     if _DEVICES.value is not None:
+        if not all(_DEVICES.value) or not 0 < len(_DEVICES.value) == len(set(_DEVICES.value)):
+            raise ValueError(f"--devices: expected different devices, 0,1,2,3, got {','.join(_DEVICES.value)!r}.")
         return [{"CUDA_VISIBLE_DEVICES": device} for device in _DEVICES.value]
     return [{}] * (_PARALLEL.value or 1)
 

@@ -136,6 +136,7 @@ def test_the_runs_are_what_the_command_line_would_make_of_them(tmp_path):
 
 @pytest.mark.parametrize(("flags", "told"), [
     (["--index=6"], "--index: expected 0 to 5, got 6"), (["--devices=0", "--parallel=2"], "got both"),
+    (["--devices="], "--devices: expected different devices"),
     (["--seeds=0,x"], "--seeds: expected different whole numbers"),
 ])
 def test_wrong_flags_are_refused_in_one_sentence(tmp_path, flags, told):

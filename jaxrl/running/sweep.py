@@ -80,7 +80,7 @@ def run_members(
                 elif child := _start(member, free[0]):
                     free.pop(0)
                     running.append(child)
-                    say(f"{_name(member)}: started, says everything in {member.log}")
+                    say(f"{_name(member)}: started, its output is in {member.log}")
                 else:
                     failed.append(member)
                     say(f"{_name(member)}: another process is running it, left alone")
