@@ -12,11 +12,11 @@ SIZES = {"": "Qwen/Qwen2.5-7B-Instruct-1M", "7b": "Qwen/Qwen2.5-7B-Instruct-1M",
 def get_run() -> ConfigDict:
     """What holds for a whole run, without its stages."""
     config = ConfigDict()
-    config.name = "run"  # shown in the terminal and in wandb
+    config.name = "run"  # shown in the terminal; of a run with one stage also the stage's
     config.seed = 0  # every random number of the run follows from it
     config.model = SIZES[""]  # a Hugging Face folder or hub name
     config.init_from = ""  # run folder to start from, RUN or RUN@step; empty: from `model`
-    config.workdir = "runs/run"  # where everything is written
+    config.workdir = "runs/run"  # where everything is written; its last part is the run's name in wandb
     config.devices = 0  # virtual CPU devices (CPU only); 0: as the machine has them
     config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))  # devices along each axis; -1: all that are left
 
@@ -54,6 +54,7 @@ def get_run() -> ConfigDict:
     config.evaluation = ConfigDict(dict(
         pool={"p3": 100, "p5": 100}, samples=8,  # held-out problems by kind (p3: three people); samples of each
         temperature=1.0, max_new_tokens=2048, every=0,  # every: steps between evaluations, 0: first and last only
+        rule="",  # rule that judges held-out responses; empty: that of `reward`
     ))
     config.checkpoint = ConfigDict(dict(every=20, keep=2, keep_every=0))  # steps; 0: none is kept for good
     config.rollouts = ConfigDict(dict(every=1))  # steps between stored rollouts
@@ -129,4 +130,15 @@ def staged(stages: dict[str, ConfigDict], name: str, size: str) -> ConfigDict:
     config.name = name
     config.workdir = f"runs/{name}" + (f"_{size}" if size else "")
     config.stages = ConfigDict(stages)
+    return config
+
+
+def swept(config: ConfigDict, name: str, size: str) -> ConfigDict:
+    """Turn a run into the base run of a sweep: in a folder of its own, and little kept but the numbers."""
+    config.workdir = f"runs/{name}" + (f"_{size}" if size else "")
+    config.export, config.checkpoint.keep = False, 1
+    if size == TINY:
+        if "steps" in config:
+            config.steps = 20  # the ten of the first stage are over before settings part
+        config.evaluation.pool = ConfigDict({"p2": 20, "p3": 200})  # what the embedded model can learn at all
     return config

@@ -36,7 +36,8 @@ PLAIN = {
     "prompt": {"form": "chat", "opens_think": True},
     "stop": (),
     "reward": {"rule": "strict-1"},
-    "evaluation": {"pool": {"p3": 100, "p5": 100}, "samples": 8, "temperature": 1.0, "max_new_tokens": 2048},
+    "evaluation": {"pool": {"p3": 100, "p5": 100}, "samples": 8, "temperature": 1.0, "max_new_tokens": 2048,
+                   "rule": ""},
     "seed": 0,
     "dtype": "bfloat16",
     "sampler": {"rows": None},
@@ -64,7 +65,8 @@ def _settings(given: argparse.Namespace) -> Asked:
 
     like = given.like or next((name for name in given.model if is_run(name)), None)
     fields = PLAIN | (stored_config(like) if like else {})
-    usual = fields["evaluation"]
+    usual = PLAIN["evaluation"] | fields["evaluation"]
+    fields = fields | {"reward": fields["reward"] | {"rule": usual["rule"] or fields["reward"]["rule"]}}
     pool = dict(usual["pool"])
     if given.people:
         pool = {f"p{people}": given.count for people in given.people}

@@ -3,15 +3,18 @@
 import difflib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run, e.g. configs/three_stage.py:tiny.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder to write in; default: the config's field workdir.")
 REFUSALS = (ValueError, OSError, FloatingPointError)
+_MISREAD = (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)
 
 
 def plain(config: ConfigDict) -> dict:
@@ -19,19 +22,37 @@ def plain(config: ConfigDict) -> dict:
     return json.loads(json.dumps(config.to_dict()))
 
 
-def run(name: str, command: Callable[[ConfigDict], None]) -> None:
-    """Parse the flags and call `command(config)`; a refusal is one sentence on stderr and exit status 2."""
+def overrides(fields: Mapping[str, Any]) -> list[str]:
+    """{"sampling.temperature": 1.2} -> ["--config.sampling.temperature=1.2"]."""
+    return [f"--config.{field}={value}" for field, value in fields.items()]
 
-    def main(argv: list[str]) -> None:
+
+def with_overrides(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
+    """The config changed as the command line would change it. Raises ValueError with the sentence a command says."""
+    arguments = ["", *overrides(fields)]
+    values = flags.FlagValues()
+    try:
+        flag = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
+        values(arguments)
+        return flag.value
+    except _MISREAD as error:
+        raise ValueError(_shortened(error)) from error
+
+
+def run(name: str, command: Callable[[ConfigDict | None], int | None], instead: str = "config") -> None:
+    """Parse the flags and call `command(config)`, which may return an exit status; a refusal is one sentence on stderr
+    and exit status 2. instead: a flag that may be given in place of --config; the config is None then."""
+
+    def main(argv: list[str]) -> int | None:
         if len(argv) > 1:
             _refuse(name, f"unexpected argument {argv[1]!r}; fields are set by --config.field=value.")
-        if not FLAGS["config"].present:
+        if not (FLAGS["config"].present or FLAGS[instead].present):
             _refuse(name, "expected --config=FILE.py, for example --config=configs/three_stage.py:tiny.")
         logging.set_verbosity(logging.WARNING)
         try:
-            command(CONFIG.value)
+            return command(CONFIG.value)
         except REFUSALS as error:
-            _refuse(name, str(error))
+            return _refuse(name, str(error))
 
     def parse(argv: list[str]) -> list[str]:
         try:
@@ -39,7 +60,7 @@ def run(name: str, command: Callable[[ConfigDict], None]) -> None:
             return FLAGS(argv)
         except FileNotFoundError as error:
             _refuse(name, str(error))
-        except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        except _MISREAD as error:
             _refuse(name, _shortened(error))
 
     app.run(main, flags_parser=parse)
@@ -68,6 +89,6 @@ def _shortened(error: Exception) -> str:
     return f"{(telling or [' '.join(lines)])[-1]} (see --help, and the fields in configs/base.py)"
 
 
-def _refuse(name: str, sentence: str) -> None:
+def _refuse(name: str, sentence: str) -> NoReturn:
     print(f"{name}: {sentence}", file=sys.stderr)
     sys.exit(2)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxrl.flags import plain, run
+from jaxrl.flags import WORKDIR, plain, run
 
 
 def supervised_spec(config: ConfigDict):
@@ -46,6 +46,8 @@ def teach(config: ConfigDict) -> None:
     from jaxrl.running.supervised import train_supervised
     from jaxrl.running.workdir import claim_workdir
 
+    if WORKDIR.value:
+        config.workdir = WORKDIR.value
     spec = supervised_spec(config)
     claim_workdir(Path(config.workdir), plain(config))
     prepare_devices(config.devices, "")

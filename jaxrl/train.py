@@ -1,38 +1,49 @@
-"""`python -m jaxrl.train --config=configs/stage3.py[:tiny]`: train, evaluate, export. Started again, it goes on."""
+"""`python -m jaxrl.train --config=configs/stage3.py[:tiny]`: train, evaluate, export. Started again, it goes on.
+
+`python -m jaxrl.train --manifest=RUN/manifest.json --workdir=NEW` trains a past run again, as its config.json says.
+"""
+
+from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
-from jaxrl.flags import plain, run
+from jaxrl.flags import WORKDIR, plain, run
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run folder; default: the config's field workdir.")
+_MANIFEST = flags.DEFINE_string("manifest", None, "manifest.json of a past run to train again, instead of --config.")
 
 
-def train(config: ConfigDict) -> None:
+def train(config: ConfigDict | None) -> None:
     """The command behind the flags. Raises ValueError and OSError with one sentence each."""
     from jaxrl.running.devices import prepare_devices
     from jaxrl.running.settings import run_spec
-    from jaxrl.running.workdir import check_start, check_workdir
+    from jaxrl.running.workdir import check_start, check_workdir, compare_manifests
     from models.source import resolve_model
 
-    if _WORKDIR.value:
-        config.workdir = _WORKDIR.value
-    fields = plain(config)
+    then = None
+    if _MANIFEST.value:
+        then, fields = _past_run(config)
+    else:
+        fields = plain(config) | ({"workdir": WORKDIR.value} if WORKDIR.value else {})
     spec = run_spec(fields)
     model_folder = resolve_model(spec.model)
     check_start(spec)
     check_workdir(spec.workdir, fields)
-    prepare_devices(config.devices, config.compile_cache)
+    prepare_devices(fields["devices"], fields["compile_cache"])
 
     from jaxrl.evaluation.examples import side_by_side
     from jaxrl.evaluation.table import comparison_markdown
     from jaxrl.reporting.page import write_page
     from jaxrl.reporting.run_folder import read_run
     from jaxrl.reporting.terminal import Terminal
-    from jaxrl.running.loop import AFTER, BEFORE, run_training
+    from jaxrl.running.loop import AFTER, BEFORE, Run
 
     with Terminal(spec.total_steps, f"jaxrl {spec.name}") as terminal:
-        found = run_training(spec, model_folder, terminal, fields)
+        training = Run(spec, model_folder, terminal, fields)
+        for line in compare_manifests(then, training.manifest()) if then else ():
+            terminal.say(line)
+        found = training.train()
     page = write_page(spec.workdir / "report.html", [read_run(spec.workdir)])
     print(side_by_side(found[BEFORE], found[AFTER]))
     print(comparison_markdown(found[BEFORE], found[AFTER]))
@@ -42,5 +53,21 @@ def train(config: ConfigDict) -> None:
     print(f"report: {page}")
 
 
+def _past_run(config: ConfigDict | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Manifest and fields of the run to be repeated. Raises ValueError and OSError, as `train`."""
+    from jaxrl.running.settings import run_spec
+    from jaxrl.running.workdir import read_past_run
+
+    if config is not None or not WORKDIR.value:
+        raise ValueError("--manifest repeats a run as it was: expected --workdir=NEW beside it, and no --config.")
+    then, fields = read_past_run(Path(_MANIFEST.value), Path(WORKDIR.value))
+    try:
+        run_spec(fields)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the config.json beside {_MANIFEST.value} is not of this version ({error}); use the commit "
+                         f"it was made with, {then['commit'] or 'which its manifest does not know'}.") from error
+    return then, fields
+
+
 if __name__ == "__main__":
-    run("jaxrl.train", train)
+    run("jaxrl.train", train, instead="manifest")

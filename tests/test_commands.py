@@ -20,6 +20,8 @@ def command(*arguments, module="jaxrl.train"):
     (["--config=configs/stage1.py:tiny", "--config.model=/no/such/folder"], "no folder /no/such/folder"),
     (["--config=configs/stage2.py:tiny", "--config.init_from=/no/run"], "starts from /no/run"),
     ([], "expected --config=FILE.py"),
+    (["--manifest=/no/such/manifest.json"], "found no /no/such/manifest.json"),
+    (["--manifest=/no/such/manifest.json", "--config=configs/stage1.py:tiny"], "and no --config"),
 ])
 def test_train_refuses_with_one_sentence(arguments, said, tmp_path):
     workdir = tmp_path / "run"

@@ -1,23 +1,28 @@
 """Every shipped config loads, becomes a specification, and its model's shapes fit its mesh."""
 
+import dataclasses
 import importlib
+from pathlib import Path
 
 import jax
 import pytest
 
-from jaxrl.flags import plain
+from jaxrl.algorithms.recipes import RECIPES
+from jaxrl.flags import plain, with_overrides
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.optimizer import make_optimizer
 from jaxrl.learning.state import abstract_state
 from jaxrl.running.settings import run_spec
 from jaxrl.running.tasks import FileTask, GymTask
 from jaxrl.sft import supervised_spec
+from jaxrl.sweep import plan
 from models.config import PRESETS
 from models.folder import read_config
 from models.qwen2 import Qwen2
 
 STAGES = ("stage1", "stage2", "stage3")
 SIZES = ("", "tiny", "1.5b", "7b")
+ABLATIONS = sorted(path.stem for path in Path("configs/ablations").glob("*.py") if path.name != "__init__.py")
 
 
 def load(name: str, size: str):
@@ -67,13 +72,39 @@ def test_tiny_base_loads():
     assert [phase.name for phase in spec.phases] == ["skill", "habit"]
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_setting_of_a_shipped_sweep_makes_a_run_of_its_own(name, size, tmp_path):
+    path = f"configs/ablations/{name}.py" + (f":{size}" if size else "")
+    members = plan(path, {}, tmp_path)
+    assert len({member.workdir for member in members}) == len(members) >= 6
+    module, config = importlib.import_module(f"configs.ablations.{name}"), load(f"ablations.{name}", size)
+    assert config.workdir == f"runs/{name}" + (f"_{size}" if size else "")
+    specs = [run_spec(plain(with_overrides(module.get_config(size), fields)))
+             for fields in module.get_sweep(size)["settings"].values()]
+    assert len(set(specs)) == len(specs) >= 2  # no two settings are the same run
+    assert len({(spec.evaluation, spec.evaluation.rule or spec.rule) for spec in specs}) == 1  # and all can be compared
+
+
+def test_the_sweep_of_algorithms_has_every_row_as_its_paper_has_it():
+    module = importlib.import_module("configs.ablations.algorithm")
+    sweep = module.get_sweep()
+    assert list(sweep["settings"]) == list(RECIPES)
+    for name, fields in sweep["settings"].items():
+        spec = run_spec(plain(with_overrides(module.get_config(), fields)))
+        row = dataclasses.replace(RECIPES[name], max_length=spec.loss.max_length)
+        assert spec.loss == row
+        assert row.kl_placement == "none" or spec.stages[0].kl_coefficient == row.kl_coefficient
+        assert spec.epochs * spec.minibatches > 1  # else clipping does nothing
+
+
 @pytest.mark.parametrize(("field", "value", "said"), [
     (("reward", "rule"), "strict", "reward.rule"), (("dtype",), "float16", "dtype"),
     (("algorithm", "recipe"), "grp", "grp"), (("task", "splits"), {"train": 1.0}, "task.splits"),
     (("samples",), 1, "samples"), (("pool",), {"p3": -5}, "pool"),
     (("task", "name"), "chess", "task.name"), (("prompts",), 1000, "pool"),
     (("sampling", "temperature"), 0.0, "temperature"), (("rollouts", "every"), 0, "rollouts.every"),
-    (("reward", "rule"), "gsm8k-1", "can judge the task"),
+    (("reward", "rule"), "gsm8k-1", "can judge the task"), (("evaluation", "rule"), "strict", "evaluation.rule"),
 ])
 def test_wrong_values_are_refused_by_name(field, value, said):
     config = plain(load("stage1", "tiny"))

@@ -6,6 +6,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 
 class Estimate(NamedTuple):
@@ -76,6 +77,22 @@ def clustered_share(correct: Sequence[int], trials: Sequence[int], confidence: f
         effective = min(max(p * (1 - p) / variance, effective), total) if variance > 0 else total
     estimate = wilson(p * effective, effective, confidence)
     return Estimate(p, estimate.low, estimate.high)
+
+
+def mean_over_seeds(values: Sequence[float], confidence: float = 0.95) -> Estimate:
+    """Mean of one number a seed, with Student's t interval; the spread among seeds is all that it knows of chance.
+
+    It stands for seeds that were not run, and supposes values about normal. Of one value there is no interval: its ends
+    are nan. Source: Student (1908), The probable error of a mean. ValueError for no value.
+    """
+    found = np.asarray(values, np.float64)
+    if len(found) == 0:
+        raise ValueError("a mean over seeds needs at least one seed, got none")
+    mean, count = float(found.mean()), len(found)
+    if count == 1:
+        return Estimate(mean, math.nan, math.nan)
+    reach = float(stdtrit(count - 1, 0.5 + confidence / 2) * found.std(ddof=1)) / math.sqrt(count)
+    return Estimate(mean, mean - reach, mean + reach)
 
 
 def average_at_k(correct: Sequence[int], samples: int, confidence: float = 0.95) -> Estimate:

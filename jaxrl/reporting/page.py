@@ -18,15 +18,15 @@ TEMPLATES = Path(__file__).parent / "templates"
 ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
-def render_page(runs: Sequence[Run], budget_bytes: int = BUDGET_BYTES) -> str:
-    """The page of the first run, with the curves of the others laid over its own.
+def render_page(runs: Sequence[Run], budget_bytes: int = BUDGET_BYTES, title: str = "") -> str:
+    """The page of the first run, with the curves of the others laid over its own. title: default its folder's name.
 
     Text of the model reaches the page only as JSON whose "<" is escaped, and the script only ever sets it as
     text. ValueError when the first run has no steps yet.
     """
     if not runs[0].records:
         raise ValueError(f"{runs[0].workdir} has no steps yet; train first")
-    data = page_data(runs, budget_bytes)
+    data = page_data(runs, budget_bytes, title)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -39,9 +39,11 @@ def render_page(runs: Sequence[Run], budget_bytes: int = BUDGET_BYTES) -> str:
     )
 
 
-def write_page(path: str | os.PathLike[str], runs: Sequence[Run], budget_bytes: int = BUDGET_BYTES) -> Path:
+def write_page(
+    path: str | os.PathLike[str], runs: Sequence[Run], budget_bytes: int = BUDGET_BYTES, title: str = ""
+) -> Path:
     """Renders and writes the page, atomically."""
-    return write_text(path, render_page(runs, budget_bytes))
+    return write_text(path, render_page(runs, budget_bytes, title))
 
 
 def embedded_json(data: object) -> str:

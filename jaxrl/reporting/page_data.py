@@ -51,13 +51,14 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )  # fmt: skip
 
 
-def page_data(runs: Sequence[Run], budget_bytes: int = BUDGET_BYTES) -> dict[str, object]:
+def page_data(runs: Sequence[Run], budget_bytes: int = BUDGET_BYTES, title: str = "") -> dict[str, object]:
     """The page's data. The first run is told in full, the curves of the others are laid over its own."""
     run = runs[0]
+    name = run.workdir.resolve().name
     chosen, note = choose_groups(run, budget_bytes)
     return {
-        "title": run.workdir.resolve().name,
-        "summary": summary(run),
+        "title": title or name,
+        "summary": [["told in full", name]] * (len(runs) > 1) + summary(run),
         "runs": [_curves(other) for other in runs],
         "panels": _panels(runs),
         "warnings": [[record["step"], text] for record in run.records for text in record.get("warnings", ())],

@@ -1,5 +1,6 @@
 """The training loop: rollout, reward, update, measures; checkpoints, evaluation and export around it."""
 
+import dataclasses
 import resource
 import time
 from contextlib import ExitStack, contextmanager
@@ -27,7 +28,7 @@ from jaxrl.running.measures import rollout_metrics, update_metrics, warnings
 from jaxrl.running.rollout import make_batch, score_completions, to_records, with_advantages
 from jaxrl.running.settings import RunSpec, StageSpec
 from jaxrl.running.tasks import Dialogue, choose
-from jaxrl.running.workdir import claim_workdir, write_manifest
+from jaxrl.running.workdir import claim_workdir, make_manifest, write_manifest
 from jaxrl.sampling import Completions, Coordinates
 from models.convert import save_params
 from models.folder import read_config
@@ -72,9 +73,7 @@ class Run:
             stack.callback(writer.close)
             wandb = WandbWriter(spec.wandb, spec.workdir, self.config, self.terminal.say)
             stack.callback(wandb.close)
-            problems = {name: [problem.id for problem in pool] for name, pool in self.pools.items()}
-            problems["held_out"] = [problem.id for problem in self.held_out]
-            write_manifest(spec.workdir, spec.rule, problems)
+            write_manifest(spec.workdir, self.manifest())
             reference = load_weights(self.machine, self.folder) if self._needs_reference else None
             found = {result.name: result for result in read_evaluations(spec.workdir)}
             if done == 0:
@@ -83,6 +82,12 @@ class Run:
             state = self._steps(state, done, reference, checkpoints, found, writer, wandb)
         self._export(state)
         return found
+
+    def manifest(self) -> dict[str, Any]:
+        """What this run's numbers rest on besides its config; see `make_manifest`."""
+        problems = {name: [problem.id for problem in pool] for name, pool in self.pools.items()}
+        problems["held_out"] = [problem.id for problem in self.held_out]
+        return make_manifest(self.spec.rule, problems)
 
     def _steps(self, state, done, reference, checkpoints, found, writer, wandb) -> TrainState:
         spec, shown = self.spec, None
@@ -181,6 +186,7 @@ class Run:
     def _evaluate(self, state: TrainState, name: str, step: int) -> EvaluationResult:
         """The held-out problems with the weights of `state`; stored in evaluations/."""
         spec, asked = self.spec.evaluation, self.spec
+        judge = dataclasses.replace(self.dialogue, rule=spec.rule or asked.rule).judge
         weights = self.machine.sampler.decode_weights(state.params)
 
         def generate(prompts: list[list[int]], group_size: int, step: int, greedy: bool):
@@ -193,7 +199,7 @@ class Run:
         settings = {"temperature": spec.temperature, "max_new_tokens": spec.max_new_tokens, "seed": asked.seed}
         result = evaluate(
             generate, self.held_out, encode=self.dialogue.encode, decode=self.dialogue.decode,
-            judge=self.dialogue.judge,
+            judge=judge,
             samples=spec.samples, step=step, name=name, model=str(asked.model), settings=settings,
             way_of=self.dialogue.way_of if asked.prompt.form == "terse" else None,
         )
@@ -226,13 +232,6 @@ class Run:
         writer.write(record)
         wandb.write(record)
         self.terminal.step(record)
-
-
-def run_training(
-    spec: RunSpec, model_folder: Path, terminal: Terminal, config: dict[str, Any]
-) -> dict[str, EvaluationResult]:
-    """Train; see `Run`."""
-    return Run(spec, model_folder, terminal, config).train()
 
 
 def _evaluation_metrics(result: EvaluationResult) -> dict[str, float]:

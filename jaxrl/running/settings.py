@@ -14,7 +14,7 @@ from jaxrl.learning.mesh import MeshSpec
 from jaxrl.learning.optimizer import OptimizerSpec
 from jaxrl.reporting.writers import WandbSpec
 from jaxrl.rewards import RULES, RewardValues
-from jaxrl.running.tasks import Task, make_task
+from jaxrl.running.tasks import Task, check_rule, make_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +47,17 @@ class StageSpec:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSpec:
-    """Held-out problems by kind, samples of each, and how often (0: before the first and after the last)."""
+    """Held-out problems by kind, samples of each, and how often (0: before the first and after the last).
+
+    rule: what judges the responses; empty: the rule of training.
+    """
 
     pool: tuple[tuple[str, int], ...]
     samples: int
     temperature: float
     max_new_tokens: int
     every: int
+    rule: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +120,12 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
     rule = reward.pop("rule")
     if rule not in RULES:
         raise ValueError(f"reward.rule: expected one of {', '.join(RULES)}, got {rule!r}.")
+    task = make_task(c["task"], rule)
     algorithm = dict(c["algorithm"])
     name, epochs, minibatches = (algorithm.pop(key) for key in ("recipe", "epochs", "minibatches"))
-    evaluation = c["evaluation"] | {"pool": pool_table("evaluation", c["evaluation"]["pool"])}
+    evaluation = EvaluationSpec(**c["evaluation"] | {"pool": pool_table("evaluation", c["evaluation"]["pool"])})
+    if evaluation.rule:
+        check_rule("evaluation.rule", evaluation.rule, c["task"]["name"], task)
     for field, known in (("dtype", ("bfloat16", "float32")), ("attention", ("cudnn", "plain")),
                          ("remat", ("none", "full"))):
         if c[field] not in known:
@@ -131,17 +138,18 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
     return RunSpec(
         name=c["name"], seed=c["seed"], model=c["model"], init_from=c["init_from"], workdir=Path(c["workdir"]),
         mesh=MeshSpec(**c["mesh"]), dtype=c["dtype"], attention=c["attention"], remat=c["remat"], unroll=c["unroll"],
-        prompt=PromptSpec(**c["prompt"]), stop=tuple(c["stop"]), task=make_task(c["task"], rule), rule=rule,
+        prompt=PromptSpec(**c["prompt"]), stop=tuple(c["stop"]), task=task, rule=rule,
         values=RewardValues(**reward),
         loss=recipe(name, **algorithm), epochs=epochs, minibatches=minibatches,
         optimizer=OptimizerSpec(**c["optimizer"]), micro_tokens=c["layout"]["micro_tokens"],
         length_multiple=c["layout"]["multiple"], length_ratio=c["layout"]["ratio"],
         head_tokens=c["layout"]["head_tokens"], sampler_rows=c["sampler"]["rows"],
-        sampler_chunk=c["sampler"]["chunk"], evaluation=EvaluationSpec(**evaluation),
+        sampler_chunk=c["sampler"]["chunk"], evaluation=evaluation,
         checkpoint_every=c["checkpoint"]["every"],
         checkpoint=CheckpointSpec(c["checkpoint"]["keep"], c["checkpoint"]["keep_every"]),
         rollouts_every=c["rollouts"]["every"],
-        wandb=WandbSpec(mode=c["wandb"]["mode"], project=c["wandb"]["project"], name=c["name"]),
+        wandb=WandbSpec(mode=c["wandb"]["mode"], project=c["wandb"]["project"],
+                        name=Path(c["workdir"]).name),
         export=c["export"], stages=stage_specs,
     )
 

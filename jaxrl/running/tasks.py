@@ -216,10 +216,15 @@ def make_task(fields: Mapping[str, Any], rule: str) -> Task:
     if name not in TASKS:
         raise ValueError(f"task.name: expected one of {', '.join(TASKS)}, got {name!r}.")
     task = TASKS[name].from_fields(fields)
-    if rule not in RULES or RULES[rule].needs != task.answers:
-        fitting = ", ".join(name for name, row in RULES.items() if row.needs == task.answers)
-        raise ValueError(f"reward.rule: expected a rule that can judge the task {name!r} ({fitting}), got {rule!r}.")
+    check_rule("reward.rule", rule, name, task)
     return task
+
+
+def check_rule(field: str, rule: str, name: str, task: Task) -> None:
+    """Raises ValueError, naming the config's field, where the rule can't judge the task called `name`."""
+    if rule not in RULES or RULES[rule].needs != task.answers:
+        fitting = ", ".join(row for row, known in RULES.items() if known.needs == task.answers)
+        raise ValueError(f"{field}: expected a rule that can judge the task {name!r} ({fitting}), got {rule!r}.")
 
 
 @dataclasses.dataclass(frozen=True)

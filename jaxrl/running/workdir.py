@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,10 @@ def check_start(spec: RunSpec) -> None:
                                 "--config.init_from=RUN, or --config.init_from= to start from the model.") from error
 
 
-def write_manifest(workdir: Path, rule: str, problems: Mapping[str, list[str]]) -> None:
-    """`manifest.json`: versions, commit, hardware, rule, and a hash of the problems by use."""
+def make_manifest(rule: str, problems: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Versions, commit, hardware, rule, and a hash of the problems (given as ids) by use."""
     device = jax.devices()[0]
-    manifest = {
+    return {
         "versions": {"python": platform.python_version()} | {
             name: importlib.metadata.version(name) for name in _PACKAGES},
         "commit": _commit(),
@@ -69,7 +69,53 @@ def write_manifest(workdir: Path, rule: str, problems: Mapping[str, list[str]]) 
         "problems": {use: {"count": len(ids), "hash": hashlib.blake2b("\n".join(ids).encode()).hexdigest()[:32]}
                     for use, ids in problems.items()},
     }
+
+
+def write_manifest(workdir: Path, manifest: Mapping[str, Any]) -> None:
+    """`manifest.json` of the run."""
     write_text(workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+
+def read_past_run(manifest: Path, workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The manifest of a past run, and the config.json beside it with `workdir` as its folder.
+
+    Raises FileNotFoundError or ValueError where one of them can't be read, or where `workdir` is the past run's own.
+    """
+    config = manifest.parent / "config.json"
+    for path in (manifest, config):
+        if not path.is_file():
+            raise FileNotFoundError(f"expected the manifest of a run with its config.json beside it, found no {path}.")
+    if workdir.resolve() == manifest.parent.resolve():
+        raise ValueError(f"--workdir={workdir} is the run that is to be repeated; choose another one.")
+    try:
+        then, fields = (json.loads(path.read_text(encoding="utf-8")) for path in (manifest, config))
+        missing = {"versions", "commit", "hardware", "rule", "problems"} - then.keys()
+    except (AttributeError, ValueError) as error:
+        raise ValueError(f"{manifest} and its config.json: expected JSON of a past run ({error}).") from error
+    if missing or "task" not in fields:
+        raise ValueError(f"{manifest} and its config.json: expected those of a run of jaxrl.train, "
+                         f"missing {', '.join(sorted(missing)) or 'task'}.")
+    return then, fields | {"workdir": str(workdir)}
+
+
+def compare_manifests(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """One line for each difference in versions, hardware and commit, which may change the last digits of numbers.
+
+    Raises ValueError where rule or problems differ: the numbers would be others.
+    """
+    wrong = [f"{name} (then {old!r}, now {new!r})" for name, old, new in _differing(then, now, ("rule", "problems"))]
+    if wrong:
+        raise ValueError(f"the past run can't be repeated: {'; '.join(wrong)}. Use the commit it was made with, "
+                         f"{then['commit'] or 'which its manifest does not know'}.")
+    return [f"not as then: {name} was {old!r}, is {new!r}"
+            for name, old, new in _differing(then, now, ("versions", "hardware", "commit"))]
+
+
+def _differing(then: Mapping[str, Any], now: Mapping[str, Any], parts: Sequence[str]) -> list[tuple[str, Any, Any]]:
+    old, new = ({part: manifest[part] for part in parts} for manifest in (then, now))
+    old, new = _flat(old), _flat(new)
+    names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    return [(name, old.get(name, "absent"), new.get(name, "absent")) for name in names]
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -6,7 +6,14 @@ import math
 import numpy as np
 import pytest
 
-from jaxrl.evaluation.intervals import average_at_k, mean_pass_at_k, paired_difference, pass_at_k, wilson
+from jaxrl.evaluation.intervals import (
+    average_at_k,
+    mean_over_seeds,
+    mean_pass_at_k,
+    paired_difference,
+    pass_at_k,
+    wilson,
+)
 
 DRAWS = 2000
 
@@ -102,3 +109,24 @@ def test_paired_difference_uses_the_pairing():
 def test_paired_difference_refuses_other_puzzles():
     with pytest.raises(ValueError, match="same puzzles"):
         paired_difference([0.0, 1.0], [1.0])
+
+
+def test_mean_over_seeds_golden_numbers():
+    # 1 to 5: standard deviation sqrt(2.5); the table of Student's t has 2.776 at 4 degrees of freedom, 12.706 at 1.
+    value, low, high = mean_over_seeds([1, 2, 3, 4, 5])
+    assert (value, round(low, 3), round(high, 3)) == (3.0, 1.037, 4.963)
+    value, low, high = mean_over_seeds([0.4, 0.6])
+    assert (round(value, 6), round(low, 3), round(high, 3)) == (0.5, -0.771, 1.771)
+
+
+def test_mean_over_few_seeds_covers_the_truth():
+    generator = np.random.default_rng(6)
+    found = [mean_over_seeds(generator.normal(0.5, 0.1, 3)) for _ in range(DRAWS)]
+    assert 0.935 <= np.mean([low <= 0.5 <= high for _, low, high in found]) <= 0.965
+
+
+def test_one_seed_has_no_interval():
+    value, low, high = mean_over_seeds([0.7])
+    assert (value, math.isnan(low), math.isnan(high)) == (0.7, True, True)
+    with pytest.raises(ValueError, match="at least one seed"):
+        mean_over_seeds([])

@@ -21,7 +21,7 @@ from jaxrl.running import loop
 from jaxrl.running.replay import replay
 from jaxrl.running.settings import run_spec
 from jaxrl.running.supervised import save_base
-from jaxrl.running.workdir import check_workdir
+from jaxrl.running.workdir import check_workdir, compare_manifests, read_past_run
 from models.config import Qwen2Config
 from models.convert import load_params
 from models.qwen2 import Qwen2
@@ -190,3 +190,28 @@ def test_evaluation_puzzles_were_never_trained_on(whole):
     run, _ = whole
     held_out = {problem.id for problem in run.held_out}
     assert not held_out & {problem.id for pool in run.pools.values() for problem in pool}
+
+
+def test_a_manifest_tells_what_is_no_longer_as_it_was(whole, tmp_path):
+    """The past run's own numbers rest on rule and problems; all else is told, one line each."""
+    run, workdir = whole
+    then, fields = read_past_run(workdir / "manifest.json", tmp_path / "again")
+    assert fields == run.config | {"workdir": str(tmp_path / "again")}
+    now = run.manifest()
+    assert compare_manifests(then, now) == []
+    older = then | {"commit": "abc", "versions": then["versions"] | {"jax": "0.1"}}
+    assert compare_manifests(older, now) == [
+        f"not as then: commit was 'abc', is {now['commit']!r}",
+        f"not as then: versions.jax was '0.1', is {now['versions']['jax']!r}"]
+    other = run_of(fields | {"seed": 1}).manifest()
+    with pytest.raises(ValueError, match=r"can't be repeated: problems\.held_out\.hash \(then .*commit it was made"):
+        compare_manifests(then, other)
+    with pytest.raises(ValueError, match=r"rule \(then 'strict-0', now 'strict-1'\)"):
+        compare_manifests(then | {"rule": "strict-0"}, now)
+
+
+def test_a_past_run_is_not_repeated_into_its_own_folder(whole):
+    with pytest.raises(ValueError, match="is the run that is to be repeated"):
+        read_past_run(whole[1] / "manifest.json", whole[1])
+    with pytest.raises(FileNotFoundError, match=r"found no .*no_such/manifest\.json"):
+        read_past_run(whole[1] / "no_such" / "manifest.json", whole[1])

@@ -41,6 +41,9 @@
   // Verdicts have the same colour in every curve and text.
   const FIXED = { correct: 2, wrong_answer: 3, wrong: 3, unparseable: 4, bad_format: 1, cut_off: 7 };
   const DASHES = ["solid", "dot", "dash", "dashdot"];
+  // Two runs share the colours and differ in their dashes. Of more, each has a colour of its own, and of a panel only
+  // the first curve is drawn until others are asked for in its legend.
+  const MANY = data.runs.length > 2;
   const drawn = [];
 
   function smooth(values, window) {
@@ -59,15 +62,16 @@
       if (!all) return;
       const kept = all.map((value, i) => [run.steps[i], value]).filter((pair) => pair[1] !== null);
       const [x, y] = [kept.map((pair) => pair[0]), kept.map((pair) => pair[1])];
-      const colour = colours[FIXED[name.split("/").at(-1)] ?? index % colours.length];
+      const colour = colours[MANY ? order % colours.length : FIXED[name.split("/").at(-1)] ?? index % colours.length];
+      const visible = MANY && index ? "legendonly" : true;
       const label = (panel.names.length > 1 ? name.replace(/^(behaviour|suspects|evaluation|time|speed|length|share|reward)\//, "") : name)
         + (data.runs.length > 1 ? " · " + run.name : "");
       const window = Math.max(1, Math.round(y.length / 20));
-      const line = { color: colour, width: order ? 1.5 : 2.2, dash: DASHES[order % DASHES.length] };
+      const line = { color: colour, width: order ? 1.5 : 2.2, dash: DASHES[(MANY ? index : order) % DASHES.length] };
       if (window > 2 && order === 0) {
-        found.push({ x, y, mode: "lines", line: { color: colour, width: 1 }, opacity: 0.28, hoverinfo: "skip", showlegend: false, legendgroup: label });
+        found.push({ x, y, mode: "lines", line: { color: colour, width: 1 }, opacity: 0.28, hoverinfo: "skip", showlegend: false, legendgroup: label, visible });
       }
-      found.push({ x, y: smooth(y, window), name: label, legendgroup: label, mode: y.length > 1 ? "lines" : "markers", line, marker: { color: colour } });
+      found.push({ x, y: smooth(y, window), name: label, legendgroup: label, mode: y.length > 1 ? "lines" : "markers", line, marker: { color: colour }, visible });
     }));
     return found;
   }
