@@ -15,8 +15,8 @@ _Ends = tuple[EvaluationResult, EvaluationResult]
 
 _NOTE = (
     "Each number is a mean over n seeds. In brackets stands Student's 95 % interval of that mean, in which every seed "
-    "is one value; n = 1 has none. The column `against` is the difference in accuracy after training, taken seed by "
-    "seed on the same held-out problems."
+    "is one value: few seeds make it wide, n = 1 has none, and seeds that happen to agree leave it no width. The "
+    "column `against` is the difference in accuracy after training, seed by seed on the same held-out problems."
 )
 
 
