@@ -9,6 +9,8 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from jaxrl.running.stopping import Ended
+
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run, e.g. configs/three_stage.py:tiny.")
 REFUSALS = (ValueError, OSError, FloatingPointError)
@@ -20,7 +22,10 @@ def plain(config: ConfigDict) -> dict:
 
 
 def run(name: str, command: Callable[[ConfigDict], None]) -> None:
-    """Parse the flags and call `command(config)`; a refusal is one sentence on stderr and exit status 2."""
+    """Parse the flags and call `command(config)`; a refusal is one sentence on stderr and exit status 2.
+
+    A run that ended before its last step says so in the same way, with the status of `Ended`.
+    """
 
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
@@ -32,6 +37,8 @@ def run(name: str, command: Callable[[ConfigDict], None]) -> None:
             command(CONFIG.value)
         except REFUSALS as error:
             _refuse(name, str(error))
+        except Ended as ended:
+            _refuse(name, str(ended), ended.status)
 
     def parse(argv: list[str]) -> list[str]:
         try:
@@ -68,6 +75,6 @@ def _shortened(error: Exception) -> str:
     return f"{(telling or [' '.join(lines)])[-1]} (see --help, and the fields in configs/base.py)"
 
 
-def _refuse(name: str, sentence: str) -> None:
+def _refuse(name: str, sentence: str, status: int = 2) -> None:
     print(f"{name}: {sentence}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)
