@@ -56,7 +56,20 @@ def get_run() -> ConfigDict:
         temperature=1.0, max_new_tokens=2048, every=0,  # every: steps between evaluations, 0: first and last only
         rule="",  # rule that judges held-out responses; empty: that of `reward`
     ))
-    config.checkpoint = ConfigDict(dict(every=20, keep=2, keep_every=0))  # steps; 0: none is kept for good
+    config.checkpoint = ConfigDict(dict(
+        every=20, keep=2,  # steps between checkpoints; how many of the newest of these stay
+        keep_every=0,  # those at multiples of this stay for good; 0: none
+        best=0,  # so many with the highest lower bound of held-out accuracy stay; needs evaluation.every
+        patience=5,  # saves that may fail in a row (disk full) before the run stops
+    ))
+    config.guard = ConfigDict(dict(  # steps beyond a bound are undone; 0: no such bound; not finite is always beyond
+        remedy="skip",  # other draws from the last checkpoint on; or "rate", "temperature": lower it; or "stop"
+        factor=0.5,  # what "rate" and "temperature" multiply by, for the rest of the run
+        retries=3,  # how often a run may go back before it stops
+        kl_max=20.0, entropy_min=0.0, entropy_max=10.0,  # nats a token
+        repetition_max=0.98, bad_format_max=0.0,  # shares of the responses
+        length_min=1.5, length_max=0.0,  # mean tokens of a response, the end token included
+    ))
     config.rollouts = ConfigDict(dict(every=1))  # steps between stored rollouts
     config.wandb = ConfigDict(dict(mode="auto", project="jaxrl"))  # "auto", "online", "offline" or "off"
     config.compile_cache = "~/.cache/jaxrl"  # compiled programs are kept here; empty: not kept
@@ -67,7 +80,11 @@ def get_run() -> ConfigDict:
 def get_stage(size: str = "") -> ConfigDict:
     """What one stage sets; the defaults are those of the article's first stage, or its counterpart in miniature."""
     stage = ConfigDict()
-    stage.steps = 50  # updates
+    stage.steps = 50  # updates, at most
+    stage.until = ConfigDict(dict(
+        accuracy=0.0,  # end the stage once sampled held-out accuracy is this or more; 0: only with its last step
+        kind="p3", evaluations=2,  # accuracy of which problems, and in how many evaluations in a row
+    ))
     stage.pool = ConfigDict({"p3": 500})  # problems that the stage draws from, by kind; p3: puzzles of three people
     stage.prompts = 8  # problems a step
     stage.samples = 32  # responses to each

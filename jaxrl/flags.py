@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from jaxrl.running.stopping import Ended
+
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run, e.g. configs/three_stage.py:tiny.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder to write in; default: the config's field workdir.")
@@ -41,7 +43,10 @@ def with_overrides(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
 
 def run(name: str, command: Callable[[ConfigDict | None], int | None], instead: str = "config") -> None:
     """Parse the flags and call `command(config)`, which may return an exit status; a refusal is one sentence on stderr
-    and exit status 2. instead: a flag that may be given in place of --config; the config is None then."""
+    and exit status 2. A run that ended before its last step says so in the same way, with the status of `Ended`.
+
+    instead: a flag that may be given in place of --config; the config is None then.
+    """
 
     def main(argv: list[str]) -> int | None:
         if len(argv) > 1:
@@ -53,6 +58,8 @@ def run(name: str, command: Callable[[ConfigDict | None], int | None], instead: 
             return command(CONFIG.value)
         except REFUSALS as error:
             return _refuse(name, str(error))
+        except Ended as ended:
+            return _refuse(name, str(ended), ended.status)
 
     def parse(argv: list[str]) -> list[str]:
         try:
@@ -89,6 +96,6 @@ def _shortened(error: Exception) -> str:
     return f"{(telling or [' '.join(lines)])[-1]} (see --help, and the fields in configs/base.py)"
 
 
-def _refuse(name: str, sentence: str) -> NoReturn:
+def _refuse(name: str, sentence: str, status: int = 2) -> NoReturn:
     print(f"{name}: {sentence}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)

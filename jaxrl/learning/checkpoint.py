@@ -1,8 +1,11 @@
 """Checkpoints: the whole state and a JSON note, whole or not there at all, exact on any mesh."""
 
+import contextlib
 import dataclasses
 import errno
 import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +17,23 @@ from jaxrl.learning.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointSpec:
-    """keep: how many of the newest stay. keep_every: multiples of it stay for good (0: none)."""
+    """Which checkpoints are made, and which of them stay; the newest always does.
 
+    every: steps between two. keep: how many of the newest at multiples of `every` stay, so that one made in between
+    (at a signal, or after an evaluation) displaces none of them. keep_every: multiples of it stay for good (0: none).
+    best: so many with the highest score stay. patience: how many saves in a row may fail before the run ends.
+    """
+
+    every: int = 1
     keep: int = 2
     keep_every: int = 0
+    best: int = 0
+    patience: int = 0
 
     def __post_init__(self):
-        if self.keep < 1 or self.keep_every < 0:
-            raise ValueError(
-                f"checkpoints: expected keep >= 1 and keep_every >= 0, got keep={self.keep}, "
-                f"keep_every={self.keep_every}"
-            )
+        for field, least in (("every", 1), ("keep", 1), ("keep_every", 0), ("best", 0), ("patience", 0)):
+            if getattr(self, field) < least:
+                raise ValueError(f"checkpoint.{field}: expected {least} or more, got {getattr(self, field)}.")
 
 
 class Checkpoints:
@@ -36,16 +45,11 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | os.PathLike, spec: CheckpointSpec = CheckpointSpec()):
-        self.folder = Path(folder).absolute()
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=spec.keep,
-            keep_period=spec.keep_every or None,
-            enable_async_checkpointing=False,
-            create=True,
-            cleanup_tmp_directories=True,
-        )
+        self.folder, self.spec = Path(folder).absolute(), spec
         with _explained(self.folder):
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            self._manager = self._open()
+        notes = {step: self._note(step) for step in self.steps()}
+        self._scores = {step: note["score"] for step, note in notes.items() if "score" in note}
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -61,18 +65,46 @@ class Checkpoints:
         """Steps that can be restored, rising."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: TrainState, meta: dict[str, Any]) -> None:
+    def best(self) -> list[tuple[int, float]]:
+        """Step and score of those that have one and are there, the best first; of equals, the later."""
+        there = set(self.steps())
+        scored = [(step, score) for step, score in self._scores.items() if step in there]
+        return sorted(scored, key=lambda pair: (pair[1], pair[0]), reverse=True)
+
+    def save(self, step: int, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
         """Write `state` and `meta` (JSON) as checkpoint `step`, on disk on return; replaces one of that step.
 
-        Raises OSError, in one sentence, when there is no room or no permission.
+        Raises OSError, in one sentence, when there is no room or no permission; what was there stays, what was
+        half written is taken away.
         """
+        note = {"meta": meta, "leaves": _leaves(state)} | ({} if score is None else {"score": score})
+        parts = ocp.args.Composite(state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note))
         with _explained(self.folder):
+            # Asked beforehand, so that a checkpoint that can't be whole does not take the room that metrics need.
+            if shutil.disk_usage(self.folder).free < sum(leaf.nbytes for leaf in jax.tree.leaves(state)):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if step in self._manager.all_steps():
                 self._manager.delete(step)
-            note = {"meta": meta, "leaves": _leaves(state)}
-            parts = ocp.args.Composite(state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note))
-            self._manager.save(step, args=parts, force=True)
-            self._manager.wait_until_finished()
+            if score is not None:
+                self._scores[step] = score
+            try:
+                self._manager.save(step, args=parts, force=True)
+                self._manager.wait_until_finished()
+            except Exception:
+                self._scores.pop(step, None)
+                for half in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(half, ignore_errors=True)
+                with contextlib.suppress(Exception):  # the first error is the one to tell
+                    self._manager.close()
+                self._manager = self._open()
+                raise
+
+    def delete_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps, the newest first."""
+        for later in reversed(self.steps()):
+            if later > step:
+                self._manager.delete(later)
+                self._scores.pop(later, None)
 
     def restore(self, abstract: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
         """State and note of checkpoint `step` (None: the newest), bit for bit, placed as `abstract` says.
@@ -95,6 +127,23 @@ class Checkpoints:
     def meta(self, step: int | None = None) -> dict[str, Any]:
         """The note of checkpoint `step` (None: the newest), without its arrays."""
         return self._note(self._existing(step))["meta"]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Which of these, by rising step, stay: the policy that Orbax asks after each save."""
+        spec, steps = self.spec, [checkpoint.step for checkpoint in checkpoints]
+        regular = [step for step in steps if step % spec.every == 0]
+        best = [step for step, _ in self.best()[: spec.best]]
+        kept = {*steps[-1:], *regular[-spec.keep :], *best}
+        return [step in kept or bool(spec.keep_every and step % spec.keep_every == 0) for step in steps]
+
+    def _open(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self,
+            enable_async_checkpointing=False,
+            create=True,
+            cleanup_tmp_directories=True,
+        )
+        return ocp.CheckpointManager(self.folder, options=options)
 
     def _note(self, step: int) -> dict[str, Any]:
         return self._manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore())).note
@@ -135,8 +184,7 @@ class _explained:
         if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "RESOURCE_EXHAUSTED" in text:
             raise OSError(
                 errno.ENOSPC,
-                f"no space left for a checkpoint in {self.folder}; the last whole one is untouched: free some space, "
-                "or lower checkpoint.keep, and start the same command again",
+                f"no space left for a checkpoint in {self.folder}; the last whole one is untouched: free some space",
             ) from error
         if (
             number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)

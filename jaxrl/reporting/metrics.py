@@ -18,6 +18,7 @@ class Metric(NamedTuple):
 METRICS: tuple[Metric, ...] = (
     Metric("step", "count", "training step, from 1; 0 is the state before training"),
     Metric("stage", "name", "stage of the recipe that the step belongs to"),
+    Metric("stage_step", "count", "number of the step in its stage, from 1"),
     Metric("reward/mean", "reward", "mean total reward of the step's responses"),
     Metric("reward/format", "reward", "mean of the format part"),
     Metric("reward/answer", "reward", "mean of the answer part"),
@@ -63,6 +64,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("mismatch/mean", "nats", "mean of |sampler log-probability - learner log-probability|"),
     Metric("mismatch/max", "nats", "largest of them"),
     Metric("gradient_norm", "norm", "global gradient norm before clipping"),
+    Metric("update_norm", "norm", "global norm of the change of the parameters"),
     Metric("learning_rate", "rate", "learning rate of the step"),
     Metric("temperature", "temperature", "sampling temperature of the step"),
     Metric("kl_coefficient", "coefficient", "weight of the KL term"),
@@ -84,9 +86,9 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "evaluation/<name>", "", "held-out numbers after this step, such as `evaluation/p3/sampled/accuracy`"
     ),
-    Metric(
-        "warnings", "sentences", "what the guard said about this step, in words; absent when it said nothing"
-    ),
+    Metric("guard/trips", "count", "how often the guard had undone steps of the run before this one"),
+    Metric("guard/draw", "count", "how often it had changed the draws: the seed of the step follows from it"),
+    Metric("warnings", "sentences", "what is wrong with this step, in words; absent when nothing is"),
 )
 
 FAMILY = "<name>"

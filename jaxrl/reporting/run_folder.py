@@ -59,6 +59,13 @@ def write_evaluation(workdir: str | os.PathLike[str], result: EvaluationResult) 
     return write_text(Path(workdir) / "evaluations" / f"{result.name}.json", to_json(result))
 
 
+def drop_evaluations_after(workdir: str | os.PathLike[str], restored_step: int) -> None:
+    """Removes the evaluations of steps that a resumed run will do again."""
+    for result in read_evaluations(workdir):
+        if result.step > restored_step:
+            (Path(workdir) / "evaluations" / f"{result.name}.json").unlink()
+
+
 def read_evaluations(workdir: str | os.PathLike[str]) -> list[EvaluationResult]:
     """All evaluations of a run: "before" first, "after" last, the others by step."""
     found = []

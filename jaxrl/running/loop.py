@@ -1,35 +1,33 @@
-"""The training loop: rollout, reward, update, measures; checkpoints, evaluation and export around it."""
+"""The training loop: rollout, reward, update, measures; guard, checkpoints, evaluation and export around it."""
 
 import dataclasses
-import resource
-import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxrl.algorithms.batch import Batch
-from jaxrl.algorithms.kl import ESTIMATORS
-from jaxrl.algorithms.schedules import make_schedule
 from jaxrl.evaluation.evaluate import evaluate
 from jaxrl.evaluation.overlap import refuse_overlap
-from jaxrl.evaluation.table import EvaluationResult, to_metrics
+from jaxrl.evaluation.table import EvaluationResult, rows, to_metrics
 from jaxrl.learning.checkpoint import Checkpoints
 from jaxrl.learning.state import TrainState, abstract_state, init_state
-from jaxrl.learning.update import Scalars
-from jaxrl.reporting.rollouts import drop_rollouts_after, write_rollouts
+from jaxrl.reporting.rollouts import write_rollouts
 from jaxrl.reporting.run_folder import read_evaluations, write_evaluation
 from jaxrl.reporting.terminal import Terminal
-from jaxrl.reporting.writers import JsonlWriter, WandbWriter
+from jaxrl.running.guard import dump, find_cause
+from jaxrl.running.ledger import Ledger
 from jaxrl.running.machine import build_machine, first_state, load_weights
-from jaxrl.running.measures import rollout_metrics, update_metrics, warnings
-from jaxrl.running.rollout import make_batch, score_completions, to_records, with_advantages
-from jaxrl.running.settings import RunSpec, StageSpec
-from jaxrl.running.tasks import Dialogue, choose
+from jaxrl.running.measures import stage_warnings
+from jaxrl.running.progress import Progress, StepPlan, advance, gone_back, plan_step
+from jaxrl.running.saving import Saver
+from jaxrl.running.settings import RunSpec
+from jaxrl.running.steps import Drawn, Steps
+from jaxrl.running.stopping import Ended, Signals, Stopped
+from jaxrl.running.tasks import Dialogue
 from jaxrl.running.workdir import claim_workdir, make_manifest, write_manifest
-from jaxrl.sampling import Completions, Coordinates
+from jaxrl.sampling import Coordinates
 from models.convert import save_params
 from models.folder import read_config
 from models.tokenizer import check_vocabulary, eos_ids, load_tokenizer
@@ -41,6 +39,11 @@ _EVALUATION_SEED = 0x5EED
 
 class Run:
     """A training run over its folder. `train()` starts it, or goes on where it was killed."""
+
+    signals: Signals  # these four while `train` runs
+    saver: Saver
+    ledger: Ledger
+    found: dict[str, EvaluationResult]
 
     def __init__(self, spec: RunSpec, model_folder: Path, terminal: Terminal, config: dict[str, Any]):
         self.spec, self.folder, self.terminal, self.config = spec, model_folder, terminal, config
@@ -54,34 +57,34 @@ class Run:
         self.pools = {stage.name: spec.task.draw("train", stage.pool, spec.seed, known) for stage in spec.stages}
         refuse_overlap(self.held_out, [problem for pool in self.pools.values() for problem in pool])
         self.machine = build_machine(spec, model_config, self._longest())
+        self.steps = Steps(spec, self.machine, self.dialogue, self.pools, terminal)
 
     def train(self) -> dict[str, EvaluationResult]:
-        """All steps that are still to be done; returns the evaluations before and after."""
+        """All steps that are still to be done; returns the evaluations before and after.
+
+        Raises Stopped at a signal, with what was learned saved, and Ended where the guard gives up.
+        """
         spec = self.spec
         claim_workdir(spec.workdir, self.config)
         with ExitStack() as stack:
+            self.signals = stack.enter_context(Signals())
             checkpoints = stack.enter_context(Checkpoints(spec.workdir / "checkpoints", spec.checkpoint))
-            if checkpoints.steps():
-                abstract = abstract_state(self.machine.model, self.machine.optimizer, self.machine.mesh)
-                state, meta = checkpoints.restore(abstract)
-                done = int(meta["step"])
-                self.terminal.say(f"going on after step {done}")
-            else:
-                state, done = first_state(self.machine, spec, self.folder), 0
-            drop_rollouts_after(spec.workdir / "rollouts", done)
-            writer = JsonlWriter(spec.workdir / "metrics.jsonl", done if done else None)
-            stack.callback(writer.close)
-            wandb = WandbWriter(spec.wandb, spec.workdir, self.config, self.terminal.say)
-            stack.callback(wandb.close)
+            self.saver = Saver(checkpoints, self.terminal.say)
+            state, progress = self._state_of(max(checkpoints.steps(), default=None))
+            if progress.step:
+                self.terminal.say(f"going on after step {progress.step}")
+            self.ledger = stack.enter_context(Ledger(spec, self.config, self.terminal, progress.step))
             write_manifest(spec.workdir, self.manifest())
             reference = load_weights(self.machine, self.folder) if self._needs_reference else None
-            found = {result.name: result for result in read_evaluations(spec.workdir)}
-            if done == 0:
-                found[BEFORE] = self._evaluate(state, BEFORE, 0)
-                self._report({"step": 0} | _evaluation_metrics(found[BEFORE]), writer, wandb)
-            state = self._steps(state, done, reference, checkpoints, found, writer, wandb)
+            self.found = {result.name: result for result in read_evaluations(spec.workdir)}
+            if not self.ledger.begun:
+                self._keep(self._evaluate(state, 0), BEFORE)
+                self.ledger.write({"step": 0} | to_metrics(self.found[BEFORE]))
+            state = self._go_on(state, progress, reference)
+            for step, low in checkpoints.best()[: spec.checkpoint.best]:
+                self.terminal.say(f"among the best: checkpoint {step}, held-out accuracy at least {low:.1%}")
         self._export(state)
-        return found
+        return self.found
 
     def manifest(self) -> dict[str, Any]:
         """What this run's numbers rest on besides its config; see `make_manifest`."""
@@ -89,104 +92,96 @@ class Run:
         problems["held_out"] = [problem.id for problem in self.held_out]
         return make_manifest(self.spec.rule, problems)
 
-    def _steps(self, state, done, reference, checkpoints, found, writer, wandb) -> TrainState:
-        spec, shown = self.spec, None
-        for step in range(done + 1, spec.total_steps + 1):
-            stage, place = spec.stage_of(step)
-            if stage is not shown:
-                self.terminal.stage(stage.name, step - place, step - place + stage.steps - 1)
-                if stage.fresh_optimizer and place == 0:
+    def _state_of(self, step: int | None) -> tuple[TrainState, Progress]:
+        """The state of a checkpoint and how far the run was then; None: the beginning."""
+        machine = self.machine
+        if step is None:
+            return first_state(machine, self.spec, self.folder), Progress()
+        abstract = abstract_state(machine.model, machine.optimizer, machine.mesh)
+        state, meta = self.saver.checkpoints.restore(abstract, step)
+        return state, Progress(**meta)
+
+    def _go_on(self, state: TrainState, progress: Progress, reference: Any) -> TrainState:
+        stages, shown = self.spec.stages, None
+        try:
+            while progress.stage < len(stages):
+                plan = plan_step(stages, progress)
+                if plan.stage is not shown:
+                    self._announce(plan, state)
+                    shown = plan.stage
+                if plan.stage.fresh_optimizer and plan.place == 0:
                     state = init_state(self.machine.model, self.machine.optimizer, self.machine.mesh, state.params)
-                shown = stage
-            state, record = self._step(state, reference, stage, place, step)
-            last, every = step == spec.total_steps, spec.evaluation.every
-            if last or (every and step % every == 0):
-                name = AFTER if last else f"step_{step:06d}"
-                found[name] = self._evaluate(state, name, step)
-                record |= _evaluation_metrics(found[name])
-            self._report(record, writer, wandb)
-            if last or step % spec.checkpoint_every == 0:
-                self.terminal.phase("checkpoint")
-                checkpoints.save(step, state, {"step": step, "stage": stage.name})
+                drawn, record, cause = None, {"step": plan.step}, ""
+                try:
+                    drawn = self.steps.draw(state, reference, plan)
+                except FloatingPointError as error:
+                    cause = str(error)
+                with self.signals.held():
+                    if not cause:
+                        state, record = self.steps.learn(state, plan, drawn)
+                        cause = find_cause(self.spec.guard, record)
+                    if cause:
+                        state, progress = self._go_back(state, progress, plan, drawn, record, cause)
+                    else:
+                        progress = self._finish(state, progress, plan, drawn, record)
+        except Stopped as stopped:
+            self.saver.at_stop(progress, state)
+            raise Stopped(f"after step {progress.step}: {stopped}") from None
         return state
 
-    def _step(
-        self, state: TrainState, reference: Any, stage: StageSpec, place: int, step: int
-    ) -> tuple[TrainState, dict[str, Any]]:
-        """Step number `step` (from 1), which is number `place` (from 0) of its stage."""
-        times: dict[str, float] = {}
-        began = time.perf_counter()
-        temperature = make_schedule(stage.temperature)(place)
-        scalars = Scalars(make_schedule(stage.learning_rate)(place), temperature, stage.kl_coefficient)
-        indices = self.indices(step)
-        problems = [self.pools[stage.name][index] for index in indices]
-        with self._phase("rollout", times):
-            prompts, completions = self.complete(state.params, step, indices, np.arange(stage.samples))
-        with self._phase("reward", times):
-            rollout = score_completions(self.dialogue, problems, prompts, completions)
-            batch = make_batch(rollout, self.machine.longest)
-        with self._phase("reference", times):
-            batch, penalty = self._refer(batch, state, reference, scalars)
-            batch = with_advantages(batch, rollout, self.spec.loss.advantage, penalty)
-        with self._phase("update", times):
-            state, info = self.machine.update(state, None, batch, scalars)
-            info = jax.device_get(info)
-        if step % self.spec.rollouts_every == 0:
-            records = to_records(rollout, batch, self.dialogue, step, stage.name, indices)
-            write_rollouts(self.spec.workdir / "rollouts", step, records)
-        record = {"step": step, "stage": stage.name, "learning_rate": scalars.learning_rate,
-                  "temperature": temperature, "kl_coefficient": scalars.kl_coefficient}
-        record |= rollout_metrics(rollout) | update_metrics(info)
-        found = warnings(record, info)
-        record |= {"warnings": found} if found else {}
-        times["time/step"] = time.perf_counter() - began
-        speeds = {
-            "speed/rollout_tokens_per_second": record["tokens/rollout"] / times["time/rollout"],
-            "speed/update_tokens_per_second": record["tokens/update"] / times["time/update"],
-            "memory/peak_bytes": _peak_bytes(),
-        }
-        return state, record | times | speeds
+    def _announce(self, plan: StepPlan, state: TrainState) -> None:
+        first, stage = plan.step - plan.place, plan.stage
+        self.terminal.stage(stage.name, first, first + stage.steps - 1)
+        for warning in stage_warnings(stage, sum(leaf.size for leaf in jax.tree.leaves(state.params))):
+            self.terminal.say(f"warning: {warning}")
 
-    def indices(self, step: int) -> np.ndarray:
-        """Which problems of its stage's pool step `step` (from 1) asks."""
-        stage, place = self.spec.stage_of(step)
-        seed = (self.spec.seed, self.spec.stages.index(stage))
-        return choose(len(self.pools[stage.name]), stage.prompts, seed, place)
+    def _finish(
+        self, state: TrainState, progress: Progress, plan: StepPlan, drawn: Drawn, record: dict[str, Any]
+    ) -> Progress:
+        """Write down a step that may stay: rollouts, evaluation, metrics, checkpoint. How far the run is then."""
+        spec, stages, result, score = self.spec, self.spec.stages, None, None
+        if plan.step % spec.rollouts_every == 0:
+            write_rollouts(spec.workdir / "rollouts", plan.step, self.steps.records(plan, drawn))
+        every, planned = spec.evaluation.every, plan.stage is stages[-1] and plan.place + 1 == plan.stage.steps
+        if planned or (every and plan.step % every == 0):
+            result = self._evaluate(state, plan.step)
+            record, score = record | to_metrics(result), rows(result)[-1].accuracy.low
+        trips, progress = progress.trips, advance(stages, progress, record)
+        last = progress.stage == len(stages)
+        if result:
+            self._keep(result, AFTER if last else f"step_{plan.step:06d}")
+        if progress.place == 0 and plan.place + 1 < plan.stage.steps:
+            self.terminal.say(f"{plan.stage.name} ends early, after {plan.place + 1} of {plan.stage.steps} steps: "
+                              f"{plan.stage.until.metric} is {record[plan.stage.until.metric]:.1%}.")
+        self.ledger.write(record | {"guard/trips": trips})
+        self.terminal.phase("checkpoint")
+        self.saver.after_step(progress, state, score, last=last)
+        return progress
 
-    def complete(
-        self, params: Any, step: int, indices: np.ndarray, samples: np.ndarray
-    ) -> tuple[list[list[int]], Completions]:
-        """Prompts of these problems, and completions with these sample numbers, as step `step` draws them.
+    def _go_back(
+        self, state: TrainState, progress: Progress, plan: StepPlan, drawn: Drawn | None, record: dict[str, Any],
+        cause: str,
+    ) -> tuple[TrainState, Progress]:
+        """Undo a refused step and those since the last regular checkpoint; raises Ended where the limit is reached."""
+        guard, trips = self.spec.guard, progress.trips + 1
+        folder = self.spec.workdir / "guard" / f"trip_{trips}"
+        dump(folder, plan.step, cause, record, drawn and drawn.batch, self.steps.records(plan, drawn) if drawn else [])
+        said = f"the guard refused step {plan.step}: {cause} The step is kept in {folder}."
+        if guard.remedy == "stop" or trips > guard.retries:
+            raise Ended(f"{said} It had gone back {progress.trips} times; to go on from the last checkpoint, start the "
+                        "same command again with another --config.guard.remedy, other bounds or more retries.")
+        for leaf in jax.tree.leaves(state):
+            leaf.delete()  # room for the state that comes back
+        state, saved = self._state_of(self.saver.last_regular(progress.step))
+        self.saver.checkpoints.delete_after(saved.step)
+        self.ledger.cut_back(saved.step)
+        self.found = {name: result for name, result in self.found.items() if result.step <= saved.step}
+        self.terminal.say(f"{said} Back to step {saved.step}, remedy {trips} of {guard.retries}: {guard.remedy}.")
+        return state, gone_back(guard, saved, progress)
 
-        They are functions of the arguments alone (law 1), so a few of a step's completions are those of the whole step.
-        """
-        stage, place = self.spec.stage_of(step)
-        prompts = [self.dialogue.encode(self.pools[stage.name][index]) for index in indices]
-        weights = self.machine.sampler.decode_weights(params)
-        coordinates = Coordinates(self.spec.seed, step, indices.astype(np.int32), samples.astype(np.int32))
-        drawing = self.dialogue.drawing(stage.max_new_tokens, make_schedule(stage.temperature)(place),
-                                        top_k=stage.top_k, top_p=stage.top_p, min_p=stage.min_p)
-        return prompts, self.machine.sampler.sample(weights, prompts, len(samples), coordinates, drawing)
-
-    def _refer(
-        self, batch: Batch, state: TrainState, reference: Any, scalars: Scalars
-    ) -> tuple[Batch, np.ndarray | None]:
-        """The batch with reference log-probabilities, and the penalty [B, T] where the KL stands in the reward."""
-        loss = self.spec.loss
-        if reference is None:
-            return batch, None
-        referred = self.machine.logp(reference, batch.tokens, batch.lengths, scalars.temperature)
-        batch = batch._replace(ref_logp=referred * batch.loss_mask)
-        if loss.kl_placement != "reward":
-            return batch, None
-        own = self.machine.logp(state.params, batch.tokens, batch.lengths, scalars.temperature) * batch.loss_mask
-        penalty = scalars.kl_coefficient * np.asarray(ESTIMATORS[loss.kl](own, batch.ref_logp)) * batch.loss_mask
-        return batch._replace(old_logp=own), penalty
-
-    def _evaluate(self, state: TrainState, name: str, step: int) -> EvaluationResult:
-        """The held-out problems with the weights of `state`; stored in evaluations/."""
+    def _evaluate(self, state: TrainState, step: int) -> EvaluationResult:
+        """The held-out problems with the weights of `state`."""
         spec, asked = self.spec.evaluation, self.spec
-        judge = dataclasses.replace(self.dialogue, rule=spec.rule or asked.rule).judge
         weights = self.machine.sampler.decode_weights(state.params)
 
         def generate(prompts: list[list[int]], group_size: int, step: int, greedy: bool):
@@ -196,15 +191,18 @@ class Run:
             drawing = self.dialogue.drawing(spec.max_new_tokens, 0.0 if greedy else spec.temperature)
             return self.machine.sampler.sample(weights, prompts, group_size, coordinates, drawing)
 
+        judge = dataclasses.replace(self.dialogue, rule=spec.rule or asked.rule).judge
         settings = {"temperature": spec.temperature, "max_new_tokens": spec.max_new_tokens, "seed": asked.seed}
-        result = evaluate(
+        return evaluate(
             generate, self.held_out, encode=self.dialogue.encode, decode=self.dialogue.decode,
-            judge=judge,
-            samples=spec.samples, step=step, name=name, model=str(asked.model), settings=settings,
+            judge=judge, samples=spec.samples, step=step, model=str(asked.model), settings=settings,
             way_of=self.dialogue.way_of if asked.prompt.form == "terse" else None,
         )
-        write_evaluation(asked.workdir, result)
-        return result
+
+    def _keep(self, result: EvaluationResult, name: str) -> None:
+        """Store an evaluation in evaluations/ under this name."""
+        self.found[name] = dataclasses.replace(result, name=name)
+        write_evaluation(self.spec.workdir, self.found[name])
 
     def _export(self, state: TrainState) -> None:
         if self.spec.export:
@@ -220,27 +218,3 @@ class Run:
     @property
     def _needs_reference(self) -> bool:
         return self.spec.loss.kl_placement != "none"
-
-    @contextmanager
-    def _phase(self, name: str, times: dict[str, float]):
-        self.terminal.phase(name)
-        began = time.perf_counter()
-        yield
-        times[f"time/{name}"] = time.perf_counter() - began
-
-    def _report(self, record: dict[str, Any], writer: JsonlWriter, wandb: WandbWriter) -> None:
-        writer.write(record)
-        wandb.write(record)
-        self.terminal.step(record)
-
-
-def _evaluation_metrics(result: EvaluationResult) -> dict[str, float]:
-    return to_metrics(result)
-
-
-def _peak_bytes() -> int:
-    """The most memory in use so far: on the fullest device, or of this process where devices do not tell."""
-    peaks = [stats["peak_bytes_in_use"] for device in jax.local_devices() if (stats := device.memory_stats())]
-    return max(peaks) if peaks else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-

@@ -9,13 +9,19 @@ import numpy as np
 from jaxrl.reporting import behaviours
 from jaxrl.rewards import SUSPECTS, VERDICTS
 from jaxrl.running.rollout import Rollout
+from jaxrl.running.settings import StageSpec
 
 _UPDATE_NAMES = {
     "loss": "loss/total", "policy_loss": "loss/policy", "kl": "loss/kl", "ratio_mean": "ratio/mean",
     "clip_share": "ratio/clip_share", "entropy": "entropy", "logp_gap_mean": "mismatch/mean",
-    "logp_gap_max": "mismatch/max", "grad_norm": "gradient_norm", "tokens": "tokens/update",
+    "logp_gap_max": "mismatch/max", "grad_norm": "gradient_norm",
+    "update_norm": "update_norm", "tokens": "tokens/update",
     "padding_share": "tokens/padding_share",
 }
+
+# Rates at which runs are known to have collapsed: small models in LOG.md, 7B on such puzzles in the recipe's report.
+_LARGE, _RISKY_RATE = 100_000_000, {False: 3e-4, True: 1e-6}
+_MANY_SUSPECTS = 0.25
 
 
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:
@@ -56,11 +62,18 @@ def update_metrics(info: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(info[key]) for key, name in _UPDATE_NAMES.items() if key in info}
 
 
-def warnings(record: Mapping[str, Any], info: Mapping[str, Any]) -> list[str]:
+def stage_warnings(stage: StageSpec, parameters: int) -> list[str]:
+    """What may go wrong with a stage of a model of so many parameters, before it begins."""
+    highest, risky = stage.learning_rate.value, _RISKY_RATE[parameters >= _LARGE]
+    if highest < risky:
+        return []
+    return [f"{stage.name} has a rate of {highest:.0e}; from {risky:.0e} on, models of this size have collapsed: lower "
+            "learning_rate if the KL or the format errors rise."]
+
+
+def warnings(record: Mapping[str, Any]) -> list[str]:
     """What is wrong with a step, in words with what to do; empty when nothing is."""
     found = []
-    if float(info["skipped"]) > 0:
-        found.append("the gradient was not finite, so this step changed nothing; lower learning_rate if it returns.")
     if record["groups/no_variance"] == 1:
         found.append("every group got one and the same reward, so there was nothing to learn from; use easier puzzles, "
                      "more samples or a higher temperature.")
@@ -73,6 +86,11 @@ def warnings(record: Mapping[str, Any], info: Mapping[str, Any]) -> list[str]:
     if record["share/bad_format"] == 1:
         found.append("every response was badly formed; read some in rollouts/ and check prompt.form and "
                      "prompt.opens_think.")
+    for name in SUSPECTS:
+        if name != "cut_off" and record[f"suspects/{name}"] > _MANY_SUSPECTS:
+            share = record[f"suspects/{name}"]
+            found.append(f"{share:.0%} of the responses look like a known way of fooling the reward ({name}); read "
+                         "some in rollouts/, and choose a stricter reward.rule if they are rewarded.")
     if record["mismatch/mean"] > 0.1:
         found.append(f"sampler and learner disagree by {record['mismatch/mean']:.2f} nats a token on average; "
                      "run in float32 to see whether precision is the cause.")

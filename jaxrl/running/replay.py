@@ -6,9 +6,11 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrl.learning.run_params import run_steps
-from jaxrl.reporting.rollouts import read_rollouts, rollout_path
+from jaxrl.reporting.rollouts import read_rollouts, rollout_path, rollout_steps
+from jaxrl.reporting.writers import read_metrics
 from jaxrl.running.loop import Run
 from jaxrl.running.machine import first_state, restore_weights
+from jaxrl.running.progress import StepPlan, stored_plan
 
 
 class Replayed(NamedTuple):
@@ -31,7 +33,8 @@ def replay(run: Run, step: int, prompt: int, sample: int) -> Replayed:
     FileNotFoundError where one of them is missing, ValueError for a place that the step does not have.
     """
     spec = run.spec
-    stage, _ = spec.stage_of(step)
+    plan = _plan(run, step)
+    stage = plan.stage
     for name, place, there in (("prompt", prompt, stage.prompts), ("sample", sample, stage.samples)):
         if not 0 <= place < there:
             raise ValueError(f"{name}: expected 0 to {there - 1}, as step {step} has {there}, got {place}.")
@@ -40,11 +43,20 @@ def replay(run: Run, step: int, prompt: int, sample: int) -> Replayed:
         raise FileNotFoundError(f"expected the rollouts of step {step} at {path}, found none; name a step that was "
                                 "stored (config field rollouts.every).")
     group = read_rollouts(path)[prompt]
-    indices = run.indices(step)[prompt : prompt + 1]
-    prompts, completions = run.complete(_params(run, step), step, indices, np.array([sample]))
+    indices = run.steps.indices(plan)[prompt : prompt + 1]
+    prompts, completions = run.steps.complete(_params(run, step), plan, indices, np.array([sample]))
     tokens = completions.tokens[0, : completions.lengths[0]].tolist()
     shown = run.dialogue.tokenizer.decode(prompts[0], skip_special_tokens=False)
     return Replayed(shown, group.responses[sample].response, run.dialogue.decode(tokens))
+
+
+def _plan(run: Run, step: int) -> StepPlan:
+    """What the step did, from its line of metrics.jsonl: where a stage ended and what the guard changed stand there."""
+    records = read_metrics(run.spec.workdir / "metrics.jsonl")
+    last = records[-1]["step"] if records else 0
+    if not 1 <= step <= last:
+        raise ValueError(f"step: expected 1 to {last}, the steps that {run.spec.workdir} has done, got {step}.")
+    return stored_plan(run.spec.stages, next(record for record in records if record["step"] == step))
 
 
 def _params(run: Run, step: int):
@@ -54,7 +66,8 @@ def _params(run: Run, step: int):
     workdir: Path = run.spec.workdir
     steps = run_steps(workdir) if (workdir / "checkpoints").is_dir() else []
     if step - 1 not in steps:
-        usable = ", ".join(str(kept + 1) for kept in [0, *steps] if kept < run.spec.total_steps)
+        stored = rollout_steps(workdir / "rollouts")
+        usable = ", ".join(str(kept + 1) for kept in [0, *steps] if kept + 1 in stored)
         raise FileNotFoundError(f"step {step} sampled from the weights after step {step - 1}, which were not kept; "
                                 f"steps that can be drawn again: {usable} (checkpoint.keep_every keeps more).")
     return restore_weights(run.machine, workdir, step - 1)

@@ -84,7 +84,7 @@ def to_records(
         responses = tuple(
             ResponseRecord(
                 rollout.responses[row], verdict.verdict, verdict.reasons, verdict.suspects, verdict.format_reward,
-                verdict.answer_reward, verdict.reward, float(batch.advantages[row, last[row]]),
+                verdict.answer_reward, verdict.reward, _finite(batch.advantages[row, last[row]]),
                 int(rollout.completions.lengths[row]), bool(rollout.completions.finished[row]),
                 dialogue.way_of(rollout.responses[row]),
             )
@@ -94,3 +94,8 @@ def to_records(
         records.append(GroupRecord(step, stage, int(indices[place]), problem.id, problem.kind, prompt,
                                    problem.solution, responses))
     return records
+
+
+def _finite(value: np.float32) -> float | None:
+    """None for a number that JSON lacks: only a step that the guard refuses has one."""
+    return float(value) if np.isfinite(value) else None

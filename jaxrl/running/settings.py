@@ -1,6 +1,7 @@
 """From a config to frozen specifications: the one place where fields become objects, and wrong ones are refused."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,35 @@ from jaxrl.learning.mesh import MeshSpec
 from jaxrl.learning.optimizer import OptimizerSpec
 from jaxrl.reporting.writers import WandbSpec
 from jaxrl.rewards import RULES, RewardValues
+from jaxrl.running.guard import GuardSpec
 from jaxrl.running.tasks import Task, check_rule, make_task
 
 
 @dataclasses.dataclass(frozen=True)
+class UntilSpec:
+    """A stage ends early once sampled held-out accuracy of `kind` was `accuracy` or more (0: never) in each of so many
+    evaluations in a row."""
+
+    accuracy: float
+    kind: str
+    evaluations: int
+
+    @property
+    def metric(self) -> str:
+        """Where a step's record has the accuracy."""
+        return f"evaluation/{self.kind}/sampled/accuracy"
+
+
+@dataclasses.dataclass(frozen=True)
 class StageSpec:
-    """One stage. pool: (kind, how many problems of it the stage draws from). Schedules count its steps from 0."""
+    """One stage of at most `steps` steps. pool: (kind, how many problems of it the stage draws from).
+
+    Schedules count the stage's steps from 0.
+    """
 
     name: str
     steps: int
+    until: UntilSpec
     pool: tuple[tuple[str, int], ...]
     prompts: int
     samples: int
@@ -90,8 +111,8 @@ class RunSpec:
     sampler_rows: int
     sampler_chunk: int
     evaluation: EvaluationSpec
-    checkpoint_every: int
     checkpoint: CheckpointSpec
+    guard: GuardSpec
     rollouts_every: int
     wandb: WandbSpec
     export: bool
@@ -99,17 +120,8 @@ class RunSpec:
 
     @property
     def total_steps(self) -> int:
-        """Steps of all stages."""
+        """Steps of all stages, if none ends early."""
         return sum(stage.steps for stage in self.stages)
-
-    def stage_of(self, step: int) -> tuple[StageSpec, int]:
-        """The stage that step (from 1) belongs to, and its place in it (from 0)."""
-        first = 1
-        for stage in self.stages:
-            if step < first + stage.steps:
-                return stage, step - first
-            first += stage.steps
-        raise ValueError(f"step {step} is beyond the {self.total_steps} steps of this run.")
 
 
 def run_spec(config: dict[str, Any]) -> RunSpec:
@@ -130,9 +142,10 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
                          ("remat", ("none", "full"))):
         if c[field] not in known:
             raise ValueError(f"{field}: expected one of {', '.join(known)}, got {c[field]!r}.")
-    if c["checkpoint"]["every"] < 1 or c["rollouts"]["every"] < 1:
-        raise ValueError("checkpoint.every and rollouts.every: expected 1 or more.")
+    if c["rollouts"]["every"] < 1:
+        raise ValueError(f"rollouts.every: expected 1 or more, got {c['rollouts']['every']}.")
     stage_specs = tuple(_stage(key, fields) for key, fields in sorted(stages.items()))
+    _check_evaluated(evaluation, stage_specs, c["checkpoint"]["best"])
     # Dr.GRPO divides by the limit that the responses of this run really have.
     algorithm.setdefault("max_length", max(stage.max_new_tokens for stage in stage_specs))
     return RunSpec(
@@ -145,8 +158,7 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
         length_multiple=c["layout"]["multiple"], length_ratio=c["layout"]["ratio"],
         head_tokens=c["layout"]["head_tokens"], sampler_rows=c["sampler"]["rows"],
         sampler_chunk=c["sampler"]["chunk"], evaluation=evaluation,
-        checkpoint_every=c["checkpoint"]["every"],
-        checkpoint=CheckpointSpec(c["checkpoint"]["keep"], c["checkpoint"]["keep_every"]),
+        checkpoint=CheckpointSpec(**c["checkpoint"]), guard=GuardSpec(**c["guard"]),
         rollouts_every=c["rollouts"]["every"],
         wandb=WandbSpec(mode=c["wandb"]["mode"], project=c["wandb"]["project"],
                         name=Path(c["workdir"]).name),
@@ -161,6 +173,24 @@ def pool_table(name: str, table: dict[str, int]) -> tuple[tuple[str, int], ...]:
     return tuple((kind, count) for kind, count in sorted(table.items(), key=lambda pair: kind_order(pair[0])) if count)
 
 
+def _check_evaluated(evaluation: EvaluationSpec, stages: Sequence[StageSpec], best: int) -> None:
+    """Raises ValueError where a stage's end or the best checkpoints hang on evaluations that will not be made."""
+    if best and not evaluation.every:
+        raise ValueError(f"checkpoint.best: expected evaluation.every above 0 where the {best} best are kept, got 0.")
+    kinds = [kind for kind, _ in evaluation.pool]
+    for stage in stages:
+        until, field = stage.until, f"{stage.name}.until"
+        if not 0 <= until.accuracy <= 1 or until.evaluations < 1:
+            raise ValueError(f"{field}: expected an accuracy of 0 (off) to 1 and 1 or more evaluations, got "
+                             f"{until.accuracy} and {until.evaluations}.")
+        if until.accuracy and until.kind not in kinds:
+            raise ValueError(f"{field}.kind: expected a kind of evaluation.pool ({', '.join(kinds)}), got "
+                             f"{until.kind!r}.")
+        if until.accuracy and not (evaluation.every and evaluation.samples):
+            raise ValueError(f"{field}: expected evaluation.every and evaluation.samples above 0 where a stage ends by "
+                             f"accuracy, got {evaluation.every} and {evaluation.samples}.")
+
+
 def _stage(name: str, c: dict[str, Any]) -> StageSpec:
     sampling, steps = c["sampling"], c["steps"]
     start, end = sampling["temperature"], sampling["temperature_end"]
@@ -171,8 +201,9 @@ def _stage(name: str, c: dict[str, Any]) -> StageSpec:
     rate["drops"] = tuple(tuple(drop) for drop in rate["drops"])
     spans = steps if rate["kind"] in ("linear", "cosine") else 0
     return StageSpec(
-        name=name, steps=steps, pool=pool_table(name, c["pool"]), prompts=c["prompts"], samples=c["samples"],
-        temperature=temperature, top_k=sampling["top_k"], top_p=sampling["top_p"], min_p=sampling["min_p"],
+        name=name, steps=steps, until=UntilSpec(**c["until"]), pool=pool_table(name, c["pool"]),
+        prompts=c["prompts"], samples=c["samples"], temperature=temperature,
+        top_k=sampling["top_k"], top_p=sampling["top_p"], min_p=sampling["min_p"],
         max_new_tokens=sampling["max_new_tokens"], learning_rate=ScheduleSpec(steps=spans, **rate),
         kl_coefficient=c["kl_coefficient"], fresh_optimizer=c["fresh_optimizer"],
     )

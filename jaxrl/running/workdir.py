@@ -16,8 +16,9 @@ from jaxrl.reporting.files import write_text
 from jaxrl.running.settings import RunSpec
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
-# Fields that say where and how a run is shown or kept; changing them leaves every number as it was.
-_FREE = ("workdir", "wandb", "compile_cache", "export", "checkpoint", "name", "output")
+# Fields that say where and how a run is shown or kept; changing them leaves every number as it was. That holds for the
+# guard's until it trips; then its bounds and remedy are what has to be changed for the run to go on.
+_FREE = ("workdir", "wandb", "compile_cache", "export", "checkpoint", "guard", "name", "output")
 
 
 def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:

@@ -1,5 +1,9 @@
 """A checkpoint is whole or not there, and comes back bit for bit on any mesh."""
 
+import os
+import shutil
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -60,6 +64,67 @@ def test_keeps_the_newest_and_every_nth(tmp_path):
             checkpoints.save(step, state, {"step": step})
         assert checkpoints.steps() == [4, 6, 7]
         assert checkpoints.meta(4) == {"step": 4}
+
+
+def test_one_made_in_between_displaces_none_of_the_newest(tmp_path):
+    """At a signal or after an evaluation a checkpoint off the beat is made: it stays until the next is there."""
+    state, _ = state_on(MeshSpec())
+    with Checkpoints(tmp_path, CheckpointSpec(every=4, keep=2)) as checkpoints:
+        kept = []
+        for step in (4, 8, 9, 11, 12):
+            checkpoints.save(step, state, {})
+            kept.append(checkpoints.steps())
+    assert kept == [[4], [4, 8], [4, 8, 9], [4, 8, 11], [8, 12]]
+
+
+def test_the_best_stay_also_when_the_folder_is_opened_again(tmp_path):
+    state, _ = state_on(MeshSpec())
+    for step, score in ((1, 0.3), (2, 0.7), (3, None), (4, 0.5), (5, 0.7), (6, 0.1)):
+        with Checkpoints(tmp_path, CheckpointSpec(keep=1, best=2)) as checkpoints:
+            checkpoints.save(step, state, {}, score)
+            best, steps = checkpoints.best(), checkpoints.steps()
+    assert steps == [2, 5, 6]
+    assert best == [(5, 0.7), (2, 0.7), (6, 0.1)]
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.delete_after(2)
+        assert (checkpoints.steps(), checkpoints.best()) == ([2], [(2, 0.7)])
+
+
+def test_a_save_that_failed_leaves_nothing_and_can_be_tried_again(tmp_path, monkeypatch):
+    """The disk fills up between the first byte and the rename."""
+    state, mesh = state_on(MeshSpec())
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {})
+
+        def full(*args, **kwargs):
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", full)
+            patch.setattr(os, "replace", full)
+            with pytest.raises(OSError, match="no space left for a checkpoint"):
+                checkpoints.save(2, state, {}, 0.5)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["1"]
+        assert (checkpoints.steps(), checkpoints.best()) == ([1], [])
+        checkpoints.save(2, state, {"again": True})
+        restored, meta = checkpoints.restore(abstract_state(MODEL, OPTIMIZER, mesh))
+    assert meta == {"again": True}
+    assert_same(restored, state)
+
+
+def test_a_checkpoint_that_would_not_fit_is_not_begun(tmp_path, monkeypatch):
+    state, _ = state_on(MeshSpec())
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    with Checkpoints(tmp_path) as checkpoints:
+        for free, fits in ((needed - 1, False), (needed, True)):
+            monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
+            if fits:
+                checkpoints.save(1, state, {})
+            else:
+                with pytest.raises(OSError, match="no space left for a checkpoint"):
+                    checkpoints.save(1, state, {}, 0.5)
+            assert len(list(tmp_path.iterdir())) == fits
+        assert checkpoints.best() == []
 
 
 def test_same_step_is_replaced(tmp_path):

@@ -1,5 +1,6 @@
-"""Law 2 with a real SIGKILL: the same command, started again, ends with the numbers of a run never killed."""
+"""Law 2 with real signals: the same command, started again, ends with the numbers of a run never stopped."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -41,13 +42,13 @@ def finish(process):
     assert process.returncode == 0, said
 
 
-def kill_when(process, workdir, pattern):
-    """SIGKILL as soon as a file of the pattern is there."""
+def signal_when(process, workdir, pattern, number):
+    """Send a signal as soon as a file of the pattern is there; what the process said, once it is gone."""
     while not any(workdir.glob(pattern)):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.send_signal(number)
+    return process.communicate(timeout=600)[0]
 
 
 @pytest.fixture(scope="module")
@@ -57,23 +58,42 @@ def whole(tmp_path_factory):
     return folder
 
 
+def assert_same(workdir, whole):
+    mine, theirs = ([deterministic(record) for record in read_metrics(folder / "metrics.jsonl")]
+                    for folder in (workdir, whole))
+    assert [record["step"] for record in mine] == list(range(STEPS + 1))
+    assert mine == theirs
+    for step in range(1, STEPS + 1):
+        first, second = (rollout_path(folder / "rollouts", step) for folder in (workdir, whole))
+        assert first.read_bytes() == second.read_bytes()
+    config = read_config(workdir / "export")
+    trees = [jax.tree.leaves(jax.device_get(restore_params(folder, config)[0]))
+             for folder in (workdir, whole)]
+    for first, second in zip(*trees, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
 # Step 3 is the first of stage 2 and no checkpoint follows it; checkpoint 4 is being written when its folder appears.
 @pytest.mark.parametrize("sign", ["rollouts/step_000003.jsonl.gz", "checkpoints/4*"])
 def test_a_killed_run_ends_as_one_that_was_not(whole, tmp_path, sign):
     workdir = tmp_path / "run"
     process = start(workdir, whole / "cache")
-    kill_when(process, workdir, sign)
+    signal_when(process, workdir, sign, signal.SIGKILL)
     assert not (workdir / "export").exists()
     finish(start(workdir, whole / "cache"))
-    mine, theirs = ([deterministic(record) for record in read_metrics(folder / "metrics.jsonl")]
-                    for folder in (workdir, whole / "whole"))
-    assert [record["step"] for record in mine] == list(range(STEPS + 1))
-    assert mine == theirs
-    for step in range(1, STEPS + 1):
-        first, second = (rollout_path(folder / "rollouts", step) for folder in (workdir, whole / "whole"))
-        assert first.read_bytes() == second.read_bytes()
-    config = read_config(workdir / "export")
-    trees = [jax.tree.leaves(jax.device_get(restore_params(folder, config)[0]))
-             for folder in (workdir, whole / "whole")]
-    for first, second in zip(*trees, strict=True):
-        np.testing.assert_array_equal(first, second)
+    assert_same(workdir, whole / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_saves_says_one_line_and_goes_on(whole, tmp_path, number):
+    """Exit status 75 asks to be started again; step 3 is no multiple of checkpoint.every, so the signal saved it."""
+    workdir = tmp_path / "run"
+    process = start(workdir, whole / "cache")
+    said = signal_when(process, workdir, "rollouts/step_000003.jsonl.gz", number)
+    assert process.returncode == 75, said
+    last = said.splitlines()[-1]
+    assert re.fullmatch(rf"jaxrl.train: after step [34]: stopped by {number.name}; start the same command .*", last)
+    assert (workdir / "checkpoints" / re.search(r"step (\d)", last).group(1)).is_dir()
+    assert "Traceback" not in said
+    finish(start(workdir, whole / "cache"))
+    assert_same(workdir, whole / "whole")

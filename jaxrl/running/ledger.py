@@ -1,0 +1,46 @@
+"""What a run writes down step by step, to metrics.jsonl, wandb and the terminal; and how steps are taken back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxrl.reporting.rollouts import drop_rollouts_after
+from jaxrl.reporting.run_folder import drop_evaluations_after
+from jaxrl.reporting.terminal import Terminal
+from jaxrl.reporting.writers import JsonlWriter, WandbWriter
+from jaxrl.running.settings import RunSpec
+
+
+class Ledger:
+    """The lines of a run up to the step it goes on from, and from there on. Use as a context manager."""
+
+    def __init__(self, spec: RunSpec, config: Mapping[str, Any], terminal: Terminal, done: int):
+        self.spec, self.terminal = spec, terminal
+        self.metrics: JsonlWriter | None = None
+        self.cut_back(done)
+        self.wandb = WandbWriter(spec.wandb, spec.workdir, config, terminal.say)
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.metrics.close()
+        self.wandb.close()
+
+    @property
+    def begun(self) -> bool:
+        """Whether the line of step 0 is written."""
+        return self.metrics.last_step >= 0
+
+    def cut_back(self, done: int) -> None:
+        """Take away all that was written of the steps after `done`."""
+        if self.metrics:
+            self.metrics.close()
+        drop_rollouts_after(self.spec.workdir / "rollouts", done)
+        drop_evaluations_after(self.spec.workdir, done)
+        self.metrics = JsonlWriter(self.spec.workdir / "metrics.jsonl", done)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """One step's line, everywhere."""
+        self.metrics.write(record)
+        self.wandb.write(record)
+        self.terminal.step(record)

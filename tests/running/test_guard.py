@@ -1,0 +1,81 @@
+"""The guard names what is wrong with a step, and keeps all of it."""
+
+import importlib
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxrl.algorithms.batch import Batch
+from jaxrl.flags import plain
+from jaxrl.reporting.rollouts import GroupRecord, ResponseRecord, read_rollouts
+from jaxrl.running.guard import GuardSpec, dump, find_cause
+
+TINY = Path(__file__).parents[2] / "models" / "tiny"
+FIELDS = plain(importlib.import_module("configs.base").get_run())["guard"]
+FINE = {"loss/total": 0.1, "gradient_norm": 0.3, "update_norm": 1e-3, "loss/kl": 0.02, "entropy": 0.4,
+        "reward/mean": -1.0, "behaviour/repetition": 0.3, "share/bad_format": 1.0, "length/mean": 300.0}
+
+
+@pytest.mark.parametrize(("name", "value", "bounds", "said"), [
+    ("loss/total", math.nan, {}, "loss/total is nan: lower learning_rate"),
+    ("gradient_norm", math.inf, {}, "gradient_norm is inf"),
+    ("loss/kl", 21.0, {}, "the KL to the reference .* is 21, over guard.kl_max = 20: lower learning_rate or raise"),
+    ("entropy", 0.4, {"entropy_min": 0.5}, "the entropy .* is 0.4, under guard.entropy_min = 0.5"),
+    ("entropy", 11.0, {}, "over guard.entropy_max = 10"),
+    ("behaviour/repetition", 1.0, {}, "share of responses that repeat themselves is 1, over"),
+    ("share/bad_format", 0.95, {"bad_format_max": 0.9}, "badly formed responses is 0.95, over guard.bad_format_max"),
+    ("length/mean", 1.0, {}, "the mean length .* is 1, under guard.length_min = 1.5"),
+    ("length/mean", 300, {"length_max": 299.5}, "over guard.length_max = 299.5"),
+])
+def test_what_is_beyond_a_bound_is_said(name, value, bounds, said):
+    spec = GuardSpec(**FIELDS | bounds)
+    assert not find_cause(GuardSpec(**FIELDS), FINE)
+    assert re.search(said, find_cause(spec, FINE | {name: value}))
+
+
+def test_a_bound_of_0_is_off_and_a_number_that_is_not_there_is_no_cause():
+    off = GuardSpec(**FIELDS | {field: 0.0 for field in FIELDS if field.endswith(("_min", "_max"))})
+    wild = FINE | {"loss/kl": 1e6, "entropy": 99.0, "behaviour/repetition": 1.0, "length/mean": 0.5}
+    assert not find_cause(off, wild)
+    assert not find_cause(GuardSpec(**FIELDS), {name: value for name, value in FINE.items() if name != "loss/kl"})
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"remedy": "pray"}, "guard.remedy: expected one of skip, rate, temperature, stop, got 'pray'"),
+    ({"factor": 1.0}, "a factor between 0 and 1"), ({"retries": -1}, "retries of 0 or more"),
+    ({"kl_max": -1.0}, "guard.kl_max: expected 0"), ({"entropy_max": math.nan}, "guard.entropy_max"),
+])
+def test_wrong_fields_are_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        GuardSpec(**FIELDS | changes)
+
+
+def test_a_step_is_kept_whole_whatever_is_in_it(tmp_path):
+    rows = np.zeros((2, 3), np.float32)
+    batch = Batch(rows.astype(np.int32), np.array([3, 2], np.int32), rows, np.full_like(rows, np.nan))
+    response = ResponseRecord("", "bad_format", (), (), -1.0, -2.0, -3.0, None, 1, True)
+    group = GroupRecord(7, "stage1", 0, "id", "p3", "asked", "solution", (response, response))
+    dump(tmp_path / "trip_1", 7, "loss/total is nan.", {"step": 7, "loss/total": math.nan}, batch, [group])
+    stored = np.load(tmp_path / "trip_1" / "step_000007.npz")
+    assert set(stored) == {"tokens", "lengths", "loss_mask", "advantages"}
+    np.testing.assert_array_equal(stored["advantages"], batch.advantages)
+    assert read_rollouts(tmp_path / "trip_1" / "step_000007.jsonl.gz") == [group]
+    told = json.loads((tmp_path / "trip_1" / "cause.json").read_text())
+    assert told == {"cause": "loss/total is nan.", "step": 7, "loss/total": "nan"}
+
+
+def test_a_temperature_of_3_is_lowered_until_answers_are_formed_again(small, tmp_path):
+    """The embedded model writes noise at 3 and answers at 1, which is a third of it."""
+    values = {"steps": 1, "sampling.temperature": 3.0, "sampling.temperature_end": 3.0, "sampling.max_new_tokens": 96}
+    hot = {f"stages.stage{stage}.{field}": value for stage in (1, 2, 3) for field, value in values.items()}
+    guard = {"guard.remedy": "temperature", "guard.factor": 1 / 3, "guard.bad_format_max": 0.9}
+    small.run(small.fields(tmp_path / "run", {**hot, **guard, "model": str(TINY)})).train()
+    assert sum("badly formed" in line and "remedy 1 of 3: temperature" in line for line in small.said) == 1
+    records = small.numbers(tmp_path / "run")[1:]
+    assert {record["temperature"] for record in records} == {1.0}
+    assert {record["guard/trips"] for record in records} == {1}
+    assert all(record["share/bad_format"] <= 0.9 for record in records)

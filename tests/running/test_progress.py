@@ -1,0 +1,81 @@
+"""Which step comes next is a function of stored numbers: stages that end early, remedies, and seeds of other draws."""
+
+import importlib
+
+import pytest
+
+from jaxrl.flags import plain
+from jaxrl.running.progress import Progress, advance, draw_seed, gone_back, plan_step, stored_plan
+from jaxrl.running.settings import run_spec
+
+
+def spec_of(**changes):
+    config = importlib.import_module("configs.three_stage").get_config("tiny")
+    config.update_from_flattened_dict(changes)
+    return run_spec(plain(config))
+
+
+UNTIL = {"evaluation.every": 1, "stages.stage1.until.accuracy": 0.5, "stages.stage1.until.evaluations": 2}
+
+
+def walk(stages, accuracies):
+    """(stage, place) of each step, with these accuracies measured after the first steps."""
+    progress, seen = Progress(), []
+    while progress.stage < len(stages):
+        plan = plan_step(stages, progress)
+        seen.append((plan.stage.name, plan.place))
+        found = {"evaluation/p3/sampled/accuracy": accuracies[plan.step - 1]} if plan.step <= len(accuracies) else {}
+        progress = advance(stages, progress, found)
+    return seen
+
+
+def test_a_stage_ends_after_so_many_good_evaluations_in_a_row():
+    stages = spec_of(**UNTIL).stages
+    seen = walk(stages, [0.6, 0.4, 0.5, 0.7, 0.9, 0.9, 0.9])
+    assert [stage for stage, _ in seen].count("stage1") == 4
+    assert seen[4] == ("stage2", 0)
+    assert len(seen) == 4 + stages[1].steps + stages[2].steps
+
+
+def test_without_a_mark_every_stage_takes_its_steps():
+    stages = spec_of().stages
+    seen = walk(stages, [1.0] * 40)
+    assert seen == [(stage.name, place) for stage in stages for place in range(stage.steps)]
+
+
+def test_a_step_of_the_metrics_is_the_step_that_was_planned():
+    stages = spec_of().stages
+    progress = Progress(step=20, stage=2, place=3, draw=2, rate=0.5, temperature=0.8)
+    plan = plan_step(stages, progress)
+    record = {"step": plan.step, "stage": plan.stage.name, "stage_step": plan.place + 1, "guard/draw": plan.draw,
+              "learning_rate": plan.learning_rate, "temperature": plan.temperature}
+    assert stored_plan(stages, record) == plan
+    plain_plan = plan_step(stages, progress._replace(rate=1.0, temperature=1.0))
+    assert plan.learning_rate == 0.5 * plain_plan.learning_rate
+    assert plan.temperature == 0.8 * plain_plan.temperature
+
+
+@pytest.mark.parametrize(("remedy", "changed"), [("skip", {"draw": 2}), ("rate", {"rate": 0.125}),
+                                                 ("temperature", {"temperature": 0.5})])
+def test_remedies_add_up_and_the_checkpoint_says_where(remedy, changed):
+    saved, now = Progress(step=10, place=10), Progress(step=14, place=14, trips=1, draw=1, rate=0.25)
+    guard = spec_of(**{"guard.remedy": remedy, "guard.factor": 0.5}).guard
+    assert gone_back(guard, saved, now) == now._replace(step=10, place=10, trips=2, **changed)
+
+
+def test_other_draws_have_another_seed_each():
+    seeds = [draw_seed(seed, draw) for seed in (0, 1) for draw in range(4)]
+    assert len(set(seeds)) == 8
+    assert draw_seed(7, 0) == 7
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({**UNTIL, "evaluation.every": 0}, "evaluation.every and evaluation.samples above 0"),
+    ({**UNTIL, "stages.stage1.until.kind": "p9"}, r"stage1.until.kind: expected a kind of evaluation.pool .*'p9'"),
+    ({**UNTIL, "stages.stage1.until.evaluations": 0}, "1 or more evaluations"),
+    ({"checkpoint.best": 2}, "checkpoint.best: expected evaluation.every above 0"),
+    ({"checkpoint.patience": -1}, "checkpoint.patience: expected 0 or more"),
+])
+def test_ends_and_best_checkpoints_that_nothing_measures_are_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        spec_of(**changes)

@@ -1,0 +1,281 @@
+"""Drills: what a run does when a step goes wrong, a disk is full, a signal comes, or a stage is done early."""
+
+import errno
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from jaxrl.reporting.rollouts import read_rollouts, rollout_path
+from jaxrl.running import loop, steps
+from jaxrl.running.replay import replay
+from jaxrl.running.stopping import Ended, Stopped
+
+STEPS = 6
+SPARSE = {"checkpoint.every": 2, "checkpoint.keep": 9}
+
+
+def same_run(small, mine, theirs):
+    assert small.numbers(mine) == small.numbers(theirs)
+    for first, second in zip(small.params(mine), small.params(theirs), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """A batch whose advantages are not numbers, at step 4 of the first draw."""
+    real = steps.Steps.draw
+
+    def draw(self, state, reference, plan):
+        drawn = real(self, state, reference, plan)
+        if plan.step == 4 and plan.draw == 0:
+            drawn = drawn._replace(batch=drawn.batch._replace(advantages=np.full_like(drawn.batch.advantages, np.nan)))
+        return drawn
+
+    monkeypatch.setattr(steps.Steps, "draw", draw)
+
+
+def test_a_poisoned_batch_is_undone_kept_and_drawn_anew(small, whole, judged, poisoned, tmp_path, monkeypatch):
+    """Back to the checkpoint of step 2; steps 1 and 2 are those of the run that met no poison, 3 to 6 are others."""
+    real = loop.Ledger.cut_back
+
+    def cut_back(self, done):
+        real(self, done)
+        left.append(sorted(path.stem for path in (tmp_path / "run" / "evaluations").glob("*")))
+
+    left = []
+    monkeypatch.setattr(loop.Ledger, "cut_back", cut_back)
+    small.run(small.fields(tmp_path / "run", {**SPARSE, "evaluation.every": 3})).train()
+    assert left == [[], ["before"]]
+    assert any("refused step 4: loss/total is nan" in line and "Back to step 2" in line for line in small.said)
+    mine, theirs = small.numbers(tmp_path / "run"), small.numbers(whole[1])
+    assert [record["step"] for record in mine] == list(range(STEPS + 1))
+    assert mine[:3] == theirs[:3]
+    assert [record["guard/trips"] for record in mine[1:]] == [0, 0, 1, 1, 1, 1]
+    assert [record["guard/draw"] for record in mine[1:]] == [0, 0, 1, 1, 1, 1]
+    assert all(np.isfinite(record["gradient_norm"]) for record in mine[1:])
+    texts = [[response.response for group in read_rollouts(rollout_path(folder / "rollouts", 3))
+              for response in group.responses] for folder in (tmp_path / "run", whole[1])]
+    assert texts[0] != texts[1]
+    kept = tmp_path / "run" / "guard" / "trip_1"
+    assert np.isnan(np.load(kept / "step_000004.npz")["advantages"]).all()
+    assert read_rollouts(kept / "step_000004.jsonl.gz")[0].responses[0].advantage is None
+
+
+def test_a_run_with_a_trip_is_resumed_exactly_and_drawn_again(small, judged, poisoned, tmp_path, monkeypatch):
+    """Law 2 across a trip: killed after it, before the next checkpoint and behind it."""
+    small.run(small.fields(tmp_path / "whole", SPARSE)).train()
+    real, fields = loop.Ledger.write, small.fields(tmp_path / "run", SPARSE)
+
+    for last in (3, 5):
+
+        def dies(self, record, last=last):
+            real(self, record)
+            if record["step"] == last and record["guard/trips"] == 1:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.Ledger, "write", dies)
+            with pytest.raises(KeyboardInterrupt):
+                small.run(fields).train()
+    run = small.run(fields)
+    run.train()
+    same_run(small, tmp_path / "run", tmp_path / "whole")
+    assert replay(run, 5, 1, 2).identical
+
+
+def test_a_stop_between_the_checkpoint_and_a_trip_changes_nothing(small, judged, poisoned, tmp_path, monkeypatch):
+    """Saved at a signal after step 3; the trip at 4 goes back to 2 all the same, and a kill there leaves no trace."""
+    small.run(small.fields(tmp_path / "whole", SPARSE)).train()
+    real, fields = steps.Steps.draw, small.fields(tmp_path / "run", SPARSE)
+
+    def disturbed(self, state, reference, plan):
+        if plan.draw == 1:
+            raise KeyboardInterrupt
+        if plan.step == 4 and "going on after step 3" not in small.said:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, state, reference, plan)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps.Steps, "draw", disturbed)
+        with pytest.raises(Stopped):
+            small.run(fields).train()
+        with pytest.raises(KeyboardInterrupt):
+            small.run(fields).train()
+    assert "going on after step 3" in small.said
+    small.run(fields).train()
+    assert "going on after step 2" in small.said
+    same_run(small, tmp_path / "run", tmp_path / "whole")
+
+
+def test_weights_that_are_broken_are_given_back(small, whole, judged, tmp_path, monkeypatch):
+    """Parameters that became infinite show in the next rollout's logits; the run goes back and goes on."""
+    real = steps.Steps.learn
+    broken = []
+
+    def learn(self, state, plan, drawn):
+        state, record = real(self, state, plan, drawn)
+        if plan.step == 3 and not broken:
+            broken.append(plan.step)
+            state = state._replace(params=steps.jax.tree.map(lambda x: x * np.float32(np.inf), state.params))
+        return state, record
+
+    monkeypatch.setattr(steps.Steps, "learn", learn)
+    small.run(small.fields(tmp_path / "run", {**SPARSE, "evaluation.every": 0})).train()
+    assert any("refused step 4" in line and "Back to step 2" in line for line in small.said)
+    assert [record["step"] for record in small.numbers(tmp_path / "run")] == list(range(STEPS + 1))
+    assert all(np.isfinite(leaf).all() for leaf in small.params(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(("changes", "trips"), [({"guard.remedy": "stop"}, 1), ({"guard.retries": 2}, 3)])
+def test_the_guard_gives_up_with_its_reason(small, judged, tmp_path, changes, trips):
+    """A bound that nothing can keep: the remedy is tried so often, then the run ends; its checkpoints are whole."""
+    fields = small.fields(tmp_path / "run", {**changes, "guard.length_max": 1.0})
+    with pytest.raises(Ended, match=r"step 1: the mean length .* over guard.length_max = 1: .* start the same command"):
+        small.run(fields).train()
+    assert len(list((tmp_path / "run" / "guard").iterdir())) == trips
+    assert [record["step"] for record in small.numbers(tmp_path / "run")] == [0]
+    small.run(small.fields(tmp_path / "run")).train()  # the bound taken away, the same folder goes on
+    assert len(small.numbers(tmp_path / "run")) == STEPS + 1
+
+
+def test_a_rate_is_lowered_for_the_rest_of_the_run(small, whole, judged, tmp_path, monkeypatch):
+    real, seen = loop.find_cause, []
+
+    def once(spec, record):
+        seen.append(record["step"])
+        return "too wild." if seen.count(3) == 1 and record["step"] == 3 else real(spec, record)
+
+    monkeypatch.setattr(loop, "find_cause", once)
+    small.run(small.fields(tmp_path / "run", {**SPARSE, "guard.remedy": "rate", "guard.factor": 0.25})).train()
+    mine, theirs = ([record["learning_rate"] for record in small.numbers(folder)[1:]]
+                    for folder in (tmp_path / "run", whole[1]))
+    assert mine == [*theirs[:2], *(0.25 * rate for rate in theirs[2:])]
+
+
+def test_one_and_the_same_reward_is_a_warning_and_no_harm(small, tmp_path, monkeypatch):
+    """No advantage anywhere: nothing to learn, nothing that breaks."""
+    real = loop.Dialogue.judge
+    monkeypatch.setattr(loop.Dialogue, "judge", lambda *args: real(*args)._replace(verdict="bad_format", reward=-3.0))
+    small.run(small.fields(tmp_path / "run")).train()
+    records = small.numbers(tmp_path / "run")[1:]
+    assert all("every group got one and the same reward" in " ".join(record["warnings"]) for record in records)
+    assert all(np.isfinite(leaf).all() for leaf in small.params(tmp_path / "run"))
+    assert [record["guard/trips"] for record in records] == [0] * STEPS
+
+
+def test_a_disk_that_is_full_for_a_while_costs_nothing(small, whole, judged, tmp_path, monkeypatch):
+    """The saves of steps 2 and 3 fail: the run says so, goes on from memory and saves at step 4."""
+    real, tried = loop.Checkpoints.save, []
+
+    def save(self, step, *args):
+        tried.append(step)
+        if step in (2, 3):
+            raise OSError(errno.ENOSPC, "no space left for a checkpoint: free some space")
+        return real(self, step, *args)
+
+    monkeypatch.setattr(loop.Checkpoints, "save", save)
+    small.run(small.fields(tmp_path / "run", SPARSE)).train()
+    assert tried == [2, 3, 4, 6]
+    assert sum("going on from memory" in line for line in small.said) == 2
+    same_run(small, tmp_path / "run", whole[1])
+
+
+def test_a_disk_that_stays_full_ends_the_run_with_the_last_checkpoint_whole(
+        small, whole, judged, tmp_path, monkeypatch):
+    real = loop.Checkpoints.save
+
+    def save(self, step, *args):
+        if step > 2:
+            raise OSError(errno.ENOSPC, "no space left for a checkpoint: free some space")
+        return real(self, step, *args)
+
+    fields = small.fields(tmp_path / "run", {**SPARSE, "checkpoint.patience": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Checkpoints, "save", save)
+        with pytest.raises(OSError, match="free some space; then start the same command again"):
+            small.run(fields).train()
+    assert small.numbers(tmp_path / "run")[-1]["step"] == 5
+    small.run(fields).train()
+    assert "going on after step 2" in small.said
+    same_run(small, tmp_path / "run", whole[1])
+
+
+@pytest.mark.parametrize("place", ["draw", "learn"])
+def test_a_signal_saves_the_last_finished_step(small, whole, judged, tmp_path, monkeypatch, place):
+    """In a rollout the step is left undone; in the update it is finished. Step 3 has no checkpoint of its own."""
+    real = getattr(steps.Steps, place)
+
+    def interrupted(self, state, *args):
+        found = real(self, state, *args)
+        plan = next(arg for arg in args if isinstance(arg, steps.StepPlan))
+        if plan.step == (4 if place == "draw" else 3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    fields = small.fields(tmp_path / "run", SPARSE)
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(steps.Steps, place, interrupted)
+        with pytest.raises(Stopped, match="after step 3: stopped by SIGTERM; start the same command again"):
+            small.run(fields).train()
+    assert signal.getsignal(signal.SIGTERM) is before
+    small.run(fields).train()
+    assert "going on after step 3" in small.said
+    same_run(small, tmp_path / "run", whole[1])
+
+
+UNTIL = {"evaluation.every": 1, "stages.stage2.until.accuracy": 1e-9, "stages.stage2.until.evaluations": 1,
+         "stages.stage3.until.accuracy": 1e-9, "stages.stage3.until.evaluations": 2, "checkpoint.best": 2,
+         "checkpoint.every": 9}
+
+
+@pytest.fixture(scope="module")
+def early(small, judged, tmp_path_factory):
+    """Stage 2 ends after one of its two steps."""
+    workdir = tmp_path_factory.mktemp("early") / "run"
+    run = small.run(small.fields(workdir, UNTIL))
+    run.train()
+    return run, workdir, list(small.said)
+
+
+def test_a_stage_that_ends_early_hands_over_to_the_next(small, early):
+    _, workdir, said = early
+    records = small.numbers(workdir)[1:]
+    assert [(record["stage"], record["stage_step"]) for record in records] == [
+        ("stage1", 1), ("stage1", 2), ("stage2", 1), ("stage3", 1), ("stage3", 2)]
+    assert any("stage2 ends early, after 1 of 2 steps: evaluation/p3/sampled/accuracy is" in line for line in said)
+    assert sorted(path.stem for path in (workdir / "evaluations").iterdir()) == [
+        "after", "before", "step_000001", "step_000002", "step_000003", "step_000004"]
+
+
+def test_the_best_checkpoints_stay_beside_the_newest(small, early):
+    """checkpoint.every is never reached, so what stays is the two best, and the last."""
+    run, workdir, said = early
+    lows = {result.step: loop.rows(result)[-1].accuracy.low for name, result in run.found.items() if name != "before"}
+    expected = sorted(lows, key=lambda step: (lows[step], step))[-2:]
+    kept = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    assert kept == sorted({*expected, 5})
+    assert sum("among the best" in line for line in said) == 2
+
+
+def test_a_run_with_an_early_end_is_resumed_exactly_and_drawn_again(small, early, judged, tmp_path, monkeypatch):
+    fields, real = small.fields(tmp_path / "run", {**UNTIL, "checkpoint.keep_every": 1}), loop.Ledger.write
+    for last in (3, 4):  # within and just behind the stage that ended early
+
+        def dies(self, record, last=last):
+            real(self, record)
+            if record["step"] == last:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.Ledger, "write", dies)
+            with pytest.raises(KeyboardInterrupt):
+                small.run(fields).train()
+    run = small.run(fields)
+    run.train()
+    same_run(small, tmp_path / "run", early[1])
+    assert replay(run, 5, 0, 1).identical
+    with pytest.raises(ValueError, match="step: expected 1 to 5"):
+        replay(run, 6, 0, 1)
