@@ -250,6 +250,12 @@ def test_a_stage_that_ends_early_hands_over_to_the_next(small, early):
         "after", "before", "step_000001", "step_000002", "step_000003", "step_000004"]
 
 
+def test_a_run_whose_last_stage_ends_early_ends_with_the_evaluation_after(small, judged, tmp_path):
+    found = small.run(small.fields(tmp_path / "run", UNTIL | {"stages.stage3.until.evaluations": 1})).train()
+    assert found["after"].step == 4
+    assert sorted(found) == ["after", "before", "step_000001", "step_000002", "step_000003"]
+
+
 def test_the_best_checkpoints_stay_beside_the_newest(small, early):
     """checkpoint.every is never reached, so what stays is the two best, and the last."""
     run, workdir, said = early
