@@ -126,12 +126,12 @@ def main() -> None:
         repeated = np.repeat(prompts, group, axis=0)
         compare(f"{shape}, lengths", int(lengths.sum()), run, theirs(model, repeated, lengths), given.rounds)
         before = sampler.traces
-        one_less = ours_again(sampler, params, prompts[:, 1:])
-        print(f"{shape:14} first call with prompts one token shorter: {one_less:.2f} s, compiled "
+        seconds = first_tokens(sampler, params, prompts[:, 1:])
+        print(f"{shape:14} first call with prompts one token shorter: {seconds:.2f} s, compiled "
               f"{sum(sampler.traces.values()) - sum(before.values())} programs")
 
 
-def ours_again(sampler, params, prompts: np.ndarray) -> float:
+def first_tokens(sampler, params, prompts: np.ndarray) -> float:
     """Seconds until a call with other prompts of the same bucket has its first tokens."""
     from jaxrl.sampling import Coordinates, SamplingSpec
 

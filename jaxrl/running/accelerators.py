@@ -1,4 +1,4 @@
-"""GPUs that programs can be compiled for without owning one, and their published rates."""
+"""GPUs that programs can be compiled for without owning one."""
 
 import dataclasses
 import os
@@ -27,13 +27,11 @@ device_description_str: "{description}"
 
 @dataclasses.dataclass(frozen=True)
 class Accelerator:
-    """A GPU as its maker describes it: bytes, bytes a second, and what XLA's compiler asks for."""
+    """A GPU as XLA's compiler wants it described."""
 
     description: str
     memory: int  # bytes that a program can use
     bandwidth: int  # of the memory, bytes a second
-    matmul_rate: int  # dense bfloat16 operations a second
-    link_rate: int  # bytes a second to and from the other GPUs of the host
     capability: int  # major number
     cores: int
     fpus_per_core: int
@@ -47,19 +45,12 @@ class Accelerator:
         return _DESCRIPTION.format(**dataclasses.asdict(self))
 
 
-_A100 = Accelerator("NVIDIA A100-SXM4-80GB", 84_987_740_160, 2_039_000_000_000, 312_000_000_000_000, 300_000_000_000,
-                    8, 108, 64, 1.41, 41_943_040, 167_936, 166_912)
-_H100 = Accelerator("NVIDIA H100-SXM5-80GB", 85_014_020_096, 3_350_000_000_000, 989_000_000_000_000, 450_000_000_000,
-                    9, 132, 128, 1.98, 52_428_800, 233_472, 232_448)
 ACCELERATORS: dict[str, Accelerator] = {
-    "A100-80GB": _A100,
-    "A100-40GB": dataclasses.replace(_A100, description="NVIDIA A100-SXM4-40GB", memory=42_297_786_368,
-                                     bandwidth=1_555_000_000_000),
-    "H100-80GB": _H100,
-    "H200": dataclasses.replace(_H100, description="NVIDIA H200", memory=150_754_820_096,
-                                bandwidth=4_800_000_000_000),
+    "A100-80GB": Accelerator("NVIDIA A100-SXM4-80GB", 84_987_740_160, 2_039_000_000_000, 8, 108, 64, 1.41, 41_943_040,
+                             167_936, 166_912),
+    "H200": Accelerator("NVIDIA H200", 150_754_820_096, 4_800_000_000_000, 9, 132, 128, 1.98, 52_428_800, 233_472,
+                        232_448),
 }
-"""Rates from NVIDIA's data sheets for the SXM boards."""
 
 
 def compiler_at_hand() -> bool:
