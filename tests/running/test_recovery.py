@@ -63,22 +63,27 @@ def test_a_poisoned_batch_is_undone_kept_and_drawn_anew(small, whole, judged, po
     assert read_rollouts(kept / "step_000004.jsonl.gz")[0].responses[0].advantage is None
 
 
+def train_until(small, fields, monkeypatch, last, trips):
+    """Train, and die behind the line of step `last` that is written after so many trips."""
+    real = loop.Ledger.write
+
+    def dies(self, record):
+        real(self, record)
+        if record["step"] == last and record["guard/trips"] == trips:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Ledger, "write", dies)
+        with pytest.raises(KeyboardInterrupt):
+            small.run(fields).train()
+
+
 def test_a_run_with_a_trip_is_resumed_exactly_and_drawn_again(small, judged, poisoned, tmp_path, monkeypatch):
     """Law 2 across a trip: killed after it, before the next checkpoint and behind it."""
     small.run(small.fields(tmp_path / "whole", SPARSE)).train()
-    real, fields = loop.Ledger.write, small.fields(tmp_path / "run", SPARSE)
-
+    fields = small.fields(tmp_path / "run", SPARSE)
     for last in (3, 5):
-
-        def dies(self, record, last=last):
-            real(self, record)
-            if record["step"] == last and record["guard/trips"] == 1:
-                raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(loop.Ledger, "write", dies)
-            with pytest.raises(KeyboardInterrupt):
-                small.run(fields).train()
+        train_until(small, fields, monkeypatch, last, trips=1)
     run = small.run(fields)
     run.train()
     same_run(small, tmp_path / "run", tmp_path / "whole")
@@ -267,18 +272,9 @@ def test_the_best_checkpoints_stay_beside_the_newest(small, early):
 
 
 def test_a_run_with_an_early_end_is_resumed_exactly_and_drawn_again(small, early, judged, tmp_path, monkeypatch):
-    fields, real = small.fields(tmp_path / "run", {**UNTIL, "checkpoint.keep_every": 1}), loop.Ledger.write
+    fields = small.fields(tmp_path / "run", {**UNTIL, "checkpoint.keep_every": 1})
     for last in (3, 4):  # within and just behind the stage that ended early
-
-        def dies(self, record, last=last):
-            real(self, record)
-            if record["step"] == last:
-                raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(loop.Ledger, "write", dies)
-            with pytest.raises(KeyboardInterrupt):
-                small.run(fields).train()
+        train_until(small, fields, monkeypatch, last, trips=0)
     run = small.run(fields)
     run.train()
     same_run(small, tmp_path / "run", early[1])
