@@ -1,5 +1,7 @@
 """The device programs of sampling, each a pure function: prefill prompts, seat rows, decode a chunk, and small ones."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -8,6 +10,9 @@ from jaxrl.sampling.state import Slots
 from jaxrl.sampling.truncation import truncate
 from models.cache import KVCache, init_cache
 from models.qwen2 import Params, Qwen2, head_kernel
+
+# Entries of a stretch of the vocabulary in the two races of a draw, or the largest power of two that divides both.
+STRETCH = 128
 
 
 def _logits(model: Qwen2, params: Params, hidden: Float[Array, "B D"]) -> Float[Array, "B V"]:
@@ -20,31 +25,41 @@ def draw(
 ) -> tuple[Int[Array, " B"], Float[Array, "B 2"], Bool[Array, " B"]]:
     """One token a row, its log-probability at the row's temperature (before, after truncation), and if logits broke.
 
-    The exponential race: argmax of weight / e with e ~ Exp(1) picks a token with probability proportional to
-    its weight. It is the Gumbel-max trick (Gumbel 1954) with one logarithm less. Randomness: threefry at the
-    row's key and position, so a draw does not know its slot.
+    The exponential race: argmax of weight / e with e ~ Exp(1) picks an entry with probability proportional to its
+    weight. It is the Gumbel-max trick (Gumbel 1954) with one logarithm less. It is run twice, first between stretches
+    of the vocabulary, then inside the one that won, so that a token costs V / W + W random numbers instead of V.
+    Greedy rows take the largest logit the same way; of equal ones the first. Randomness: threefry at the row's key and
+    position, so a draw does not know its slot.
     """
+    rows, vocabulary = logits.shape
+    width = math.gcd(vocabulary, STRETCH)
     greedy = slots.temperature == 0
     scaled = logits / jnp.where(greedy, 1.0, slots.temperature)[:, None]
-    top = jnp.max(scaled, axis=1, keepdims=True)
-    weights = jnp.exp(scaled - top)
-    normalizer = jnp.log(jnp.sum(weights, axis=1)) + top[:, 0]
-    if truncated:
-        kept = truncate(scaled, slots.top_k, slots.top_p, slots.min_p)
-        weights = jnp.where(jnp.isfinite(kept), weights, 0.0)
-    left = jnp.log(jnp.sum(weights, axis=1)) + top[:, 0] if truncated else normalizer
+    kept = truncate(scaled, slots.top_k, slots.top_p, slots.min_p) if truncated else scaled
+    scaled, kept = (x.reshape(rows, vocabulary // width, width) for x in (scaled, kept))
+    best = jnp.max(scaled, axis=2)
+    top = jnp.max(best, axis=1)
 
-    def race(key, position):
+    def masses(x):
+        return jnp.sum(jnp.exp(x - top[:, None, None]), axis=2)
+
+    mass = masses(kept)
+    left = jnp.log(jnp.sum(mass, axis=1)) + top
+    normalizer = jnp.log(jnp.sum(masses(scaled), axis=1)) + top if truncated else left
+
+    def times(key, position):
         key = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), position)
-        # All 32 bits: with the 23 of `random.uniform`, e = 0 would hand 1e-7 of the draws to a token of no
-        # weight.
-        uniform = (jax.random.bits(key, (logits.shape[1],), jnp.uint32).astype(jnp.float32) + 0.5) * 2.0**-32
+        # All 32 bits: with the 23 of `random.uniform`, e = 0 would hand 1e-7 of the draws to an entry of no weight.
+        bits = jax.random.bits(key, (vocabulary // width + width,), jnp.uint32)
+        uniform = (bits.astype(jnp.float32) + 0.5) * 2.0**-32
         return -jnp.log1p(-jnp.minimum(uniform, 1 - 2.0**-24))
 
-    times = jax.vmap(race)(slots.key, slots.position + 1)
-    token = jnp.argmax(jnp.where(greedy[:, None], scaled, weights / times), axis=1)
-    logp = jnp.take_along_axis(scaled, token[:, None], axis=1) - jnp.stack([normalizer, left], axis=1)
-    return token.astype(jnp.int32), logp, ~jnp.isfinite(normalizer)
+    between, inside = jnp.split(jax.vmap(times)(slots.key, slots.position + 1), [vocabulary // width], axis=1)
+    stretch = jnp.argmax(jnp.where(greedy[:, None], best, mass / between), axis=1)
+    scaled, kept = (jnp.take_along_axis(x, stretch[:, None, None], axis=1)[:, 0] for x in (scaled, kept))
+    entry = jnp.argmax(jnp.where(greedy[:, None], scaled, jnp.exp(kept - top[:, None]) / inside), axis=1)
+    logp = jnp.take_along_axis(scaled, entry[:, None], axis=1) - jnp.stack([normalizer, left], axis=1)
+    return (stretch * width + entry).astype(jnp.int32), logp, ~jnp.isfinite(normalizer)
 
 
 def _advance(slots: Slots, token, broken, eos: Int[Array, " E"]) -> Slots:
