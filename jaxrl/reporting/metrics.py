@@ -39,6 +39,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("length/p90", "tokens", "90th percentile of response length"),
     Metric("length/correct", "tokens", "mean length of correct responses; absent when there is none"),
     Metric("length/wrong", "tokens", "mean length of all other responses; absent when there is none"),
+    Metric("length/wrong_answer", "tokens", "mean length of well-formed responses with a wrong answer, if any"),
+    Metric("length/unparseable", "tokens", "mean length of well-formed ones whose answer can't be read, if any"),
+    Metric("length/bad_format", "tokens", "mean length of responses whose format is broken, if any"),
     Metric(
         "groups/no_variance",
         "share",
@@ -50,7 +53,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "behaviour/<name>/with",
         "share",
-        "correct among the responses with it (`with_low`, `with_high`: 95 %)",
+        "correct among the responses with it (`with_low`, `with_high`: 95 %, a prompt's responses as a cluster)",
     ),
     Metric(
         "behaviour/<name>/without", "share", "correct among the others (`without_low`, `without_high`: 95 %)"
