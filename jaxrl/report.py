@@ -9,6 +9,7 @@ from jaxrl.evaluation.table import EvaluationResult, from_json
 from jaxrl.reporting.curves import curves_svg
 from jaxrl.reporting.files import write_text
 from jaxrl.reporting.page import write_page
+from jaxrl.reporting.page_groups import BUDGET_BYTES
 from jaxrl.reporting.run_folder import read_run
 
 
@@ -30,8 +31,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     where = "default: report.html in the first run folder, else the first evaluation's name with .html"
     parser.add_argument("--output", type=Path, metavar="FILE.html", help=where)
     parser.add_argument("--curves", metavar="FILE.svg", help="also write the four main curves as a picture")
-    megabytes = "how much text of the model the page may hold, before it is packed to about a fifth (default: 12)"
-    parser.add_argument("--megabytes", type=float, default=12.0, help=megabytes)
+    megabytes = "how much text of the model the page may hold, before it is packed (default: 24)"
+    parser.add_argument("--megabytes", type=float, default=BUDGET_BYTES / 1e6, help=megabytes)
     given = parser.parse_args(arguments)
     if not given.workdir and (not given.evaluation or given.curves):
         parser.error("expected a --workdir (or an --evaluation, without --curves).")

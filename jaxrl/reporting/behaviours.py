@@ -85,7 +85,8 @@ def _compile(phrases: Sequence[str], language: str) -> re.Pattern:
     for phrase in ordered:
         form = r"\s{1,4}".join(map(re.escape, phrase.removesuffix("*").split()))
         forms.append(form + (r"\w{0,12}" if phrase.endswith("*") else ""))
-    return re.compile(rf"\b(?:{'|'.join(forms)})\b", re.IGNORECASE)
+    letters = "".join(sorted({phrase[0] for phrase in ordered}))  # looked at first, as most words begin with none
+    return re.compile(rf"\b(?=[{letters}])(?:{'|'.join(forms)})\b", re.IGNORECASE)
 
 
 def _begins_clause(text: str, start: int) -> bool:

@@ -8,16 +8,19 @@ from jaxrl.evaluation.problems import kind_label
 from jaxrl.reporting.behaviours import find
 from jaxrl.reporting.rollouts import GroupRecord, ResponseRecord, read_rollouts, rollout_path
 from jaxrl.reporting.run_folder import Run, stage_bands
+from jaxrl.rewards import VERDICTS
 
-BUDGET_BYTES = 12_000_000  # of groups as JSON; packed into the page they take about a fifth
+BUDGET_BYTES = 24_000_000  # of groups as JSON; packed into the page they take a third to a tenth
 MOST_STEPS = 60  # whose rollouts are put into the page
+MOST_RESPONSES = 16  # of a group: the first ones, which are as good a sample as any
 
 
 def choose_groups(run: Run, budget_bytes: int) -> tuple[list[dict[str, object]], str]:
     """Groups for the browser, and a sentence that says how many of how many they are.
 
     Steps are taken evenly, always with the first and last of each stage; of each step the same share of the
-    budget. Problems chosen at an earlier step come first, so that a prompt can be followed across steps.
+    budget. Problems chosen at an earlier step come first, so that a prompt can be followed across steps. Of each
+    group the first 16 responses are taken, fewer where the budget is short.
     """
     if not run.rollout_steps:
         return [], "This run stored no rollouts."
@@ -25,26 +28,40 @@ def choose_groups(run: Run, budget_bytes: int) -> tuple[list[dict[str, object]],
     steps = _spread(run.rollout_steps, edges, MOST_STEPS)
     chosen: list[dict[str, object]] = []
     seen: Counter[str] = Counter()
-    shown = stored = 0
+    shown = responses = 0
+    stored = written = 0
     for step in steps:
         groups = read_rollouts(rollout_path(run.rollouts, step))
         left = budget_bytes / len(steps)
         for group in sorted(groups, key=lambda group: -seen[group.problem]):
-            packed = _group(group)
-            size = len(json.dumps(packed, ensure_ascii=False).encode())
-            if size > left:
+            packed, size = _fitting(group, left)
+            if packed is None:
                 break
             left -= size
             shown += 1
+            responses += packed["shown"]
             chosen.append(packed)
             seen[group.problem] += 1
         stored += len(groups)
+        written += sum(len(group.responses) for group in groups)
     note = (
-        f"{shown} of {stored} groups of {len(steps)} steps are in this page; the run stored "
-        f"{len(run.rollout_steps)} steps, all of them in its folder rollouts/. Each square is a response, in the "
-        "colour of its verdict."
+        f"{shown} of {stored} groups and {responses} of {written} responses of {len(steps)} steps are in this page; "
+        f"the run stored {len(run.rollout_steps)} steps, all of them in its folder rollouts/. Each square is a "
+        "response, in the colour of its verdict."
     )
     return chosen, note
+
+
+def _fitting(group: GroupRecord, budget_bytes: float) -> tuple[dict[str, object] | None, int]:
+    """The group with as many responses as fit, and its size; None where not even one does."""
+    most = MOST_RESPONSES
+    while most:
+        packed = _group(group, most)
+        size = len(json.dumps(packed, ensure_ascii=False).encode())
+        if size <= budget_bytes:
+            return packed, size
+        most //= 2
+    return None, 0
 
 
 def marks(text: str, names: Sequence[str] = ()) -> list[list[object]]:
@@ -67,11 +84,20 @@ def _spread(steps: Sequence[int], edges: set[int], most: int) -> list[int]:
     return sorted(kept)
 
 
-def _group(group: GroupRecord) -> dict[str, object]:
-    """A group for the page; responses that are equal in everything stand once, with how many `times`."""
-    times = Counter(group.responses)
+def _group(group: GroupRecord, most: int) -> dict[str, object]:
+    """A group for the page: the verdicts of all its responses, and the text of the first `most`.
+
+    Responses that are equal in everything stand once, with how many `times`.
+    """
+    verdicts = Counter(response.verdict for response in group.responses)
+    times = Counter(group.responses[:most])
     responses = [_response(response, group.names) | {"times": count} for response, count in times.items()]
-    fields = group._asdict() | {"kind": kind_label(group.kind), "responses": responses}
+    fields = group._asdict() | {
+        "kind": kind_label(group.kind),
+        "verdicts": [[name, verdicts[name]] for name in VERDICTS if verdicts[name]],
+        "shown": times.total(),
+        "responses": responses,
+    }
     del fields["prompt_index"], fields["names"]
     return fields
 

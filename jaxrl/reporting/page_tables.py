@@ -207,29 +207,36 @@ def comparison(evaluations: Sequence[EvaluationResult]) -> dict[str, object] | N
             f"{first.mean_tokens:.0f} → {last.mean_tokens:.0f}",
         ])  # fmt: skip
     main = _main_row(after).kind
-    pairs = [
-        _pair(a, b, main) for a, b in zip(before.items, after.items, strict=True)
-        if all((item.greedy or item.sampled)[0].response for item in (a, b))
-    ]  # fmt: skip
+    pairs = list(zip(before.items, after.items, strict=True))
     # What changed teaches most: newly right first, then newly wrong, then the rest; the main kind before the others.
-    pairs.sort(key=lambda pair: (-2 * pair["better"] - pair["worse"], not pair.pop("main")))
-    better, worse = (sum(pair[side] for pair in pairs) for side in ("better", "worse"))
+    turns = [_turn(*pair) for pair in pairs]
+    order = sorted(range(len(pairs)), key=lambda i: ((1, -1, 0).index(turns[i]), pairs[i][0].kind != main))
+    better, worse = turns.count(1), turns.count(-1)
     note = (f"Of {len(pairs)} problems, {better} are newly right and {worse} newly wrong in the answer shown here "
             f"(greedy where there is one). The {min(len(pairs), MOST_PAIRS)} below are not a fair sample: what changed "
             "comes first.")
-    return {"before": before.name, "after": after.name, "lines": lines, "pairs": pairs[:MOST_PAIRS], "note": note}
+    return {"before": before.name, "after": after.name, "lines": lines, "note": note,
+            "pairs": [_pair(*pairs[i]) for i in order[:MOST_PAIRS]]}
 
 
-def _pair(before: Item, after: Item, main: str) -> dict[str, object]:
-    first, last = ((item.greedy or item.sampled)[0] for item in (before, after))
+def _shown(item: Item) -> Sample:
+    return (item.greedy or item.sampled)[0]
+
+
+def _turn(before: Item, after: Item) -> int:
+    """1: newly right, -1: newly wrong, 0: neither."""
+    return (_shown(after).verdict == "correct") - (_shown(before).verdict == "correct")
+
+
+def _pair(before: Item, after: Item) -> dict[str, object]:
+    first, last = _shown(before), _shown(after)
     return {
         "problem": before.problem,
         "kind": kind_label(before.kind),
-        "main": before.kind == main,
         "question": before.question,
         "solution": before.solution,
-        "better": first.verdict != "correct" and last.verdict == "correct",
-        "worse": first.verdict == "correct" and last.verdict != "correct",
+        "better": _turn(before, after) == 1,
+        "worse": _turn(before, after) == -1,
         "before": _answer(first),
         "after": _answer(last),
     }

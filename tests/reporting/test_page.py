@@ -160,13 +160,22 @@ def test_groups_fit_the_budget_and_a_puzzle_can_be_followed(workdir):
     run = read_run(workdir)
     everything, note = choose_groups(run, 10**9)
     assert len(everything) == 24
-    assert "24 of 24 groups of 8 steps" in note
+    assert "24 of 24 groups and 72 of 72 responses of 8 steps" in note
     one_each = max(len(json.dumps(group, ensure_ascii=False).encode()) for group in everything)
     chosen, note = choose_groups(run, 8 * one_each)
     assert [group["step"] for group in chosen] == list(range(1, 9))
     assert note.startswith("8 of 24")
     assert len({group["problem"] for group in chosen}) < 4  # the same problems again, not new ones each step
     assert choose_groups(run._replace(rollout_steps=[]), 10)[0] == []
+
+
+def test_a_group_too_large_for_the_budget_shows_some_of_its_responses(workdir):
+    run = read_run(workdir)
+    whole = len(json.dumps(choose_groups(run, 10**9)[0][0], ensure_ascii=False).encode())
+    chosen, note = choose_groups(run, 8 * (whole - 1))
+    assert [(group["shown"], group["verdicts"]) for group in chosen] == [(1, [["correct", 2], ["wrong_answer", 1]])] * 8
+    assert note.startswith("8 of 24 groups and 8 of 72 responses")
+    assert choose_groups(run, 80)[0] == []
 
 
 def test_equal_responses_stand_once(workdir):

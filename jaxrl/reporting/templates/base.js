@@ -39,8 +39,9 @@ function lazily(node, fill) {
 
 // What is packed into the page stands there as gzip in base64.
 async function unpack(id) {
-  const letters = atob(byId(id).textContent);
-  const bytes = Uint8Array.from(letters, (letter) => letter.charCodeAt(0));
+  const text = byId(id).textContent;
+  // Browsers before autumn 2025 lack the fast way.
+  const bytes = Uint8Array.fromBase64 ? Uint8Array.fromBase64(text) : Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
 }
 

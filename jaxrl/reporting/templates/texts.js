@@ -105,8 +105,9 @@ function showGroups(data) {
   }
 
   function groupNode(group) {
-    const each = group.responses.flatMap((response) => Array(response.times).fill(response.verdict));
+    const each = group.verdicts.flatMap(([verdict, times]) => Array(times).fill(verdict));
     const right = each.filter((verdict) => verdict === "correct").length;
+    const part = group.shown < each.length ? `the first ${group.shown} of ${each.length} responses · ` : "";
     const strip = make("span", { class: "strip", title: `${right} of ${each.length} right` }, ...each.map((verdict) => make("i", { class: verdict })));
     const node = make("details", { class: "group", "data-problem": group.problem }, make("summary", {},
       make("span", { class: "kind", text: `step ${group.step} · ${group.stage} · ${group.kind} · ${right} of ${each.length} right` }), strip,
@@ -119,7 +120,7 @@ function showGroups(data) {
         rest.remove();
       } } });
       node.append(make("div", { class: "body" }, make("pre", { class: "prompt", text: group.prompt }),
-        make("p", { class: "solution", text: "Solution: " + group.solution }), make("p", { class: "note", text: group.problem + " " }, follow),
+        make("p", { class: "solution", text: "Solution: " + group.solution }), make("p", { class: "note" }, `${part}${group.problem} `, follow),
         answers, found.length > ANSWERS ? rest : ""));
     });
   }
