@@ -187,8 +187,17 @@ def test_runs_are_laid_over_each_other(visit, workdirs, tmp_path):
     page = visit(write_page(tmp_path / "sweep.html", [read_run(workdir) for workdir in workdirs]))
     see_all(page)
     assert page.locator("#runs tbody tr").count() == 3
-    names = page.locator("#curves .plot").first.locator(".legendtext").all_text_contents()
-    assert names == ["a <b>run", "second", "third"]
+    colours = page.locator("#runs .swatch").evaluate_all("found => found.map((node) => node.style.borderTopColor)")
+    plot = page.locator("#curves .panel", has_text="What became of the responses")
+    drawn = "node => node.data.map((trace) => [trace.name, trace.line.color, trace.y.at(-1)])"
+    names = ["a &lt;b>run", "second", "third"]  # escaped, as plotly reads a few tags
+    lines = plot.locator(".plot").evaluate(drawn)
+    assert [(name, value) for name, _, value in lines] == [(name, 0.8) for name in names]
+    rgb = [f"rgb({', '.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))})" for _, colour, _ in lines]
+    assert rgb == colours
+    assert len(set(colours)) == 3
+    plot.locator("select").select_option(label="wrong answer")
+    assert [value for _, _, value in plot.locator(".plot").evaluate(drawn)] == [pytest.approx(0.2)] * 3
 
 
 def test_two_evaluations_without_a_run(visit, evaluated, tmp_path):

@@ -20,30 +20,35 @@ function smooth(values, window) {
   });
 }
 
-// Two runs share the colours and differ in their dashes. Of more, each has a colour of its own, and of a panel only
-// the first curve is drawn until others are asked for in its legend.
-function traces(data, panel, colours) {
-  const many = data.runs.length > 2, found = [];
-  data.runs.forEach((run, order) => panel.series.forEach(({ name, label, hidden }, index) => {
-    const all = run.series[name];
-    if (!all) return;
-    const kept = all.map((value, i) => [run.steps[i], value]).filter((pair) => pair[1] !== null);
-    const [x, y] = [kept.map((pair) => pair[0]), kept.map((pair) => pair[1])];
-    const colour = colours[many ? order % colours.length : FIXED[name.split("/").at(-1)] ?? index % colours.length];
-    const shown = data.runs.length > 1 ? (many && panel.series.length === 1 ? run.name : `${label} · ${run.name}`) : label;
-    const base = { x, name: escaped(shown), legendgroup: escaped(shown), visible: hidden || (many && index) ? "legendonly" : true };
-    if (panel.stacked && data.runs.length === 1 && name !== "share/cut_off") {
-      found.push({ ...base, y, mode: "lines", stackgroup: "one", line: { color: colour, width: 0.5 }, fillcolor: colour + "bb" });
-      return;
-    }
-    const window = y.length >= 20 ? Math.max(3, Math.round(y.length / 20)) : 1;
-    const line = { color: colour, width: order ? 1.6 : 2.2, dash: panel.stacked && !order ? "dot" : DASHES[(many ? index : order) % DASHES.length] };
-    if (window > 1 && order === 0 && !panel.stacked) {
-      found.push({ ...base, y, mode: "lines", line: { color: colour, width: 1 }, opacity: 0.3, hoverinfo: "skip", showlegend: false });
-    }
-    found.push({ ...base, y: panel.stacked ? y : smooth(y, window), mode: y.length > 2 ? "lines" : "lines+markers", line, marker: { color: colour } });
-  }));
-  return found;
+const lineOf = (order, colours) => ({ color: colours[order % colours.length], dash: DASHES[Math.floor(order / colours.length) % DASHES.length] });
+
+// One curve of a run: single steps thin, a moving average thick.
+function curve(run, name, label, line, width) {
+  const kept = run.series[name].map((value, i) => [run.steps[i], value]).filter((pair) => pair[1] !== null);
+  const base = { x: kept.map((pair) => pair[0]), name: escaped(label), legendgroup: escaped(label) };
+  const y = kept.map((pair) => pair[1]);
+  const window = y.length >= 20 ? Math.max(3, Math.round(y.length / 20)) : 1;
+  const thick = { ...base, y: smooth(y, window), mode: y.length > 2 ? "lines" : "lines+markers", line: { ...line, width }, marker: { color: line.color } };
+  const thin = { ...base, y, mode: "lines", line: { ...line, width: 1 }, opacity: 0.3, hoverinfo: "skip", showlegend: false };
+  return window > 1 ? [thin, thick] : [thick];
+}
+
+// The curves of one run.
+function traces(run, panel, colours) {
+  return panel.series.flatMap(({ name, label, hidden }, index) => {
+    if (!run.series[name]) return [];
+    const colour = colours[FIXED[name.split("/").at(-1)] ?? index % colours.length];
+    const visible = hidden ? "legendonly" : true;
+    if (!panel.stacked) return curve(run, name, label, { color: colour, dash: DASHES[0] }, 2.2).map((trace) => ({ ...trace, visible }));
+    const whole = { x: run.steps, y: run.series[name], name: escaped(label), mode: "lines", visible };
+    if (name === "share/cut_off") return [{ ...whole, line: { color: colour, width: 2, dash: "dot" } }];
+    return [{ ...whole, stackgroup: "one", line: { color: colour, width: 0.5 }, fillcolor: colour + "bb" }];
+  });
+}
+
+// One curve of several runs, in the colours of the table of runs.
+function overlay(runs, name, colours) {
+  return runs.flatMap((run, order) => (run.series[name] ? curve(run, name, run.name, lineOf(order, colours), 1.8) : []));
 }
 
 function layout(unit, bands) {
@@ -87,23 +92,36 @@ function place(node, build) {
   watcher.observe(node);
 }
 
-function panel(title, unit, build) {
+function panel(title, unit, build, ...controls) {
   const node = make("div", { class: "plot" });
   place(node, build);
-  return make("div", { class: "panel" }, make("h3", {}, title, make("span", { text: unit })), node);
+  return make("div", { class: "panel" }, make("h3", {}, title, make("span", { text: unit }), ...controls), node);
+}
+
+function runPanel(data, one) {
+  return panel(one.title, one.unit, (colours) => {
+    const look = layout(one.unit, data.runs[0].bands);
+    if (one.stacked) look.yaxis.range = [0, 1];
+    return [traces(data.runs[0], one, colours), look];
+  });
+}
+
+// Of several runs a panel shows one curve at a time, which is chosen at its head.
+function overlayPanel(data, one) {
+  const choice = make("select", { "aria-label": `curve of ${one.title}` }, ...one.series.map(({ name, label }) => make("option", { value: name, text: label })));
+  choice.value = (one.series.find(({ hidden }) => !hidden) || one.series[0]).name;
+  const node = panel(one.title, one.unit, (colours) => {
+    const look = layout(one.unit, data.runs[0].bands);
+    look.showlegend = false;
+    return [overlay(data.runs, choice.value, colours), look];
+  }, choice);
+  choice.addEventListener("input", () => paint(node.querySelector(".plot").plot));
+  return node;
 }
 
 function showCurves(data) {
-  const bands = data.runs.length ? data.runs[0].bands : [];
   const rooms = document.querySelectorAll(".panels");
-  for (const one of data.panels) {
-    const look = (colours) => {
-      const found = layout(one.unit, bands);
-      if (one.stacked && data.runs.length === 1) found.yaxis.range = [0, 1];
-      return [traces(data, one, colours), found];
-    };
-    rooms[one.room].append(panel(one.title, one.unit, look));
-  }
+  for (const one of data.panels) rooms[one.room].append((data.runs.length > 1 ? overlayPanel : runPanel)(data, one));
   byId("curves").hidden = !byId("curves").querySelector(".panel");
   byId("curves").querySelectorAll("details").forEach((node) => { node.hidden = !node.querySelector(".panel"); });
 }

@@ -12,7 +12,14 @@ function showHead(data) {
       make("div", { class: "note", text: card.note }), values ? sparkline(smooth(values.filter((v) => v !== null), 3), colour) : "");
   }));
   if (data.runs.length > 1) {
-    byId("runs").append(make("h3", { text: "Runs laid over each other" }), table(data.runs_table.heads, data.runs_table.lines, 1));
+    const lines = data.runs_table.lines.map(([name, ...cells], order) => [make("span", {}, make("i", { class: "swatch", "data-order": order }), name), ...cells]);
+    byId("runs").append(make("h3", { text: "Runs laid over each other" }), table(data.runs_table.heads, lines, 1));
+    const tint = () => document.querySelectorAll(".swatch").forEach((node) => {
+      const line = lineOf(Number(node.dataset.order), palette());
+      node.style.borderTop = `3px ${line.dash === "solid" ? "solid" : "dashed"} ${line.color}`;
+    });
+    tint();
+    themeListeners.push(tint);
   }
   if (data.warnings.length) {
     byId("warnings").hidden = false;
