@@ -4,6 +4,7 @@ import resource
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -102,7 +103,8 @@ class Steps:
                                   samples.astype(np.int32))
         drawing = self.dialogue.drawing(stage.max_new_tokens, plan.temperature,
                                         top_k=stage.top_k, top_p=stage.top_p, min_p=stage.min_p)
-        return prompts, self.machine.sampler.sample(weights, prompts, len(samples), coordinates, drawing)
+        return prompts, self.machine.sampler.sample(weights, prompts, len(samples), coordinates, drawing,
+                                                    partial(self.terminal.phase, "rollout"))
 
     def _refer(
         self, batch: Batch, state: TrainState, reference: Any, plan: StepPlan
