@@ -77,6 +77,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("tokens/slot_occupancy", "share", "decode steps of the sampler's slots that drew a token"),
     Metric("speed/rollout_tokens_per_second", "tokens/s", "sampled tokens a second while sampling", False),
     Metric("speed/update_tokens_per_second", "tokens/s", "true tokens a second while updating", False),
+    Metric(
+        "speed/update_mfu",
+        "share",
+        "operations that the update needs, of those that the devices are sold with (bfloat16 on GPUs of a known kind)",
+        False,
+    ),
     Metric("time/rollout", "s", "wall time of sampling", False),
     Metric("time/reward", "s", "wall time of scoring", False),
     Metric("time/reference", "s", "wall time of reference and old log-probabilities", False),

@@ -23,6 +23,7 @@ from jaxrl.running.progress import StepPlan, draw_seed
 from jaxrl.running.rollout import Rollout, make_batch, score_completions, to_records, with_advantages
 from jaxrl.running.settings import RunSpec
 from jaxrl.running.tasks import Dialogue, choose
+from jaxrl.running.utilization import peak_flops, update_flops
 from jaxrl.sampling import Completions, Coordinates
 
 
@@ -77,6 +78,10 @@ class Steps:
             "speed/update_tokens_per_second": record["tokens/update"] / times["time/update"],
             "memory/peak_bytes": _peak_bytes(),
         }
+        devices = self.machine.mesh.devices
+        if peak := peak_flops(devices.flat[0].device_kind, self.spec.dtype):
+            flops = self.spec.epochs * update_flops(self.machine.config, drawn.batch.lengths)
+            speeds["speed/update_mfu"] = flops / (times["time/update"] * devices.size * peak)
         return state, record | times | speeds
 
     def records(self, plan: StepPlan, drawn: Drawn) -> list[GroupRecord]:
