@@ -74,6 +74,9 @@ def test_it_opens_and_everything_in_it(visit, report):
     expect(page.locator(".plot .main-svg").first).to_be_visible()
     assert page.locator("#curves .plot").count() == 3
     assert page.locator("nav a:visible").count() == 6
+    shares = page.locator("#curves .panel", has_text="What became of the responses").locator(".plot")
+    drawn = shares.evaluate("node => node.data.map((trace) => [trace.stackgroup, trace.x[0], trace.y[0]])")
+    assert drawn == [["one", 1, 0.1], ["one", 1, 0.9]]  # step 0 has no responses
     for name in ("cards", "warnings", "curves", "behaviours", "evaluation", "pairs", "groups", "setup"):
         expect(page.locator(f"#{name}")).to_be_visible()
     expect(page.locator("#warnings li")).to_have_count(2)

@@ -22,11 +22,16 @@ function smooth(values, window) {
 
 const lineOf = (order, colours) => ({ color: colours[order % colours.length], dash: DASHES[Math.floor(order / colours.length) % DASHES.length] });
 
+// Where a run has values of a name.
+function points(run, name) {
+  const kept = run.series[name].map((value, i) => [run.steps[i], value]).filter((pair) => pair[1] !== null);
+  return { x: kept.map((pair) => pair[0]), y: kept.map((pair) => pair[1]) };
+}
+
 // One curve of a run: single steps thin, a moving average thick.
 function curve(run, name, label, line, width) {
-  const kept = run.series[name].map((value, i) => [run.steps[i], value]).filter((pair) => pair[1] !== null);
-  const base = { x: kept.map((pair) => pair[0]), name: escaped(label), legendgroup: escaped(label) };
-  const y = kept.map((pair) => pair[1]);
+  const { x, y } = points(run, name);
+  const base = { x, name: escaped(label), legendgroup: escaped(label) };
   const window = y.length >= 20 ? Math.max(3, Math.round(y.length / 20)) : 1;
   const thick = { ...base, y: smooth(y, window), mode: y.length > 2 ? "lines" : "lines+markers", line: { ...line, width }, marker: { color: line.color } };
   const thin = { ...base, y, mode: "lines", line: { ...line, width: 1 }, opacity: 0.3, hoverinfo: "skip", showlegend: false };
@@ -40,7 +45,7 @@ function traces(run, panel, colours) {
     const colour = colours[FIXED[name.split("/").at(-1)] ?? index % colours.length];
     const visible = hidden ? "legendonly" : true;
     if (!panel.stacked) return curve(run, name, label, { color: colour, dash: DASHES[0] }, 2.2).map((trace) => ({ ...trace, visible }));
-    const whole = { x: run.steps, y: run.series[name], name: escaped(label), mode: "lines", visible };
+    const whole = { ...points(run, name), name: escaped(label), mode: "lines", visible };
     if (name === "share/cut_off") return [{ ...whole, line: { color: colour, width: 2, dash: "dot" } }];
     return [{ ...whole, stackgroup: "one", line: { color: colour, width: 0.5 }, fillcolor: colour + "bb" }];
   });
