@@ -31,7 +31,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     where = "default: report.html in the first run folder, else the first evaluation's name with .html"
     parser.add_argument("--output", type=Path, metavar="FILE.html", help=where)
     parser.add_argument("--curves", metavar="FILE.svg", help="also write the four main curves as a picture")
-    megabytes = "how much text of the model the page may hold, before it is packed (default: 24)"
+    megabytes = "how much text of the model the page may hold, before it is packed (default: 20)"
     parser.add_argument("--megabytes", type=float, default=BUDGET_BYTES / 1e6, help=megabytes)
     given = parser.parse_args(arguments)
     if not given.workdir and (not given.evaluation or given.curves):

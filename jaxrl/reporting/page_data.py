@@ -8,7 +8,16 @@ from jaxrl.evaluation.problems import kind_label, kind_order
 from jaxrl.evaluation.table import EvaluationResult
 from jaxrl.reporting.metrics import is_finite
 from jaxrl.reporting.page_groups import BUDGET_BYTES, choose_groups
-from jaxrl.reporting.page_tables import cards, comparison, evaluation, published, runs_table, subtitle, worth
+from jaxrl.reporting.page_tables import (
+    CURVES,
+    cards,
+    comparison,
+    evaluation,
+    published,
+    runs_table,
+    subtitle,
+    worth,
+)
 from jaxrl.reporting.run_folder import Run, stage_bands
 
 MAIN, UPDATE, MACHINE, BEHAVIOURS, EVALUATION = range(5)  # the rooms of the page that panels stand in
@@ -71,15 +80,17 @@ def page_data(
     """
     run = runs[0] if runs else None
     results = list(evaluations) or run.evaluations
+    panels = _panels(runs)
+    shown = {one["name"] for panel in panels for one in panel["series"]} | {name for _, name, _ in CURVES}
     chosen, note = choose_groups(run, budget_bytes) if run else ([], "")
     named = f"told in full: {run.workdir.resolve().name} · " if len(runs) > 1 else ""
     return {
         "title": title or (run.workdir.resolve().name if run else " and ".join(result.model for result in results)),
         "subtitle": named + subtitle(run) if run else f"{len(results[0].items)} problems, rule {results[0].rule}",
         "cards": cards(runs, results),
-        "runs": [_curves(one) for one in runs],
+        "runs": [_curves(one, shown) for one in runs],
         "runs_table": runs_table(runs),
-        "panels": _panels(runs),
+        "panels": panels,
         "warnings": _warnings(run) if run else [],
         "worth": worth(run) if run else [],
         "evaluations": [evaluation(result) for result in results],
@@ -137,15 +148,13 @@ def _is_aside(name: str) -> bool:
     return name.startswith("evaluation/") and (name.endswith("/greedy/accuracy") or name.startswith("evaluation/all/"))
 
 
-def _curves(run: Run) -> dict[str, object]:
-    names = dict.fromkeys(
-        name for record in run.records for name, value in record.items() if is_finite(value)
-    )
-    series = {
-        name: [record[name] if is_finite(record.get(name)) else None for record in run.records]
-        for name in names
-        if name != "step"
-    }
+def _curves(run: Run, names: set[str]) -> dict[str, object]:
+    """The curves of these names, in as many digits as an eye can tell."""
+    series = {}
+    for name in sorted(names):
+        values = [record.get(name) for record in run.records]
+        if any(map(is_finite, values)):
+            series[name] = [float(f"{value:.5g}") if is_finite(value) else None for value in values]
     return {
         "name": run.workdir.resolve().name,
         "steps": [record["step"] for record in run.records],

@@ -10,7 +10,8 @@ from jaxrl.reporting.rollouts import GroupRecord, ResponseRecord, read_rollouts,
 from jaxrl.reporting.run_folder import Run, stage_bands
 from jaxrl.rewards import VERDICTS
 
-BUDGET_BYTES = 24_000_000  # of groups as JSON; packed into the page they take a third to a tenth
+# Of groups as JSON. Packed they take a third to a tenth, and gibberish hardly more than this: a page has 25 MB at most.
+BUDGET_BYTES = 20_000_000
 MOST_STEPS = 60  # whose rollouts are put into the page
 MOST_RESPONSES = 16  # of a group: the first ones, which are as good a sample as any
 

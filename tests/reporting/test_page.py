@@ -5,10 +5,12 @@ import dataclasses
 import gzip
 import html.parser
 import json
+import random
 import re
 from pathlib import Path
 
 import pytest
+from plotly.offline import get_plotlyjs
 
 from jaxrl.evaluation.intervals import clustered_share
 from jaxrl.evaluation.table import to_json
@@ -16,7 +18,7 @@ from jaxrl.report import main
 from jaxrl.reporting.curves import curves_svg, moving_average, ticks
 from jaxrl.reporting.page import SCRIPTS, TEMPLATES, packed, render_page
 from jaxrl.reporting.page_data import page_data
-from jaxrl.reporting.page_groups import choose_groups, marks
+from jaxrl.reporting.page_groups import BUDGET_BYTES, choose_groups, marks
 from jaxrl.reporting.page_tables import worth
 from jaxrl.reporting.run_folder import Band, read_run, stage_bands
 
@@ -95,6 +97,7 @@ def test_what_the_page_shows(workdir):
     assert data["runs"][0]["bands"] == [["one", 1, 4], ["two", 5, 8]]
     assert data["runs"][0]["series"]["reward/mean"][:2] == [None, -0.75]
     assert "gradient_norm" not in data["runs"][0]["series"]  # nan can't be drawn
+    assert "behaviour/verification/with" not in data["runs"][0]["series"]  # no panel shows it
     panels = {panel["title"]: [one["label"] for one in panel["series"]] for panel in data["panels"]}
     assert panels == {  # no suspect was seen, boxed was not shown, one evaluation makes no curve
         "Reward": ["mean"],
@@ -202,6 +205,13 @@ def test_names_are_no_mark_of_another_language():
 def test_packed_text_is_the_text_in_letters_that_end_nothing(hostile):
     assert unpacked(packed(hostile)) == hostile
     assert re.fullmatch(r"[A-Za-z0-9+/=]+", packed(hostile))
+
+
+def test_a_page_stays_below_25_megabytes_even_if_a_model_writes_gibberish():
+    letters = random.Random(0).choices([chr(code) for code in range(32, 127)], k=1_000_000)
+    growth = len(packed("".join(letters))) / 1e6
+    assert 1 < growth < 1.15
+    assert BUDGET_BYTES * growth + len(packed(get_plotlyjs())) < 24.5e6
 
 
 def test_stage_bands_leave_out_the_state_before_training():
