@@ -73,3 +73,4 @@ def test_numbers_of_a_rollout_by_hand():
     }  # fmt: skip
     assert {name: metrics[name] for name in wanted} == wanted
     assert "length/unparseable" not in metrics
+    assert metrics["behaviour/hesitation/with_low"] == pytest.approx(0.0945, abs=1e-4)  # one of two, a prompt each
