@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROJECT := setup.cfg pyproject.toml
 
-.PHONY: demo test test-gpu-compile lint base clean
+.PHONY: demo test test-browser test-gpu-compile lint base clean
 
 # Trains the embedded model through all three stages on this machine's CPU. Started again, it goes on where it was.
 demo: $(VENV)/installed
@@ -15,6 +15,11 @@ test: $(VENV)/tested
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check .
+
+# The report in headless Chromium, which has to be there (apt-get install chromium); the extra browser is Playwright (50 MB).
+test-browser: $(VENV)/tested
+	$(BIN)/python -m pip install --quiet --editable '.[browser]'
+	$(BIN)/python -m pytest tests/reporting/browser_page.py
 
 # Compiles the decode loop for A100s, without one: needs the extra cuda12 (about 2 GB), which stays out of the other tests.
 test-gpu-compile: $(VENV)/tested

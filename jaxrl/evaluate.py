@@ -3,6 +3,7 @@
     python -m jaxrl.evaluate --model=runs/three_stage --people=2,3,4,5 --samples=8
     python -m jaxrl.evaluate --model=models/tiny --model=runs/three_stage_tiny --like=runs/three_stage_tiny
     python -m jaxrl.evaluate --model=https://HOST/v1 --name=MODEL --people=3,5 --output=evaluations/other.json
+    python -m jaxrl.evaluate --model=FOLDER --data=gsm8k_test.jsonl --count=500
 
 An address is an OpenAI-compatible server that is asked in messages. Its key is read from the environment. Every
 answer is kept in OUTPUT.answers.jsonl as it comes, and the same command again asks only for what is missing. Reasoning
@@ -58,6 +59,16 @@ class Asked(NamedTuple):
     greedy: bool
 
 
+def _with_data(fields: dict[str, Any], data: Path) -> dict[str, Any]:
+    """The fields of a config with the questions of this file for its task, and a rule that can judge them."""
+    from jaxrl.rewards import RULES
+
+    task = {"name": "gsm8k", "files": {data.stem: {"test": str(data)}}}
+    rule = fields["reward"]["rule"]
+    rule = rule if rule in RULES and RULES[rule].needs == "target" else "gsm8k-1"
+    return fields | {"task": task, "reward": fields["reward"] | {"rule": rule}}
+
+
 def _settings(given: argparse.Namespace) -> Asked:
     """From --like, else from the first --model that is a run, else PLAIN; flags go before both."""
     from jaxrl.running.policies import is_run, stored_config
@@ -68,7 +79,9 @@ def _settings(given: argparse.Namespace) -> Asked:
     usual = PLAIN["evaluation"] | fields["evaluation"]
     fields = fields | {"reward": fields["reward"] | {"rule": usual["rule"] or fields["reward"]["rule"]}}
     pool = dict(usual["pool"])
-    if given.people:
+    if given.data:
+        fields, pool = _with_data(fields, given.data), {given.data.stem: given.count}
+    elif given.people:
         pool = {f"p{people}": given.count for people in given.people}
     elif given.count is not None:
         pool = {kind: given.count for kind, count in pool.items() if count}
@@ -157,6 +170,8 @@ def _prepare(given: argparse.Namespace, asked: Asked, labels: Sequence[str]) -> 
     """An evaluation for each --model, refused here if it has to be: before anything is computed or paid for."""
     from jaxrl.running.policies import find_model
 
+    for model in given.model:
+        refuse_trained(model, asked)
     names, variables, ready = iter(given.name), iter(given.key_variable), []
     for model, label in zip(given.model, labels, strict=True):
         if not is_endpoint(model):
@@ -167,6 +182,25 @@ def _prepare(given: argparse.Namespace, asked: Asked, labels: Sequence[str]) -> 
         ready.append(prepare_endpoint(endpoint, asked, label, _beside(given.output, label, labels, "answers.jsonl"),
                                       given.concurrency))
     return ready
+
+
+def refuse_trained(model: str, asked: Asked) -> None:
+    """Raises ValueError where `model` is a run that was trained on a problem it is to be asked.
+
+    Where its training data is gone a sentence on stderr says that this could not be checked.
+    """
+    from jaxrl.evaluation.overlap import refuse_overlap
+    from jaxrl.running.policies import is_run, stored_config
+    from jaxrl.running.training_data import training_problems
+
+    if not is_run(model):
+        return
+    try:
+        trained = list(training_problems(stored_config(model)))
+    except (OSError, ValueError) as error:
+        print(f"jaxrl.evaluate: not checked whether {model} was trained on these problems ({error})", file=sys.stderr)
+        return
+    refuse_overlap(_dialogue(asked).task.draw("test", asked.pool, asked.seed), trained)
 
 
 def _beside(output: Path, label: str, labels: Sequence[str], ending: str) -> Path:
@@ -187,7 +221,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--like", metavar="RUN", help="task, prompts, rule and evaluation of this run; default: those "
                         "of the first --model that is a run, else chat prompts and the generator's defaults")
     parser.add_argument("--people", type=_people, metavar="2,3,5", help="numbers of people, for puzzles")
-    parser.add_argument("--count", type=int, help="problems of each kind (default 100 with --people)")
+    parser.add_argument("--data", type=Path, metavar="FILE.jsonl", help="questions as GSM8K has them instead of "
+                        "puzzles: `question`, and `answer` ending in `#### number`")
+    parser.add_argument("--count", type=int, help="problems of each kind (default 100 with --people or --data)")
     parser.add_argument("--samples", type=int, help="sampled responses to each, besides the greedy one")
     parser.add_argument("--no-greedy", dest="greedy", action="store_false", help="sampled responses only, for servers "
                         "that refuse temperature 0")
@@ -197,10 +233,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--form", choices=("chat", "base", "terse"), help="of the prompt, for models without a run")
     parser.add_argument("--opens-think", action="store_true", help="with --form: the prompt ends with <think>")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="every answer and the rows; with two models "
-                        "their names are put before .json. The table goes beside it as .md; needed with an address")
+                        "their names are put before .json. The table goes beside it as .md, with the first answers "
+                        "as a page in .html; needed with an address")
     _endpoint_flags(parser.add_argument_group("for an address"))
     given = parser.parse_args(arguments)
-    if given.people and given.count is None:
+    if given.people and given.data:
+        parser.error("expected --people or --data, got both.")
+    if (given.people or given.data) and given.count is None:
         given.count = 100
     if len(given.model) > 2:
         parser.error(f"expected one or two --model, got {len(given.model)}.")
@@ -239,6 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from jaxrl.evaluation.examples import side_by_side
         from jaxrl.evaluation.table import comparison_markdown, markdown, to_json
         from jaxrl.reporting.files import write_text
+        from jaxrl.reporting.page import write_page
 
         labels = ["evaluation"] if len(given.model) == 1 else ["before", "after"]
         results = [evaluate() for evaluate in _prepare(given, asked, labels)]
@@ -252,6 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"answers: {write_text(_beside(given.output, result.name, labels, 'json'), to_json(result))}")
         if given.output:
             print(f"table:   {write_text(given.output.with_suffix('.md'), text)}")
+            print(f"page:    {write_page(given.output.with_suffix('.html'), [], evaluations=results)}")
     except (OSError, ValueError, FloatingPointError, json.JSONDecodeError) as error:
         print(f"jaxrl.evaluate: {error}", file=sys.stderr)
         return 2

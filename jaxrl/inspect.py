@@ -68,7 +68,8 @@ def _layers(text: str) -> list[int]:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m jaxrl.inspect", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="RUN, RUN@step, a Hugging Face folder or name")
+    parser.add_argument("--model", "--checkpoint", dest="model", required=True, help="RUN, RUN@step, a Hugging Face "
+                        "folder or name")
     parser.add_argument("--prompts", type=Path, required=True, help="JSON lines: id, prompt or messages, response")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.npz", help="written whole at the end")
     parser.add_argument("--layers", type=_layers, metavar="0,2,3", help="from 0 (all of them)")

@@ -69,7 +69,7 @@ def test_the_key_comes_from_the_environment_and_goes_nowhere(serve, tmp_path, mo
     assert [message["role"] for message in body["messages"]] == ["system", "user"]  # the chat form, <think> left closed
     assert "<think> and </think>" in body["messages"][0]["content"]
     written = [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()]
-    assert len(written) == 3 and not any("sk-secret" in text for text in [*written, capsys.readouterr().out])
+    assert len(written) == 4 and not any("sk-secret" in text for text in [*written, capsys.readouterr().out])
 
 
 @pytest.mark.parametrize(("more", "said"), [

@@ -72,3 +72,8 @@ def test_what_can_not_be_seen_is_refused(model, tmp_path, capsys, more, asked, s
     assert run(model, tmp_path, *more, asked=asked) == 2
     assert said in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["prompts.jsonl"]
+
+
+def test_a_checkpoint_is_named_as_export_names_it():
+    given = ["--prompts=P", "--output=O"]
+    assert inspect._parse(["--checkpoint=RUN@3", *given]) == inspect._parse(["--model=RUN@3", *given])

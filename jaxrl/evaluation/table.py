@@ -211,6 +211,7 @@ def markdown(result: EvaluationResult, published: dict[str, dict[str, float]] = 
             f"{row.floor:.1%}",
         )
         lines.append(f"| {' | '.join(cells)} |")
+    lines += _pass_lines(found)
     known = {kind for by_kind in published.values() for kind in by_kind}
     kinds = [kind for kind in dict.fromkeys(row.kind for row in found) if kind in known]
     if kinds:
@@ -223,6 +224,18 @@ def markdown(result: EvaluationResult, published: dict[str, dict[str, float]] = 
         prompts, answers = result.settings["prompt_tokens"], result.settings["completion_tokens"]
         lines += ["", f"cost: {prompts:,} tokens of prompts, {answers:,} of answers, as the server counted them"]
     return "\n".join(lines) + "\n"
+
+
+def _pass_lines(found: Sequence[Row]) -> list[str]:
+    """pass@k by kind, where more than one sample was drawn."""
+    sampled = [row for row in found if len(row.pass_at) > 1]
+    if not sampled:
+        return []
+    powers = list(sampled[0].pass_at)[1:]  # pass@1 is the accuracy above
+    lines = ["", f"| pass@k | {' | '.join(map(str, powers))} |", "|---" * (len(powers) + 1) + "|"]
+    return lines + [
+        f"| {kind_label(row.kind)} | {' | '.join(percent(row.pass_at[k]) for k in powers)} |" for row in sampled
+    ]
 
 
 def comparison_markdown(before: EvaluationResult, after: EvaluationResult) -> str:

@@ -14,7 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxrl.evaluation.intervals import wilson
+import numpy as np
+
+from jaxrl.evaluation.intervals import clustered_share
 from jaxrl.rewards.unicode import words
 
 WORDED = ("hesitation", "verification", "backtracking", "case_splitting", "summing_up", "guessing")
@@ -83,7 +85,8 @@ def _compile(phrases: Sequence[str], language: str) -> re.Pattern:
     for phrase in ordered:
         form = r"\s{1,4}".join(map(re.escape, phrase.removesuffix("*").split()))
         forms.append(form + (r"\w{0,12}" if phrase.endswith("*") else ""))
-    return re.compile(rf"\b(?:{'|'.join(forms)})\b", re.IGNORECASE)
+    letters = "".join(sorted({phrase[0] for phrase in ordered}))  # looked at first, as most words begin with none
+    return re.compile(rf"\b(?=[{letters}])(?:{'|'.join(forms)})\b", re.IGNORECASE)
 
 
 def _begins_clause(text: str, start: int) -> bool:
@@ -192,29 +195,29 @@ def count(response: str, *, names: Sequence[str] = ()) -> dict[str, int]:
     return {behaviour: counts[behaviour] for behaviour in BEHAVIOURS}
 
 
-def summarize(counts: Sequence[dict[str, int]], correct: Sequence[bool]) -> dict[str, float]:
-    """Metrics of a step from the `count` of each response and whether it was right.
+def summarize(counts: Sequence[dict[str, int]], correct: Sequence[bool], group_size: int) -> dict[str, float]:
+    """Metrics of a step from the `count` of each response and whether it was right, in groups of one prompt each.
 
     For each behaviour: `behaviour/NAME`, the share of responses, `/count` per response, and the accuracy
-    `/with` and `/without` it, each with the ends of its 95 percent Wilson interval (`/with_low`, ...). A
-    side without responses has no accuracy entries.
+    `/with` and `/without` it, each with the ends of its 95 percent interval (`/with_low`, ...), which knows that
+    responses to one prompt resemble each other. A side without responses has no accuracy entries.
     """
-    if len(counts) != len(correct):
+    if len(counts) != len(correct) or len(counts) % group_size:
         raise ValueError(
-            f"expected one correctness for each response, got {len(correct)} for {len(counts)} responses"
+            f"expected one correctness for each response, in groups of {group_size}, got {len(correct)} for "
+            f"{len(counts)} responses"
         )
     metrics: dict[str, float] = {}
     if not counts:
         return metrics
+    right = np.array(correct, bool).reshape(-1, group_size)
     for behaviour in BEHAVIOURS:
         name = f"behaviour/{behaviour}"
-        shown = [row[behaviour] > 0 for row in counts]
-        metrics[name] = sum(shown) / len(shown)
-        metrics[f"{name}/count"] = sum(row[behaviour] for row in counts) / len(counts)
-        for side, wanted in (("with", True), ("without", False)):
-            right = [bool(ok) for ok, has in zip(correct, shown, strict=True) if has == wanted]
-            if right:
-                estimate = wilson(sum(right), len(right))
+        times = np.array([row[behaviour] for row in counts]).reshape(-1, group_size)
+        metrics |= {name: float((times > 0).mean()), f"{name}/count": float(times.mean())}
+        for side, chosen in (("with", times > 0), ("without", times == 0)):
+            if chosen.any():
+                estimate = clustered_share((right & chosen).sum(axis=1), chosen.sum(axis=1))
                 metrics |= {
                     f"{name}/{side}": estimate.value,
                     f"{name}/{side}_low": estimate.low,

@@ -39,6 +39,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("length/p90", "tokens", "90th percentile of response length"),
     Metric("length/correct", "tokens", "mean length of correct responses; absent when there is none"),
     Metric("length/wrong", "tokens", "mean length of all other responses; absent when there is none"),
+    Metric("length/wrong_answer", "tokens", "mean length of well-formed responses with a wrong answer, if any"),
+    Metric("length/unparseable", "tokens", "mean length of well-formed ones whose answer can't be read, if any"),
+    Metric("length/bad_format", "tokens", "mean length of responses whose format is broken, if any"),
     Metric(
         "groups/no_variance",
         "share",
@@ -50,7 +53,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "behaviour/<name>/with",
         "share",
-        "correct among the responses with it (`with_low`, `with_high`: 95 %)",
+        "correct among the responses with it (`with_low`, `with_high`: 95 %, a prompt's responses as a cluster)",
     ),
     Metric(
         "behaviour/<name>/without", "share", "correct among the others (`without_low`, `without_high`: 95 %)"
@@ -74,6 +77,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("tokens/slot_occupancy", "share", "decode steps of the sampler's slots that drew a token"),
     Metric("speed/rollout_tokens_per_second", "tokens/s", "sampled tokens a second while sampling", False),
     Metric("speed/update_tokens_per_second", "tokens/s", "true tokens a second while updating", False),
+    Metric(
+        "speed/update_mfu",
+        "share",
+        "operations that the update needs, of those that the devices are sold with (bfloat16 on GPUs of a known kind)",
+        False,
+    ),
     Metric("time/rollout", "s", "wall time of sampling", False),
     Metric("time/reward", "s", "wall time of scoring", False),
     Metric("time/reference", "s", "wall time of reference and old log-probabilities", False),

@@ -1,259 +1,163 @@
-"""What the report page is given: everything as plain JSON values, chosen so that the file stays small."""
+"""What the report page is given: everything as plain JSON values."""
 
-import json
-import math
 import re
-from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from jaxrl.evaluation.problems import kind_label, kind_order
-from jaxrl.evaluation.table import (
-    EvaluationResult,
-    Item,
-    Sample,
-    differences,
-    markdown,
-    percent,
-    rows,
-    share,
-)
-from jaxrl.reporting.behaviours import find
+from jaxrl.evaluation.table import EvaluationResult
 from jaxrl.reporting.metrics import is_finite
-from jaxrl.reporting.rollouts import GroupRecord, ResponseRecord, read_rollouts, rollout_path
+from jaxrl.reporting.page_groups import BUDGET_BYTES, choose_groups
+from jaxrl.reporting.page_tables import (
+    CURVES,
+    cards,
+    comparison,
+    evaluation,
+    published,
+    runs_table,
+    subtitle,
+    worth,
+)
 from jaxrl.reporting.run_folder import Run, stage_bands
 
-BUDGET_BYTES = 12_000_000  # of groups as they stand in the page; plotly adds 5 MB, and 25 MB is the limit
-MOST_STEPS = 60  # whose rollouts are put into the page
-MOST_PAIRS = 24  # problems shown side by side before and after
+MAIN, UPDATE, MACHINE, BEHAVIOURS, EVALUATION = range(5)  # the rooms of the page that panels stand in
 
-# (title, unit, names). A name with "*" stands for all it fits, with no "/" in the place of the "*".
-# A panel without data is left out.
-PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("Reward", "reward", ("reward/mean", "reward/format", "reward/answer")),
-    ("What became of the responses", "share",
-     ("share/correct", "share/wrong_answer", "share/unparseable", "share/bad_format", "share/cut_off")),
-    ("Response length", "tokens", ("length/mean", "length/p10", "length/p50", "length/p90", "length/max")),
-    ("Response length by verdict", "tokens", ("length/correct", "length/wrong")),
-    ("Behaviours", "share of responses", ("behaviour/*",)),
-    ("Suspected tricks", "share of responses", ("suspects/*",)),
-    ("Held-out accuracy", "share", ("evaluation/*/sampled/accuracy", "evaluation/*/greedy/accuracy")),
-    ("Entropy", "nats a token", ("entropy",)),
-    ("KL to the reference", "nats a token", ("loss/kl",)),
-    ("Loss", "loss", ("loss/total", "loss/policy")),
-    ("Gradient norm", "norm", ("gradient_norm",)),
-    ("Clipped tokens", "share", ("ratio/clip_share",)),
-    ("Sampler against learner", "nats", ("mismatch/mean", "mismatch/max")),
-    ("Groups that teach nothing", "share", ("groups/no_variance",)),
-    ("Temperature", "", ("temperature",)),
-    ("Learning rate", "", ("learning_rate",)),
-    ("Time per step", "s", ("time/*",)),
-    ("Speed", "tokens/s", ("speed/*",)),
+
+class Panel(NamedTuple):
+    """Curves drawn together. A name with "*" stands for all it fits, with no "/" in the place of the "*".
+
+    quiet: names that are 0 at every step are left out. stacked: the shares fill the whole, one above the other.
+    points: names with fewer, over all runs, are left out. A panel without data is left out.
+    """
+
+    room: int
+    title: str
+    unit: str
+    names: tuple[str, ...]
+    quiet: bool = False
+    stacked: bool = False
+    points: int = 1
+
+
+PANELS = (
+    Panel(MAIN, "Reward", "reward", ("reward/mean", "reward/format", "reward/answer")),
+    Panel(MAIN, "What became of the responses", "share",
+          ("share/correct", "share/wrong_answer", "share/unparseable", "share/bad_format", "share/cut_off"),
+          stacked=True),
+    Panel(MAIN, "Response length", "tokens", ("length/mean", "length/p10", "length/p50", "length/p90", "length/max")),
+    Panel(MAIN, "Response length by verdict", "tokens",
+          ("length/correct", "length/wrong_answer", "length/unparseable", "length/bad_format")),
+    Panel(UPDATE, "Groups that teach nothing", "share of groups", ("groups/no_variance",)),
+    Panel(UPDATE, "Entropy", "nats a token", ("entropy",)),
+    Panel(UPDATE, "KL to the reference", "nats a token", ("loss/kl",)),
+    Panel(UPDATE, "Loss", "loss", ("loss/total", "loss/policy")),
+    Panel(UPDATE, "Gradient and update", "norm", ("gradient_norm", "update_norm")),
+    Panel(UPDATE, "Clipped tokens", "share of tokens", ("ratio/clip_share",)),
+    Panel(UPDATE, "Sampler against learner", "nats", ("mismatch/mean", "mismatch/max")),
+    Panel(UPDATE, "Temperature", "", ("temperature",)),
+    Panel(UPDATE, "Learning rate", "", ("learning_rate",)),
+    Panel(MACHINE, "Time per step", "s", ("time/*",)),
+    Panel(MACHINE, "Speed", "tokens/s", ("speed/rollout_tokens_per_second", "speed/update_tokens_per_second")),
+    Panel(MACHINE, "Use of the machine", "share",
+          ("speed/update_mfu", "tokens/slot_occupancy", "tokens/padding_share")),
+    Panel(MACHINE, "Memory", "bytes", ("memory/peak_bytes",)),
+    Panel(BEHAVIOURS, "Behaviours", "share of responses", ("behaviour/*",), quiet=True),
+    Panel(BEHAVIOURS, "Suspected tricks", "share of responses", ("suspects/*",), quiet=True),
+    Panel(EVALUATION, "Held-out accuracy while training", "share",
+          ("evaluation/*/sampled/accuracy", "evaluation/*/greedy/accuracy"), points=3),
 )  # fmt: skip
 
 
-def page_data(runs: Sequence[Run], budget_bytes: int = BUDGET_BYTES, title: str = "") -> dict[str, object]:
-    """The page's data. The first run is told in full, the curves of the others are laid over its own."""
-    run = runs[0]
-    name = run.workdir.resolve().name
-    chosen, note = choose_groups(run, budget_bytes)
+def page_data(
+    runs: Sequence[Run],
+    budget_bytes: int = BUDGET_BYTES,
+    title: str = "",
+    evaluations: Sequence[EvaluationResult] = (),
+) -> dict[str, object]:
+    """The page's data. The first run is told in full, the curves of the others are laid over its own.
+
+    evaluations: shown in place of those of the first run; with them there may be no run.
+    """
+    run = runs[0] if runs else None
+    results = list(evaluations) or run.evaluations
+    panels = _panels(runs)
+    shown = {one["name"] for panel in panels for one in panel["series"]} | {name for _, name, _ in CURVES}
+    chosen, note = choose_groups(run, budget_bytes) if run else ([], "")
+    named = f"told in full: {run.workdir.resolve().name} · " if len(runs) > 1 else ""
     return {
-        "title": title or name,
-        "summary": [["told in full", name]] * (len(runs) > 1) + summary(run),
-        "runs": [_curves(other) for other in runs],
-        "panels": _panels(runs),
-        "warnings": [[record["step"], text] for record in run.records for text in record.get("warnings", ())],
-        "evaluations": [_evaluation(result) for result in run.evaluations],
-        "comparison": _comparison(run.evaluations),
-        "groups": [group | {"kind": kind_label(group["kind"])} for group in chosen],
-        "kinds": [kind_label(kind) for kind in sorted({group["kind"] for group in chosen}, key=kind_order)],
+        "title": title or (run.workdir.resolve().name if run else " and ".join(result.model for result in results)),
+        "subtitle": named + subtitle(run) if run else f"{len(results[0].items)} problems, rule {results[0].rule}",
+        "cards": cards(runs, results),
+        "runs": [_curves(one, shown) for one in runs],
+        "runs_table": runs_table(runs),
+        "panels": panels,
+        "warnings": _warnings(run) if run else [],
+        "worth": worth(run) if run else [],
+        "evaluations": [evaluation(result) for result in results],
+        "published": published(results),
+        "comparison": comparison(results),
+        "groups": chosen,
+        "kinds": sorted({group["kind"] for group in chosen}, key=_label_order),
         "groups_note": note,
-        "config": run.config,
-        "manifest": run.manifest,
+        "config": run.config if run else {},
+        "manifest": run.manifest if run else {},
     }
+
+
+def _label_order(label: str) -> tuple[int, str]:
+    people = re.fullmatch(r"(\d+) people", label)
+    return kind_order(f"p{people[1]}" if people else label)
+
+
+def _warnings(run: Run) -> list[list[object]]:
+    """(step, sentence) pairs: what the steps warned of, and the steps that the guard refused."""
+    said = [[record["step"], text] for record in run.records for text in record.get("warnings", ())]
+    refused = [[trip["step"], f"refused by the guard: {trip['cause']}"] for trip in run.trips]
+    return sorted(said + refused, key=lambda pair: pair[0])
 
 
 def _panels(runs: Sequence[Run]) -> list[dict[str, object]]:
-    present = {name for run in runs for record in run.records for name, v in record.items() if is_finite(v)}
-    panels = []
-    for title, unit, patterns in PANELS:
-        forms = [re.compile(re.escape(pattern).replace(r"\*", "[^/]+")) for pattern in patterns]
-        names = [name for form in forms for name in sorted(present) if form.fullmatch(name)]
-        if names:
-            panels.append({"title": title, "unit": unit, "names": names})
-    return panels
-
-
-def summary(run: Run) -> list[list[str]]:
-    """(what, value) pairs for the head of the page: where the run started and where it stands, on training
-    data."""
-    if not run.records:
-        return []
-    bands = stage_bands(run.records)
-    edge = max(1, len(run.records) // 20)
-    found = [["steps", str(run.records[-1]["step"])]]
-    if bands:
-        found.append(["stages", ", ".join(f"{band.stage} ({band.first} to {band.last})" for band in bands)])
-    for label, name, form in (
-        ("accuracy while training", "share/correct", "{:.1%}"),
-        ("format errors", "share/bad_format", "{:.1%}"),
-        ("mean reward", "reward/mean", "{:+.2f}"),
-        ("mean length", "length/mean", "{:.0f} tokens"),
-    ):
-        values = [float(record[name]) for record in run.records if is_finite(record.get(name))]
-        if values:
-            first, last = (sum(part) / len(part) for part in (values[:edge], values[-edge:]))
-            found.append([label, f"{form.format(first)} → {form.format(last)}"])
+    values: dict[str, list[float]] = {}
+    for record in (record for run in runs for record in run.records):
+        for name, value in record.items():
+            if is_finite(value):
+                values.setdefault(name, []).append(value)
+    found = []
+    for panel in PANELS:
+        forms = [re.compile(re.escape(pattern).replace(r"\*", "[^/]+")) for pattern in panel.names]
+        names = [name for form in forms for name in sorted(values)
+                 if form.fullmatch(name) and len(values[name]) >= panel.points]
+        if panel.quiet:
+            names = [name for name in names if any(values[name])]
+        series = [{"name": name, "label": _label(name), "hidden": _is_aside(name)} for name in names]
+        if any(not one["hidden"] for one in series):
+            found.append(panel._asdict() | {"series": series})
     return found
 
 
-def choose_groups(run: Run, budget_bytes: int) -> tuple[list[dict[str, object]], str]:
-    """Groups for the browser, and a sentence that says how many of how many they are.
-
-    Steps are taken evenly, always with the first and last of each stage; of each step the same share of the
-    budget. Problems chosen at an earlier step come first, so that a prompt can be followed across steps.
-    """
-    if not run.rollout_steps:
-        return [], "This run stored no rollouts."
-    edges = {step for band in stage_bands(run.records) for step in (band.first, band.last)}
-    steps = _spread(run.rollout_steps, edges, MOST_STEPS)
-    chosen: list[dict[str, object]] = []
-    seen: Counter[str] = Counter()
-    shown = stored = 0
-    for step in steps:
-        groups = read_rollouts(rollout_path(run.rollouts, step))
-        left = budget_bytes / len(steps)
-        for group in sorted(groups, key=lambda group: -seen[group.problem]):
-            packed = _group(group)
-            size = len(json.dumps(packed, ensure_ascii=False).encode())
-            if size > left:
-                break
-            left -= size
-            shown += 1
-            chosen.append(packed)
-            seen[group.problem] += 1
-        stored += len(groups)
-    note = (
-        f"{shown} of {stored} groups of {len(steps)} steps are in this page; the run stored "
-        f"{len(run.rollout_steps)} steps, all of them in its folder rollouts/."
-    )
-    return chosen, note
+def _label(name: str) -> str:
+    """A curve's name beside the title of its panel: "evaluation/p3/sampled/accuracy" is "3 people, sampled"."""
+    parts = name.split("/")
+    if parts[0] == "evaluation":
+        return f"{kind_label(parts[1])}, {parts[2]}"
+    return parts[-1].removesuffix("_tokens_per_second").replace("_", " ")
 
 
-def _spread(steps: Sequence[int], edges: set[int], most: int) -> list[int]:
-    if len(steps) <= most:
-        return list(steps)
-    kept = {step for step in steps if step in edges}
-    free = max(2, most - len(kept))
-    kept |= {steps[round(i * (len(steps) - 1) / (free - 1))] for i in range(free)}
-    return sorted(kept)
+def _is_aside(name: str) -> bool:
+    """Curves that are only drawn when asked for in the legend."""
+    return name.startswith("evaluation/") and (name.endswith("/greedy/accuracy") or name.startswith("evaluation/all/"))
 
 
-def _group(group: GroupRecord) -> dict[str, object]:
-    fields = group._asdict() | {"responses": [_response(response) for response in group.responses]}
-    del fields["prompt_index"]
-    return fields
-
-
-def _response(response: ResponseRecord) -> dict[str, object]:
-    return response._asdict() | {"marks": marks(response.response)}
-
-
-def marks(text: str) -> list[list[object]]:
-    """Behaviours in the text as [name, start, end] in UTF-16 units, which is how browsers count."""
-    hits = find(text)
-    if text.isascii():
-        return [[hit.behaviour, hit.start, hit.end] for hit in hits]
-    places = [0]
-    for letter in text:
-        places.append(places[-1] + (2 if ord(letter) > 0xFFFF else 1))
-    return [[hit.behaviour, places[hit.start], places[hit.end]] for hit in hits]
-
-
-def _curves(run: Run) -> dict[str, object]:
-    names = dict.fromkeys(
-        name for record in run.records for name, value in record.items() if is_finite(value)
-    )
-    series = {
-        name: [record[name] if is_finite(record.get(name)) else None for record in run.records]
-        for name in names
-        if name != "step"
-    }
+def _curves(run: Run, names: set[str]) -> dict[str, object]:
+    """The curves of these names, in as many digits as an eye can tell."""
+    series = {}
+    for name in sorted(names):
+        values = [record.get(name) for record in run.records]
+        if any(map(is_finite, values)):
+            series[name] = [float(f"{value:.5g}") if is_finite(value) else None for value in values]
     return {
         "name": run.workdir.resolve().name,
         "steps": [record["step"] for record in run.records],
         "series": series,
         "bands": [list(band) for band in stage_bands(run.records)],
     }
-
-
-def _evaluation(result: EvaluationResult) -> dict[str, object]:
-    found = rows(result)
-    return {
-        "name": result.name,
-        "model": result.model,
-        "step": result.step,
-        "rule": result.rule,
-        "markdown": markdown(result),
-        "rows": [
-            {
-                "kind": kind_label(row.kind),
-                "mode": row.mode,
-                "accuracy": [None if math.isnan(value) else value for value in row.accuracy],
-                "floor": row.floor,
-                "cells": [
-                    kind_label(row.kind), row.mode, f"{row.problems} × {row.samples}",
-                    percent(row.accuracy), percent(row.well_formed_accuracy), percent(row.format_errors),
-                    f"{row.cut_off:.1%}",
-                    f"{row.mean_tokens:.0f}", f"{row.floor:.1%}",
-                    ", ".join(f"{k}: {share(value.value)}" for k, value in row.pass_at.items()),
-                    ", ".join(f"{way} {value:.0%}" for way, value in row.ways.items()),
-                ],
-            }
-            for row in found
-        ],
-    }  # fmt: skip
-
-
-def _comparison(evaluations: Sequence[EvaluationResult]) -> dict[str, object] | None:
-    """First against last evaluation, where both answered the same problems."""
-    if len(evaluations) < 2:
-        return None
-    before, after = evaluations[0], evaluations[-1]
-    try:
-        changes = differences(before, after)
-    except ValueError:
-        return None  # other problems: the tables stand side by side, but no difference is made up
-    old, new = ({(row.kind, row.mode): row for row in rows(result)} for result in (before, after))
-    lines = []
-    for (kind, mode), change in changes.items():
-        first, last = old[kind, mode], new[kind, mode]
-        lines.append([
-            kind_label(kind), mode, percent(first.accuracy), percent(last.accuracy),
-            f"{100 * change.value:+.1f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}]",
-            f"{change.better} / {change.worse}",
-            f"{share(first.well_formed_accuracy.value)} → {share(last.well_formed_accuracy.value)}",
-            f"{share(first.format_errors.value)} → {share(last.format_errors.value)}",
-            f"{first.mean_tokens:.0f} → {last.mean_tokens:.0f}",
-        ])  # fmt: skip
-    pairs = [_pair(a, b) for a, b in zip(before.items, after.items, strict=True) if a.problem == b.problem]
-    # What changed teaches most: newly right first, then newly wrong, then the rest.
-    pairs.sort(key=lambda pair: -2 * pair["better"] - pair["worse"])
-    return {"before": before.name, "after": after.name, "lines": lines, "pairs": pairs[:MOST_PAIRS]}
-
-
-def _pair(before: Item, after: Item) -> dict[str, object]:
-    first, last = ((item.greedy or item.sampled)[0] for item in (before, after))
-    return {
-        "problem": before.problem,
-        "kind": kind_label(before.kind),
-        "question": before.question,
-        "solution": before.solution,
-        "better": first.verdict != "correct" and last.verdict == "correct",
-        "worse": first.verdict == "correct" and last.verdict != "correct",
-        "before": _answer(first),
-        "after": _answer(last),
-    }
-
-
-def _answer(sample: Sample) -> dict[str, object]:
-    return sample._asdict() | {"marks": marks(sample.response)}

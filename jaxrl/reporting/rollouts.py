@@ -38,6 +38,8 @@ class GroupRecord(NamedTuple):
     prompt: str
     solution: str
     responses: tuple[ResponseRecord, ...]
+    question: str = ""  # the prompt without what surrounds it
+    names: tuple[str, ...] = ()  # of people in the question
 
 
 def rollout_path(folder: str | os.PathLike[str], step: int) -> Path:
@@ -107,7 +109,7 @@ def _from_line(line: str, path: str | os.PathLike[str], number: int) -> GroupRec
     try:
         record = json.loads(line)
         responses = tuple(_from_response(entry) for entry in record.pop("responses"))
-        return GroupRecord(**record, responses=responses)
+        return GroupRecord(**record | {"responses": responses, "names": tuple(record.get("names", ()))})
     except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}, line {number}: not a group of rollouts ({error})") from error
 

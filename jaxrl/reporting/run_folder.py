@@ -21,6 +21,7 @@ class Run(NamedTuple):
     records: list[dict[str, object]]
     evaluations: list[EvaluationResult]  # "before" first, "after" last, by step between them
     rollout_steps: list[int]
+    trips: list[dict[str, object]]  # the numbers of steps that the guard refused, with the `cause` in words
 
     @property
     def rollouts(self) -> Path:
@@ -51,6 +52,7 @@ def read_run(workdir: str | os.PathLike[str]) -> Run:
         records=read_metrics(workdir / "metrics.jsonl"),
         evaluations=read_evaluations(workdir),
         rollout_steps=rollout_steps(workdir / "rollouts"),
+        trips=[_read_json(path) for path in sorted((workdir / "guard").glob("trip_*/cause.json"))],
     )
 
 

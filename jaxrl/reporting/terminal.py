@@ -120,9 +120,9 @@ class Terminal:
     def render(self) -> RenderableType:
         """The panel as it stands now."""
         first, last = self.stage_steps
-        head = Table.grid(padding=(0, 3))
+        head = Table.grid(padding=(0, 2))  # 80 columns hold it
         head.add_row(
-            Text(f"stage {self.stage_name} (steps {first} to {last})" if last else self.title, style="bold"),
+            Text(f"{self.stage_name} ({first} to {last})" if last else self.title, style="bold"),
             Text(f"step {self.current_step} of {self.total_steps}"),
             Text(f"ETA {duration(self.seconds_left())}"),
             Text(f"running {duration(self.clock() - self.started)}", style="dim"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -185,11 +186,12 @@ class Run:
         weights = self.machine.sampler.decode_weights(state.params)
 
         def generate(prompts: list[list[int]], group_size: int, step: int, greedy: bool):
-            self.terminal.phase(f"evaluation, {'greedy' if greedy else 'sampled'}")
+            told = partial(self.terminal.phase, f"evaluation, {'greedy' if greedy else 'sampled'}")
+            told()
             coordinates = Coordinates(asked.seed ^ _EVALUATION_SEED, step, np.arange(len(prompts), dtype=np.int32),
                                       np.arange(group_size, dtype=np.int32))
             drawing = self.dialogue.drawing(spec.max_new_tokens, 0.0 if greedy else spec.temperature)
-            return self.machine.sampler.sample(weights, prompts, group_size, coordinates, drawing)
+            return self.machine.sampler.sample(weights, prompts, group_size, coordinates, drawing, told)
 
         judge = dataclasses.replace(self.dialogue, rule=spec.rule or asked.rule).judge
         settings = {"temperature": spec.temperature, "max_new_tokens": spec.max_new_tokens, "seed": asked.seed}

@@ -45,8 +45,8 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
         "tokens/rollout": int(lengths.sum()),
         "tokens/slot_occupancy": rollout.completions.occupancy,
     }
-    if correct.any():
-        metrics["length/correct"] = float(lengths[correct].mean())
+    given = np.array([verdict.verdict for verdict in verdicts])
+    metrics |= {f"length/{name}": float(lengths[given == name].mean()) for name in VERDICTS if counts[name]}
     if not correct.all():
         metrics["length/wrong"] = float(lengths[~correct].mean())
     group = rewards.shape[1]
@@ -54,7 +54,7 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
         behaviours.count(response, names=rollout.problems[row // group].names)
         for row, response in enumerate(rollout.responses)
     ]
-    return metrics | behaviours.summarize(shown, correct)
+    return metrics | behaviours.summarize(shown, correct, group)
 
 
 def update_metrics(info: Mapping[str, Any]) -> dict[str, float]:

@@ -92,7 +92,7 @@ def to_records(
         )
         prompt = dialogue.tokenizer.decode(rollout.prompts[place], skip_special_tokens=False)
         records.append(GroupRecord(step, stage, int(indices[place]), problem.id, problem.kind, prompt,
-                                   problem.solution, responses))
+                                   problem.solution, responses, problem.question, problem.names))
     return records
 
 

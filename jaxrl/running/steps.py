@@ -4,6 +4,7 @@ import resource
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from jaxrl.running.progress import StepPlan, draw_seed
 from jaxrl.running.rollout import Rollout, make_batch, score_completions, to_records, with_advantages
 from jaxrl.running.settings import RunSpec
 from jaxrl.running.tasks import Dialogue, choose
+from jaxrl.running.utilization import peak_flops, update_flops
 from jaxrl.sampling import Completions, Coordinates
 
 
@@ -76,6 +78,10 @@ class Steps:
             "speed/update_tokens_per_second": record["tokens/update"] / times["time/update"],
             "memory/peak_bytes": _peak_bytes(),
         }
+        devices = self.machine.mesh.devices
+        if peak := peak_flops(devices.flat[0].device_kind, self.spec.dtype):
+            flops = self.spec.epochs * update_flops(self.machine.config, drawn.batch.lengths)
+            speeds["speed/update_mfu"] = flops / (times["time/update"] * devices.size * peak)
         return state, record | times | speeds
 
     def records(self, plan: StepPlan, drawn: Drawn) -> list[GroupRecord]:
@@ -102,7 +108,8 @@ class Steps:
                                   samples.astype(np.int32))
         drawing = self.dialogue.drawing(stage.max_new_tokens, plan.temperature,
                                         top_k=stage.top_k, top_p=stage.top_p, min_p=stage.min_p)
-        return prompts, self.machine.sampler.sample(weights, prompts, len(samples), coordinates, drawing)
+        return prompts, self.machine.sampler.sample(weights, prompts, len(samples), coordinates, drawing,
+                                                    partial(self.terminal.phase, "rollout"))
 
     def _refer(
         self, batch: Batch, state: TrainState, reference: Any, plan: StepPlan

@@ -1,5 +1,6 @@
 """One call of the sampler: the host acts only between chunks of device work."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -51,9 +52,11 @@ def unseated(settings: dict[str, np.ndarray], length: np.ndarray) -> Slots:
 class Rollout:
     """The work of one call: seat rows, decode a chunk, collect, merge batches as rows end."""
 
-    def __init__(self, sampler, params: Params, request: Request):
+    def __init__(
+        self, sampler, params: Params, request: Request, progress: Callable[[int, int], None] | None = None
+    ):
         self.sampler, self.params, self.request, self.programs = sampler, params, request, sampler.programs
-        self.devices, self.rows = sampler.devices, sampler.rows
+        self.devices, self.rows, self.progress, self.ended = sampler.devices, sampler.rows, progress, 0
         self.limit = request.settings["max_new_tokens"]
         total, most = len(request.length), int(self.limit.max())
         self.tokens, self.logp = np.zeros((total, most), np.int32), np.zeros((total, most, 2), np.float32)
@@ -77,6 +80,8 @@ class Rollout:
                 self._collect_first(rows, token, logp)
             for chunk in chunks:
                 self._collect(*chunk)
+            if self.progress:
+                self.progress(self.ended, len(self.produced))
             if not len(self.queue):
                 self._merge()
         occupancy = self.row_steps / self.slot_steps if self.slot_steps else 1.0
@@ -217,6 +222,7 @@ class Rollout:
                 batch.slots = self.programs.retire(batch.slots, self.programs.put(mask))
             ended |= stopped
         batch.row.reshape(-1)[slot[ended]] = FREE
+        self.ended += int(ended.sum())
 
     def _cut_at_stop(self, row: int) -> bool:
         """Whether a stop string has come up since the last look; the row then ends with the token that completes it."""

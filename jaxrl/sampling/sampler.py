@@ -1,6 +1,6 @@
 """The sampler: prompts in, completions out, row by row independent of each other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -120,14 +120,16 @@ class Sampler:
         group_size: int,
         coordinates: Coordinates,
         spec: SamplingSpec,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Completions:
         """`group_size` completions of every prompt, prompt-major.
 
         decode_params: from `decode_weights`. coordinates: all that the random numbers depend on, see
-        Coordinates. Raises ValueError before anything compiles for a bad request; FloatingPointError naming
-        row and step when logits stop being finite.
+        Coordinates. progress: told between chunks how many completions have ended, and of how many. Raises
+        ValueError before anything compiles for a bad request; FloatingPointError naming row and step when logits
+        stop being finite.
         """
         request = make_request(
             prompts, group_size, coordinates, spec, vocab_size=self.config.vocab_size, longest=self.longest
         )
-        return Rollout(self, decode_params, request).run()
+        return Rollout(self, decode_params, request, progress).run()

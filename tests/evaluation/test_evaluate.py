@@ -117,6 +117,8 @@ def test_the_table_shows_floor_and_published_numbers():
     assert "| GPT-4o | 68% | 57% |" in text
     assert "| 3 people | greedy | 4 x 1 | 100.0% [51.0, 100.0] |" in text
     assert "100.0% |\n" in text  # the floor of the three-person puzzles
+    assert "| pass@k | 2 | 4 |\n|---|---|---|\n| 2 people | 100.0% [51.0, 100.0] | 100.0% [51.0, 100.0] |\n" in text
+    assert "pass@k" not in markdown(measure(lambda prompt, sample: 1, samples=1))
 
 
 def test_wishes_that_can_not_be_met():

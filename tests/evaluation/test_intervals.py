@@ -8,6 +8,7 @@ import pytest
 
 from jaxrl.evaluation.intervals import (
     average_at_k,
+    clustered_share,
     mean_over_seeds,
     mean_pass_at_k,
     paired_difference,
@@ -58,6 +59,41 @@ def test_average_at_k_covers_the_truth_although_samples_of_a_puzzle_resemble_eac
     assert covered / 600 >= 0.93
     if a < 1:  # strongly clustered: the interval that forgets it is far too narrow
         assert naive / 600 < 0.85
+
+
+@pytest.mark.parametrize("spread", [0.3, 30.0])
+def test_clustered_share_covers_the_truth_with_unequal_clusters(spread):
+    """As for responses that show a behaviour: of some prompts many, of others none."""
+    generator = np.random.default_rng(7)
+    covered = 0
+    for _ in range(1000):
+        trials = generator.binomial(16, generator.beta(0.5, 0.5, 40))
+        right = generator.binomial(trials, generator.beta(0.4 * spread, 0.6 * spread, 40))
+        estimate = clustered_share(right, trials)
+        covered += estimate.low <= 0.4 <= estimate.high
+    assert covered / 1000 >= 0.93
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.3, 0.9), (2.0, 6.0), (0.2, 6.0)])
+@pytest.mark.parametrize("k", [2, 8])
+def test_pass_at_k_covers_the_truth(a, b, k):
+    # The chance of a puzzle is drawn from beta(a, b): E[(1 - p)^k] = B(a, b + k) / B(a, b).
+    truth = 1 - math.exp(math.lgamma(b + k) + math.lgamma(a + b) - math.lgamma(b) - math.lgamma(a + b + k))
+    generator = np.random.default_rng(8)
+    found = [mean_pass_at_k(generator.binomial(8, generator.beta(a, b, 60)), 8, k) for _ in range(400)]
+    assert np.mean([low <= truth <= high for _, low, high in found]) >= 0.94
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.15])
+def test_paired_difference_of_shares_covers_the_truth(gain):
+    generator = np.random.default_rng(9)
+    covered = 0
+    for _ in range(1000):
+        chance = generator.beta(1, 2, 60) * (1 - gain)
+        before, after = generator.binomial(4, chance) / 4, generator.binomial(4, chance + gain) / 4
+        result = paired_difference(before, after)
+        covered += result.low <= gain <= result.high
+    assert covered / 1000 >= 0.94
 
 
 def test_average_at_k_gains_from_more_samples_and_is_wilson_for_one():

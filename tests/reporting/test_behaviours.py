@@ -75,12 +75,22 @@ def test_summary_splits_accuracy_by_behaviour():
     counts = [
         behaviours.count(text) for text in ("Wait, Bob lies.", "Wait. Hmm, no.", "Bob lies.", "Cal lies.")
     ]
-    metrics = behaviours.summarize(counts, [True, False, False, False])
+    metrics = behaviours.summarize(counts, [True, False, False, False], 1)
     assert metrics["behaviour/hesitation"] == 0.5
     assert metrics["behaviour/hesitation/count"] == 0.75
     assert metrics["behaviour/hesitation/with"] == 0.5
     assert metrics["behaviour/hesitation/without"] == 0.0
     assert metrics["behaviour/hesitation/with_low"] == pytest.approx(0.0945, abs=1e-4)  # Wilson, 1 of 2
     assert "behaviour/boxed/with" not in metrics
-    with pytest.raises(ValueError, match="one correctness for each"):
-        behaviours.summarize(counts, [True])
+    for wrong in (([True], 1), ([True] * 4, 3)):
+        with pytest.raises(ValueError, match="one correctness for each"):
+            behaviours.summarize(counts, *wrong)
+
+
+def test_summary_knows_that_responses_to_one_prompt_resemble_each_other():
+    counts = [behaviours.count("Wait, Bob lies.")] * 40
+    correct = [True] * 10 + [False] * 10 + [True] * 10 + [False] * 10  # a prompt is solved always or never
+    alone, grouped = (behaviours.summarize(counts, correct, size) for size in (1, 10))
+    width = [m["behaviour/hesitation/with_high"] - m["behaviour/hesitation/with_low"] for m in (alone, grouped)]
+    assert alone["behaviour/hesitation/with"] == grouped["behaviour/hesitation/with"] == 0.5
+    assert width[1] > 2 * width[0]

@@ -1,60 +1,30 @@
 """The report page: whole in one file, asks for nothing, and whatever a model wrote stays text."""
 
+import base64
+import dataclasses
+import gzip
 import html.parser
 import json
+import random
+import re
 from pathlib import Path
 
 import pytest
+from plotly.offline import get_plotlyjs
 
-from jaxrl.evaluation.table import EvaluationResult, Item, Sample
+from jaxrl.evaluation.intervals import clustered_share
+from jaxrl.evaluation.table import to_json
 from jaxrl.report import main
 from jaxrl.reporting.curves import curves_svg, moving_average, ticks
-from jaxrl.reporting.page import TEMPLATES, embedded_json, render_page
-from jaxrl.reporting.page_data import choose_groups, marks, page_data
-from jaxrl.reporting.rollouts import GroupRecord, ResponseRecord, write_rollouts
-from jaxrl.reporting.run_folder import Band, read_run, stage_bands, write_evaluation
-from jaxrl.reporting.writers import JsonlWriter
-
-HOSTILE = (
-    "</script><script>alert(1)</script><img src=x onerror=alert(2)><!-- \u2028 & '\" 等等 \U0001f600 **bold**"
-)
+from jaxrl.reporting.page import SCRIPTS, TEMPLATES, packed, render_page
+from jaxrl.reporting.page_data import page_data
+from jaxrl.reporting.page_groups import BUDGET_BYTES, choose_groups, marks
+from jaxrl.reporting.page_tables import worth
+from jaxrl.reporting.run_folder import Band, read_run, stage_bands
 
 
-def response(verdict="correct", text=HOSTILE):
-    return ResponseRecord(text, verdict, (HOSTILE,), (), 1.0, 2.0, 3.0, 0.5, 9, True)
-
-
-def result(name, right, step):
-    items = []
-    for index in range(10):
-        answer = Sample("correct" if index < right else "bad_format", 9, True, "guess", HOSTILE)
-        items.append(Item(f"e{index}", "p3", HOSTILE, "Ann is a knight", False, (answer,), (answer, answer)))
-    return EvaluationResult(name, HOSTILE, step, "rule-1", {}, tuple(items))
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "a <b>run"
-    writer = JsonlWriter(folder / "metrics.jsonl")
-    writer.write({"step": 0, "evaluation/p3/greedy/accuracy": 0.1})
-    for step in range(1, 9):
-        record = {"step": step, "stage": "one" if step < 5 else "two", "reward/mean": step / 4 - 1}
-        record |= {"share/correct": step / 10, "length/mean": 50.0 + step, "behaviour/hesitation": 0.5}
-        if step == 3:
-            record |= {"gradient_norm": float("nan"), "warnings": [HOSTILE]}
-        writer.write(record)
-        groups = [
-            GroupRecord(
-                step, "one", n, f"kk-{(step + n) % 4}", "p3", HOSTILE, "Ann: knight", (response(), response())
-            )
-            for n in range(3)
-        ]
-        write_rollouts(folder / "rollouts", step, groups)
-    writer.close()
-    write_evaluation(folder, result("after", 7, 8))
-    write_evaluation(folder, result("before", 2, 0))
-    (folder / "config.json").write_text(json.dumps({"note": HOSTILE}))
-    return folder
+def unpacked(text):
+    return gzip.decompress(base64.b64decode(text)).decode()
 
 
 class Reader(html.parser.HTMLParser):
@@ -86,20 +56,21 @@ def page(workdir):
     return render_page([read_run(workdir)])
 
 
-def test_hostile_text_stays_text(page):
+def test_hostile_text_stays_text(page, hostile):
     reader = Reader(page)
     assert len(reader.scripts) == 3  # data, plotly, ours
-    assert not any(tag in ("img", "b") for tag, _ in reader.elements)
-    data = json.loads(reader.scripts[0])
-    assert data["groups"][0]["responses"][0]["response"] == HOSTILE
-    assert data["warnings"] == [[3, HOSTILE]]
-    assert data["config"] == {"note": HOSTILE}
+    assert not any(tag in ("img", "mark") for tag, _ in reader.elements)
+    data = json.loads(unpacked(reader.scripts[0]))
+    assert data["groups"][0]["responses"][0]["response"] == hostile
+    assert data["warnings"] == [[3, hostile], [5, "refused by the guard: the KL is high"]]
+    assert data["config"] == {"note": hostile, "model": hostile}
     assert reader.titles == "a <b>run · jaxrl report"
-    assert "<" not in reader.scripts[0]
+    assert all(re.fullmatch(r"[A-Za-z0-9+/=]+", text) for text in reader.scripts[:2])
 
 
 def test_the_script_sets_model_text_only_as_text():
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    script = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    assert "textContent" in script
     for way_in in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
         assert way_in not in script
 
@@ -113,8 +84,12 @@ def test_the_page_asks_the_network_for_nothing(page):
         a["content"] for tag, a in reader.elements if a.get("http-equiv") == "Content-Security-Policy"
     )
     assert policy.startswith("default-src 'none'")
-    assert page.count("plotly.js v") >= 1
-    assert len(page) < 8_000_000
+    assert "plotly.js v" in unpacked(reader.scripts[1])[:2000]
+    assert len(page) < 2_500_000
+
+
+def test_a_page_is_the_same_each_time(workdir, page):
+    assert render_page([read_run(workdir)]) == page
 
 
 def test_what_the_page_shows(workdir):
@@ -122,41 +97,96 @@ def test_what_the_page_shows(workdir):
     assert data["runs"][0]["bands"] == [["one", 1, 4], ["two", 5, 8]]
     assert data["runs"][0]["series"]["reward/mean"][:2] == [None, -0.75]
     assert "gradient_norm" not in data["runs"][0]["series"]  # nan can't be drawn
-    titles = [panel["title"] for panel in data["panels"]]
-    assert titles == [
-        "Reward",
-        "What became of the responses",
-        "Response length",
-        "Behaviours",
-        "Held-out accuracy",
-    ]
+    assert "behaviour/verification/with" not in data["runs"][0]["series"]  # no panel shows it
+    panels = {panel["title"]: [one["label"] for one in panel["series"]] for panel in data["panels"]}
+    assert panels == {  # no suspect was seen, boxed was not shown, one evaluation makes no curve
+        "Reward": ["mean"],
+        "What became of the responses": ["correct", "wrong answer"],
+        "Response length": ["mean"],
+        "Behaviours": ["verification"],
+    }
     assert [entry["name"] for entry in data["evaluations"]] == ["before", "after"]
     greedy = data["comparison"]["lines"][0]
     assert greedy[:4] == ["3 people", "greedy", "20.0% [5.7, 51.0]", "70.0% [39.7, 89.2]"]
     assert greedy[4].startswith("+50.0 [")
     assert [pair["better"] for pair in data["comparison"]["pairs"]] == [True] * 5 + [False] * 5
-    assert (data["kinds"], data["groups"][0]["kind"]) == (["3 people"], "3 people")
+    assert data["comparison"]["note"].startswith("Of 10 problems, 5 are newly right and 0 newly wrong")
+    assert data["kinds"] == ["3 people", "5 people"]
+    assert data["published"]["lines"][:2] == [["before", "20%"], ["after", "70%"]]
+    assert ["GPT-4o", "57%"] in data["published"]["lines"]
     json.dumps(data, allow_nan=False)
+
+
+def test_the_head_of_the_page(workdir):
+    held_out, accuracy, *_ = page_data([read_run(workdir)])["cards"]
+    assert (held_out["before"], held_out["after"]) == ("20.0%", "70.0%")
+    assert held_out["note"].startswith("3 people, sampled, 10 problems × 2; +50.0 points [")
+    assert (accuracy["before"], accuracy["after"], accuracy["series"]) == ("10.0%", "80.0%", "share/correct")
+
+
+def test_what_a_behaviour_is_worth_is_counted_over_a_stage_s_responses(workdir):
+    one, two = worth(read_run(workdir))
+    assert (one["stage"], two["stage"]) == ("one", "two")
+    assert [line["name"] for line in one["lines"]] == ["verification"]  # what never shows has no line
+    # Each step has 450 / 50 = 9 responses: 3 with it, all right, and 6 without it, of which half are.
+    assert one["lines"][0]["share"] == pytest.approx(1 / 3)
+    assert one["lines"][0]["with"] == list(clustered_share([3] * 4, [3] * 4))
+    assert one["lines"][0]["without"] == list(clustered_share([3] * 4, [6] * 4))
+
+
+def test_runs_side_by_side(workdirs):
+    data = page_data([read_run(workdir) for workdir in workdirs], title="heat")
+    assert [line[0] for line in data["runs_table"]["lines"]] == ["a <b>run", "second", "third"]
+    assert data["runs_table"]["lines"][1][1:3] == ["8", "80.0%"]
+    assert data["runs_table"]["lines"][2][-2:] == ["20.0% [5.7, 51.0]", "70.0% [39.7, 89.2]"]
+    assert data["subtitle"].startswith("told in full: a <b>run · ")
+
+
+def test_two_evaluations_alone_make_a_page(evaluated):
+    data = page_data([], evaluations=[evaluated("before", 1, 0), evaluated("after", 9, 0)])
+    assert data["comparison"]["lines"][0][4].startswith("+80.0 [")
+    assert (data["runs"], data["groups"], data["panels"], data["worth"]) == ([], [], [], [])
+    with pytest.raises(ValueError, match="got neither"):
+        render_page([])
 
 
 def test_other_puzzles_are_not_compared(workdir, tmp_path):
     run = read_run(workdir)
     other = run.evaluations[1]
-    other = EvaluationResult(other.name, other.model, 8, other.rule, {}, other.items[1:])
-    assert page_data([run._replace(evaluations=[run.evaluations[0], other])])["comparison"] is None
+    fewer = dataclasses.replace(other, items=other.items[1:])
+    data = page_data([run._replace(evaluations=[run.evaluations[0], fewer])])
+    assert data["comparison"] is None
+    assert "points" not in data["cards"][0]["note"]
 
 
 def test_groups_fit_the_budget_and_a_puzzle_can_be_followed(workdir):
     run = read_run(workdir)
     everything, note = choose_groups(run, 10**9)
     assert len(everything) == 24
-    assert "24 of 24 groups of 8 steps" in note
+    assert "24 of 24 groups and 72 of 72 responses of 8 steps" in note
     one_each = max(len(json.dumps(group, ensure_ascii=False).encode()) for group in everything)
     chosen, note = choose_groups(run, 8 * one_each)
     assert [group["step"] for group in chosen] == list(range(1, 9))
     assert note.startswith("8 of 24")
     assert len({group["problem"] for group in chosen}) < 4  # the same problems again, not new ones each step
     assert choose_groups(run._replace(rollout_steps=[]), 10)[0] == []
+
+
+def test_a_group_too_large_for_the_budget_shows_some_of_its_responses(workdir):
+    run = read_run(workdir)
+    whole = len(json.dumps(choose_groups(run, 10**9)[0][0], ensure_ascii=False).encode())
+    chosen, note = choose_groups(run, 8 * (whole - 1))
+    assert [(group["shown"], group["verdicts"]) for group in chosen] == [(1, [["correct", 2], ["wrong_answer", 1]])] * 8
+    assert note.startswith("8 of 24 groups and 8 of 72 responses")
+    assert choose_groups(run, 80)[0] == []
+
+
+def test_equal_responses_stand_once(workdir):
+    group = choose_groups(read_run(workdir), 10**9)[0][0]
+    assert [(response["verdict"], response["times"]) for response in group["responses"]] == [
+        ("correct", 2),
+        ("wrong_answer", 1),
+    ]
 
 
 def test_marks_are_counted_as_browsers_count():
@@ -166,10 +196,22 @@ def test_marks_are_counted_as_browsers_count():
     assert encoded[3 * 2 : 11 * 2].decode("utf-16-le") == "**bold**"
 
 
-def test_embedded_json_is_json_without_markup():
-    text = embedded_json({"a": HOSTILE})
-    assert json.loads(text) == {"a": HOSTILE}
-    assert not set("<>&\u2028") & set(text)
+def test_names_are_no_mark_of_another_language():
+    text = "Suppose that 雅婷小龙 is a knight and then she is honest because she says it."
+    assert any(mark[0] == "mixed_language" for mark in marks(text))
+    assert not any(mark[0] == "mixed_language" for mark in marks(text, ("雅婷小龙",)))
+
+
+def test_packed_text_is_the_text_in_letters_that_end_nothing(hostile):
+    assert unpacked(packed(hostile)) == hostile
+    assert re.fullmatch(r"[A-Za-z0-9+/=]+", packed(hostile))
+
+
+def test_a_page_stays_below_25_megabytes_even_if_a_model_writes_gibberish():
+    letters = random.Random(0).choices([chr(code) for code in range(32, 127)], k=1_000_000)
+    growth = len(packed("".join(letters))) / 1e6
+    assert 1 < growth < 1.15
+    assert BUDGET_BYTES * growth + len(packed(get_plotlyjs())) < 24.5e6
 
 
 def test_stage_bands_leave_out_the_state_before_training():
@@ -177,10 +219,10 @@ def test_stage_bands_leave_out_the_state_before_training():
     assert stage_bands(records) == [Band("a", 1, 1), Band("b", 2, 3)]
 
 
-def test_curves_are_one_wellformed_picture(workdir):
+def test_curves_are_one_wellformed_picture(workdir, hostile):
     import xml.etree.ElementTree as tree
 
-    picture = tree.fromstring(curves_svg(read_run(workdir), title=HOSTILE.replace("\u2028", "")))
+    picture = tree.fromstring(curves_svg(read_run(workdir), title=hostile.replace("\u2028", "")))
     texts = [node.text for node in picture.iter("{http://www.w3.org/2000/svg}text")]
     assert {
         "mean reward",
@@ -209,7 +251,7 @@ def test_moving_average_is_centred_and_whole_at_the_ends():
     assert moving_average([1.0, 5.0], 1) == [1.0, 5.0]
 
 
-def test_command(workdir, tmp_path, capsys):
+def test_command(workdir, tmp_path, capsys, evaluated):
     output, picture = tmp_path / "page.html", tmp_path / "curves.svg"
     assert main([f"--workdir={workdir}", f"--output={output}", f"--curves={picture}"]) == 0
     assert output.stat().st_size > 1_000_000
@@ -219,3 +261,13 @@ def test_command(workdir, tmp_path, capsys):
     assert "holds no metrics.jsonl" in sentence
     assert sentence.count("\n") == 1
     assert not Path(tmp_path / "report.html").exists()
+    files = [tmp_path / f"two.{name}.json" for name in ("before", "after")]
+    for path, right in zip(files, (1, 9), strict=True):
+        path.write_text(to_json(evaluated(path.suffixes[0][1:], right, 0)))
+    assert main([f"--evaluation={path}" for path in files]) == 0
+    assert (tmp_path / "two.before.html").exists()
+    files[0].write_text("{}")
+    assert main([f"--evaluation={files[0]}"]) == 2
+    assert "two.before.json: expected the JSON of an evaluation" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([])

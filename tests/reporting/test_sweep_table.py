@@ -72,5 +72,5 @@ def test_settings_that_were_judged_by_other_rules_are_not_comparable(outcomes, t
 
 def test_the_page_names_the_sweep_and_the_run_that_is_told_in_full(outcomes):
     data = page_data([run for _, _, run in outcomes if run], title="heat")
-    assert (data["title"], data["summary"][0]) == ("heat", ["told in full", "c0"])
+    assert (data["title"], data["subtitle"].split(" · ")[0]) == ("heat", "told in full: c0")
     assert [curves["name"] for curves in data["runs"]] == ["c0", "c1", "w0", "w1", "w2"]

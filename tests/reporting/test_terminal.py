@@ -53,7 +53,7 @@ def test_plain_lines_without_a_terminal():
 def test_the_panel_shows_stage_step_phase_eta_and_curves():
     written, panel = play(force_terminal=True)
     for text in (
-        "stage one (steps 1 to 30)",
+        "one (1 to 30)",
         "step 5 of 30",
         "ETA 1 min 40 s",
         "rollout",
@@ -63,6 +63,17 @@ def test_the_panel_shows_stage_step_phase_eta_and_curves():
     ):
         assert text in panel
     assert "[bold]entropy is falling" in written
+
+
+def test_the_head_of_a_long_run_fits_into_80_columns():
+    panel = Console(file=io.StringIO(), width=80, color_system=None)
+    now = [0.0]
+    terminal = Terminal(400, console=Console(quiet=True), clock=lambda: now[0])
+    terminal.stage("stage2", 51, 300)
+    now[0] += 36_000
+    terminal.step({"step": 124})
+    panel.print(terminal.render())
+    assert "stage2 (51 to 300)  step 124 of 400  ETA 2760 h 00 min  running 10 h 00 min" in panel.file.getvalue()
 
 
 @pytest.mark.parametrize(

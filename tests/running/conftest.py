@@ -51,7 +51,10 @@ class SmallRuns:
         spec, self.said = run_spec(fields), []
         terminal = Terminal(spec.total_steps, console=Console(quiet=True))
         terminal.say = self.said.append
-        return loop.Run(spec, Path(spec.model), terminal, fields)
+        run = loop.Run(spec, Path(spec.model), terminal, fields)
+        run.phases = []
+        terminal.phase = lambda *phase: run.phases.append(phase)
+        return run
 
     def numbers(self, workdir):
         """The lines of metrics.jsonl that no clock decides."""

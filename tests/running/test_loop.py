@@ -22,6 +22,12 @@ def test_it_learns_something(small, whole):
     assert any((a != b).any() for a, b in zip(first, last, strict=True))
 
 
+def test_the_terminal_is_told_how_far_sampling_is(whole):
+    run, _ = whole
+    assert run.phases.count(("rollout", 16, 16)) == STEPS
+    assert run.phases.count(("evaluation, greedy", 6, 6)) == run.phases.count(("evaluation, sampled", 12, 12)) == 2
+
+
 @pytest.mark.parametrize(("room", "name", "calls"), [(loop, "write_rollouts", 4), (steps, "score_completions", 3)])
 def test_a_run_that_was_killed_equals_one_that_was_not(small, whole, judged, tmp_path, monkeypatch, room, name, calls):
     """Law 2: the process dies inside step `calls`; the same command goes on, bit for bit."""

@@ -4,12 +4,17 @@ import dataclasses
 import importlib
 import re
 
+import numpy as np
 import pytest
 
+from jaxrl.evaluation.problems import Problem
 from jaxrl.flags import plain
-from jaxrl.rewards import SUSPECTS
-from jaxrl.running.measures import stage_warnings, warnings
+from jaxrl.reporting.metrics import check
+from jaxrl.rewards import SUSPECTS, Verdict
+from jaxrl.running.measures import rollout_metrics, stage_warnings, warnings
+from jaxrl.running.rollout import Rollout
 from jaxrl.running.settings import run_spec
+from jaxrl.sampling import Completions
 
 FINE = {"groups/no_variance": 0.4, "share/cut_off": 0.1, "share/bad_format": 0.2, "mismatch/mean": 1e-3,
         **{f"suspects/{name}": 0.25 for name in SUSPECTS}}
@@ -38,3 +43,34 @@ def test_a_rate_that_is_known_to_collapse_is_named_before_the_stage(rate, parame
     found = stage_warnings(stage, parameters)
     assert len(found) == warned
     assert not found or f"stage1 has a rate of {rate:.0e}" in found[0]
+
+
+def rollout_of(rows, group):
+    """Of (verdict, reward, length, finished, suspects, response), `group` to a problem."""
+    verdicts = [Verdict(verdict, (), reward / 2, reward / 2, reward, "r-1", suspects)
+                for verdict, reward, _, _, suspects, _ in rows]
+    lengths, finished = np.array([row[2] for row in rows]), np.array([row[3] for row in rows])
+    problems = [Problem(str(i), "p3", "", "", "", False, (), None) for i in range(len(rows) // group)]
+    nothing = np.zeros((len(rows), 1))
+    completions = Completions(nothing, lengths, finished, nothing, nothing, 0.75)
+    return Rollout(problems, [[1]] * len(problems), completions, [row[5] for row in rows], verdicts)
+
+
+def test_numbers_of_a_rollout_by_hand():
+    metrics = rollout_metrics(rollout_of([
+        ("correct", 3.0, 10, True, (), "Wait, Bob lies."), ("correct", 3.0, 30, True, (), "Bob lies."),
+        ("wrong_answer", -0.5, 40, True, ("tiny_thinking",), "Wait, Cal lies. Wait."),
+        ("bad_format", -3.0, 100, False, ("cut_off",), "Cal lies."),
+    ], group=2))  # fmt: skip
+    check({"step": 1} | metrics)
+    wanted = {
+        "reward/mean": 0.625, "reward/format": 0.3125, "share/correct": 0.5, "share/wrong_answer": 0.25,
+        "share/unparseable": 0.0, "share/bad_format": 0.25, "share/cut_off": 0.25, "length/mean": 45.0,
+        "length/min": 10, "length/max": 100, "length/p50": 35.0, "length/correct": 20.0, "length/wrong": 70.0,
+        "length/wrong_answer": 40.0, "length/bad_format": 100.0, "groups/no_variance": 0.5, "tokens/rollout": 180,
+        "tokens/slot_occupancy": 0.75, "suspects/tiny_thinking": 0.25, "behaviour/hesitation": 0.5,
+        "behaviour/hesitation/count": 0.75, "behaviour/hesitation/with": 0.5, "behaviour/hesitation/without": 0.5,
+    }  # fmt: skip
+    assert {name: metrics[name] for name in wanted} == wanted
+    assert "length/unparseable" not in metrics
+    assert metrics["behaviour/hesitation/with_low"] == pytest.approx(0.0945, abs=1e-4)  # one of two, a prompt each

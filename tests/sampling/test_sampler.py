@@ -51,13 +51,14 @@ PROMPTS = [
 ]
 
 
-def run(sampler, params, prompts=range(6), samples=range(4), new=90, step=2, **spec):
+def run(sampler, params, prompts=range(6), samples=range(4), new=90, step=2, progress=None, **spec):
     prompts, samples = list(prompts), list(samples)
     coordinates = Coordinates(11, step, np.array(prompts), np.array(samples))
     spec = SamplingSpec(max_new_tokens=new, eos_ids=spec.pop("eos_ids", EOS), **spec)
     return sampler.sample(
-        sampler.decode_weights(params), [PROMPTS[p] for p in prompts], len(samples), coordinates, spec
-    )
+        sampler.decode_weights(params), [PROMPTS[p] for p in prompts], len(samples), coordinates, spec,
+        progress,
+    )  # fmt: skip
 
 
 def by_name(completions, prompts, samples):
@@ -110,6 +111,14 @@ def test_a_completion_does_not_know_refill_order_or_number_of_slots(params, refe
         by_name(run(sampler, params, reversed(range(6)), (2, 0, 3, 1)), reversed(range(6)), (2, 0, 3, 1))
         == reference
     )
+
+
+def test_progress_counts_completions_that_have_ended(params):
+    told = []
+    sampler = Sampler(CONFIG, mesh(1), rows=16, chunk=5, slots=16)
+    drawn = run(sampler, params, progress=lambda *counts: told.append(counts))
+    assert told[-1] == (24, 24) and told == sorted(told) and len({done for done, _ in told}) > 4
+    assert told[0][0] == (drawn.lengths[:16] <= 5).sum()  # the first chunk draws the first token too
 
 
 def test_a_completion_does_not_know_the_length_of_the_cache(params, reference):
