@@ -83,6 +83,12 @@ def test_a_run_that_fails_is_named_with_its_last_lines_and_the_others_go_on(memb
     assert said[-1] == "0: setting0, seed 0: finished"
 
 
+def test_a_run_whose_stages_end_before_their_last_step_is_finished(member):
+    one = member(0)._replace(steps=9)
+    assert run_all([one]) == Unfinished([], [])
+    assert state(one, halving_of([one])) == "finished"
+
+
 def test_each_slot_has_one_run_at_a_time(member):
     members = [member(index, seconds=0.3) for index in range(4)]
     slots = [{"CUDA_VISIBLE_DEVICES": "5"}, {"CUDA_VISIBLE_DEVICES": "7"}]
