@@ -40,7 +40,7 @@ def get_run() -> ConfigDict:
         answer_unparseable=-2.0,
     ))
     config.algorithm = ConfigDict(dict(
-        recipe="grpo",  # a row of jaxrl.algorithms.recipes.RECIPES, see docs/algorithms.md
+        recipe="grpo",  # a row of jaxrl.algorithms.recipes.RECIPES, see docs/algorithms.md; or "sft"
         clip_low=placeholder(float), clip_high=placeholder(float),  # placeholder: as the row of the recipe has it
         dual_clip=placeholder(float),  # bound of the loss where the advantage is negative, times it
         reduction=placeholder(str),  # weights of tokens: "token_mean", "sequence_mean", ...

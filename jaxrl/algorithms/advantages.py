@@ -210,6 +210,11 @@ def _whitened_gae(s):
     return whiten_tokens(gae(rewards, s.values, s.mask, s.gamma, s.lam)[0], s.mask)
 
 
+def _taught(s):
+    """1 on every token: the cross entropy of supervised training as a policy gradient."""
+    return s.mask
+
+
 def _expect_group(rewards):
     if rewards.shape[1] < 2:
         raise ValueError(
@@ -221,7 +226,8 @@ def _expect_group(rewards):
 class Advantage(NamedTuple):
     """A row of the table: [B, T] from `Signals`, and what it needs besides the rewards.
 
-    needs: "group" (2 or more samples a prompt), "critic" (values), "greedy" (a greedy completion a prompt), or "".
+    needs: "group" (2 or more samples a prompt), "critic" (values), "greedy" (a greedy completion a prompt),
+    "solver" (responses that the task's solver writes, in place of samples), or "".
     """
 
     equation: Callable[[Signals], Array]
@@ -236,4 +242,5 @@ ADVANTAGES: dict[str, Advantage] = {
     "whitened_center": Advantage(_whitened_center, "group"),
     "greedy_baseline": Advantage(_greedy_baseline, "greedy"),
     "whitened_gae": Advantage(_whitened_gae, "critic"),
+    "taught": Advantage(_taught, "solver"),
 }

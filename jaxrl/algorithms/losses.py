@@ -93,7 +93,7 @@ class LossSpec:
 
     @property
     def needs(self) -> str:
-        """What the advantage needs besides rewards: "group", "critic", "greedy" or ""."""
+        """What the advantage needs besides rewards: "group", "critic", "greedy", "solver" or ""."""
         return ADVANTAGES[self.advantage].needs
 
 
@@ -246,5 +246,5 @@ SURROGATES: dict[str, Callable] = {
 }
 """name -> function(logp, old_logp, advantages, mask, spec) -> (ratio, objective, clipped), each [B, T]."""
 
-SUPERVISED = LossSpec(surrogate="likelihood", kl_placement="none")
-"""Cross entropy over the loss tokens of the step, when every advantage is 1."""
+SUPERVISED = LossSpec(advantage="taught", surrogate="likelihood", kl_placement="none")
+"""Cross entropy over the loss tokens of the step: every advantage is 1."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxrl.algorithms.losses import LossSpec
+from jaxrl.algorithms.losses import SUPERVISED, LossSpec
 
 RECIPES: dict[str, LossSpec] = {
     # arXiv 2402.03300 with the token mean that Logic-RL trains with (the paper: "sequence_mean").
@@ -58,12 +58,17 @@ RECIPES: dict[str, LossSpec] = {
 }
 
 
+TAUGHT: dict[str, LossSpec] = {"sft": SUPERVISED}
+"""Rows that learn from responses written for them, not from samples that are judged."""
+
+
 def recipe(name: str, **changes) -> LossSpec:
-    """The row `name` with some fields changed. Raises ValueError for an unknown name or field."""
-    if name not in RECIPES:
-        raise ValueError(f"algorithm: expected one of {', '.join(RECIPES)}, got {name!r}")
+    """The row `name` of RECIPES or TAUGHT with some fields changed. Raises ValueError for an unknown name or field."""
+    rows = RECIPES | TAUGHT
+    if name not in rows:
+        raise ValueError(f"algorithm: expected one of {', '.join(rows)}, got {name!r}")
     fields = [field.name for field in dataclasses.fields(LossSpec)]
     unknown = sorted(set(changes) - set(fields))
     if unknown:
         raise ValueError(f"algorithm fields: expected some of {', '.join(fields)}, got {', '.join(unknown)}")
-    return dataclasses.replace(RECIPES[name], **changes)
+    return dataclasses.replace(rows[name], **changes)

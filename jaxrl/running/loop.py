@@ -18,6 +18,7 @@ from jaxrl.reporting.run_folder import read_evaluations, write_evaluation
 from jaxrl.reporting.terminal import Terminal
 from jaxrl.running.guard import dump, find_cause
 from jaxrl.running.ledger import Ledger
+from jaxrl.running.lessons import Lessons
 from jaxrl.running.machine import build_machine, first_state, load_weights
 from jaxrl.running.measures import stage_warnings
 from jaxrl.running.progress import Progress, StepPlan, advance, gone_back, plan_step
@@ -57,7 +58,8 @@ class Run:
         self.pools = {stage.name: spec.task.draw("train", stage.pool, spec.seed, known) for stage in spec.stages}
         refuse_overlap(self.held_out, [problem for pool in self.pools.values() for problem in pool])
         self.machine = build_machine(spec, model_config, self._longest())
-        self.steps = Steps(spec, self.machine, self.dialogue, self.pools, terminal)
+        kind = Lessons if spec.loss.needs == "solver" else Steps
+        self.steps = kind(spec, self.machine, self.dialogue, self.pools, terminal)
 
     def train(self) -> dict[str, EvaluationResult]:
         """All steps that are still to be done; returns the evaluations before and after.

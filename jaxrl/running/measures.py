@@ -97,7 +97,7 @@ def warnings(record: Mapping[str, Any]) -> list[str]:
             share = record[f"suspects/{name}"]
             found.append(f"{share:.0%} of the responses look like a known way of fooling the reward ({name}); read "
                          "some in rollouts/, and choose a stricter reward.rule if they are rewarded.")
-    if record["mismatch/mean"] > 0.1:
+    if record.get("mismatch/mean", 0.0) > 0.1:
         found.append(f"sampler and learner disagree by {record['mismatch/mean']:.2f} nats a token on average; "
                      "run in float32 to see whether precision is the cause.")
     return found

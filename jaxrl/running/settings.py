@@ -137,6 +137,9 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
         raise ValueError(f"reward.rule: expected one of {', '.join(RULES)}, got {rule!r}.")
     task = make_task(c["task"], rule)
     loss, algorithm = _algorithm(c["algorithm"], stages)
+    if loss.needs == "solver" and not task.teaches:
+        raise ValueError(f"algorithm.recipe: {c['algorithm']['recipe']} learns what the task's solver writes, and "
+                         f"{c['task']['name']} has none; take another recipe or the task knights_and_knaves.")
     evaluation = EvaluationSpec(**c["evaluation"] | {"pool": pool_table("evaluation", c["evaluation"]["pool"])})
     if evaluation.rule:
         check_rule("evaluation.rule", evaluation.rule, c["task"]["name"], task)
@@ -215,6 +218,9 @@ def _stage(name: str, c: dict[str, Any], loss: LossSpec) -> StageSpec:
     if c["samples"] < 2 and (loss.needs == "group" or loss.drop_equal):
         raise ValueError(f"{name}.samples: expected 2 or more, as this algorithm compares the samples of a problem, "
                          f"got {c['samples']}; raise it, or choose reinforce_pp, remax or ppo.")
+    if loss.needs == "solver" and (c["samples"], start, end) != (1, 1, 1):
+        raise ValueError(f"{name}: expected samples=1 and a sampling.temperature of 1 where the solver writes and "
+                         f"nothing is sampled, got {c['samples']} and {start} to {end}.")
     rate = dict(c["learning_rate"])
     rate["drops"] = tuple(tuple(drop) for drop in rate["drops"])
     spans = steps if rate["kind"] in ("linear", "cosine") else 0
