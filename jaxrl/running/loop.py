@@ -12,6 +12,7 @@ from jaxrl.evaluation.evaluate import evaluate
 from jaxrl.evaluation.overlap import refuse_overlap
 from jaxrl.evaluation.table import EvaluationResult, rows, to_metrics
 from jaxrl.learning.checkpoint import Checkpoints
+from jaxrl.learning.fingerprint import fingerprint
 from jaxrl.learning.state import TrainState, fresh_moments
 from jaxrl.reporting.rollouts import write_rollouts
 from jaxrl.reporting.run_folder import read_evaluations, write_evaluation
@@ -27,7 +28,7 @@ from jaxrl.running.settings import RunSpec
 from jaxrl.running.steps import Drawn, Steps
 from jaxrl.running.stopping import Ended, Signals, Stopped
 from jaxrl.running.tasks import Dialogue
-from jaxrl.running.workdir import claim_workdir, make_manifest, write_manifest
+from jaxrl.running.workdir import claim_workdir, first_weights, make_manifest, write_manifest
 from jaxrl.sampling import Coordinates
 from models.convert import save_params
 from models.folder import read_config
@@ -76,7 +77,7 @@ class Run:
             if progress.step:
                 self.terminal.say(f"going on after step {progress.step}")
             self.ledger = stack.enter_context(Ledger(spec, self.config, self.terminal, progress.step))
-            write_manifest(spec.workdir, self.manifest())
+            write_manifest(spec.workdir, self.manifest(None if progress.step else state.params))
             reference = load_weights(self.machine, self.folder) if self._needs_reference else None
             self.found = {result.name: result for result in read_evaluations(spec.workdir)}
             if not self.ledger.begun:
@@ -88,11 +89,16 @@ class Run:
         self._export(state)
         return self.found
 
-    def manifest(self) -> dict[str, Any]:
-        """What this run's numbers rest on besides its config; see `make_manifest`."""
+    def manifest(self, params: Any = None) -> dict[str, Any]:
+        """What this run's numbers rest on besides its config; see `make_manifest`.
+
+        params: the weights before step 1; None: as the run's own manifest has them, or loaded for this.
+        """
         problems = {name: [problem.id for problem in pool] for name, pool in self.pools.items()}
         problems["held_out"] = [problem.id for problem in self.held_out]
-        return make_manifest(self.spec.rule, problems)
+        weights = "" if params else first_weights(self.spec.workdir)
+        weights = weights or fingerprint(params or first_state(self.machine, self.spec, self.folder).params)
+        return make_manifest(self.spec.rule, problems, weights)
 
     def _state_of(self, step: int | None) -> tuple[TrainState, Progress]:
         """The state of a checkpoint and how far the run was then; None: the beginning."""
