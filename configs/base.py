@@ -84,7 +84,10 @@ def get_run() -> ConfigDict:
         length_min=1.5, length_max=0.0,  # mean tokens of a response, the end token included
     ))
     config.rollouts = ConfigDict(dict(every=1))  # steps between stored rollouts
-    config.wandb = ConfigDict(dict(mode="auto", project="jaxrl"))  # "auto", "online", "offline" or "off"
+    config.wandb = ConfigDict(dict(
+        mode="auto", project="jaxrl",  # "auto" (online when logged in, else offline), "online", "offline" or "off"
+        samples=8, samples_every=10,  # responses in a table, and steps between tables (those that are stored); 0: none
+    ))
     config.compile_cache = "~/.cache/jaxrl"  # compiled programs are kept here; empty: not kept
     config.export = True  # write export/ (Hugging Face) at the end
     return config

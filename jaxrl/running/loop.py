@@ -148,7 +148,9 @@ class Run:
         """Write down a step that may stay: rollouts, evaluation, metrics, checkpoint. How far the run is then."""
         spec, stages, result, score = self.spec, self.spec.stages, None, None
         if plan.step % spec.rollouts_every == 0:
-            write_rollouts(spec.workdir / "rollouts", plan.step, self.steps.records(plan, drawn))
+            groups = self.steps.records(plan, drawn)
+            write_rollouts(spec.workdir / "rollouts", plan.step, groups)
+            self.ledger.write_samples(plan.step, groups)
         every, planned = spec.evaluation.every, plan.stage is stages[-1] and plan.place + 1 == plan.stage.steps
         if planned or (every and plan.step % every == 0):
             result = self._evaluate(state, plan.step)

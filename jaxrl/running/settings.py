@@ -14,7 +14,7 @@ from jaxrl.learning.checkpoint import CheckpointSpec
 from jaxrl.learning.mesh import MeshSpec
 from jaxrl.learning.optimizer import OptimizerSpec
 from jaxrl.learning.reference import ReferenceSpec
-from jaxrl.reporting.writers import WandbSpec
+from jaxrl.reporting.wandb_writer import WandbSpec
 from jaxrl.rewards import RULES, RewardValues
 from jaxrl.running.guard import GuardSpec
 from jaxrl.running.tasks import Task, check_rule, make_task
@@ -165,8 +165,7 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
         sampler_chunk=c["sampler"]["chunk"], evaluation=evaluation,
         checkpoint=CheckpointSpec(**c["checkpoint"]), guard=GuardSpec(**c["guard"]),
         rollouts_every=c["rollouts"]["every"],
-        wandb=WandbSpec(mode=c["wandb"]["mode"], project=c["wandb"]["project"],
-                        name=Path(c["workdir"]).name),
+        wandb=WandbSpec(**c["wandb"], name=Path(c["workdir"]).name),
         export=c["export"], stages=stage_specs,
     )
 
