@@ -30,7 +30,6 @@ class WandbSpec:
     samples: int = 8  # responses in a table, each to another problem of the step
     samples_every: int = 10  # steps between tables; 0: none
     name: str = ""
-    group: str = ""
     init_timeout: float = 20.0  # seconds before going on without a server
     close_timeout: float = 30.0  # seconds to wait for the upload at the end
 
@@ -127,7 +126,6 @@ class WandbWriter:
                 run = wandb.init(
                     project=self.spec.project,
                     name=self.spec.name or None,
-                    group=self.spec.group or None,
                     dir=str(self.workdir),
                     config=self.config,
                     id=stored_run_id(self.workdir),
