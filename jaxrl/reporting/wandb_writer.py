@@ -134,8 +134,8 @@ class WandbWriter:
                     settings=settings,
                 )
                 if failure:
-                    self.say(f"wandb is out of reach ({_first_line(failure)}): this run is kept in "
-                             f"{self.workdir / 'wandb'}, and `wandb sync --append` with its folders sends it later.")
+                    self.say(f"wandb is out of reach ({_first_line(failure)}): this run is kept offline, and "
+                             f"`wandb sync --id {run.id} {self.workdir / 'wandb'}/offline-run-*` sends it later.")
                 return run
             except Exception as error:  # no network on the node: the next mode, if there is one
                 failure = error

@@ -64,7 +64,9 @@ def fake_wandb(monkeypatch):
         fake.inits.append(options)
         if options["mode"] in fake.fail:
             raise RuntimeError("no network\nlong trace")
-        return Run()
+        run = Run()
+        run.id = options["id"]
+        return run
 
     fake.init, fake.Settings, fake.teardown = init, lambda **options: options, lambda: fake.inits.append("teardown")
     fake.Table = lambda columns, data: {"columns": columns, "data": data}
@@ -91,8 +93,8 @@ def test_wandb_without_network_goes_offline_and_says_so(tmp_path, fake_wandb):
     first, teardown, second = fake_wandb.inits
     assert (first["mode"], teardown, second["mode"]) == ("online", "teardown", "offline")
     assert fake_wandb.logged == [{"step": 1}]
-    assert said == [f"wandb is out of reach (no network): this run is kept in {tmp_path / 'wandb'}, and `wandb sync "
-                    "--append` with its folders sends it later."]
+    assert said == [f"wandb is out of reach (no network): this run is kept offline, and `wandb sync --id "
+                    f"{stored_run_id(tmp_path)} {tmp_path}/wandb/offline-run-*` sends it later."]
 
 
 def test_the_curves_of_the_recipe_have_readable_names():
