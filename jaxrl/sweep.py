@@ -2,8 +2,10 @@
 
 The config file has `get_config`, the base run as `jaxrl.train` takes it, and `get_sweep(size)`: {"settings": {name:
 {field: value}}, "seeds": (0, 1, 2)}, fields named as on the command line. `--config.field=value` changes all runs.
+`--stop_losers=10,20` stops the worse half of the settings after these steps; see jaxrl/evaluation/halving.py.
 """
 
+import itertools
 import re
 import runpy
 import signal
@@ -19,9 +21,12 @@ from jaxrl.flags import FLAGS, WORKDIR, overrides, plain, run, with_overrides
 from jaxrl.reporting.files import write_text
 from jaxrl.reporting.page import write_page
 from jaxrl.reporting.run_folder import read_run
+from jaxrl.reporting.sweep_plot import sweep_svg
 from jaxrl.reporting.sweep_table import sweep_markdown
+from jaxrl.running.halving import Halving, read_decisions
 from jaxrl.running.settings import RunSpec, run_spec
-from jaxrl.running.sweep import Member, run_members, state
+from jaxrl.running.stopping import Stopped
+from jaxrl.running.sweep import Member, finished, run_members, state
 from jaxrl.running.workdir import check_start, check_workdir
 from models.source import resolve_model
 
@@ -31,13 +36,16 @@ _INDEX = flags.DEFINE_integer("index", None, "Run this one only, as one task of 
 _PARALLEL = flags.DEFINE_integer("parallel", None, "Runs at a time on this machine.", lower_bound=1)
 _DEVICES = flags.DEFINE_list("devices", None, "GPUs, 0,1,2,3: one run on each at a time (CUDA_VISIBLE_DEVICES).")
 _SEEDS = flags.DEFINE_list("seeds", None, "Seeds instead of those of the config file, 0,1,2.")
+_STOP_LOSERS = flags.DEFINE_list("stop_losers", [], "Steps, 10,20: after each, the clearly worse half is stopped.")
 
 
-def plan(path: str, given: Mapping[str, Any], workdir: Path, seeds: Sequence[int] | None = None) -> list[Member]:
+def plan(path: str, given: Mapping[str, Any], workdir: Path, seeds: Sequence[int] | None = None,
+         judged: Sequence[int] = ()) -> list[Member]:
     """The runs of the sweep of `--config=path`, settings first, in folders of `workdir`; each is checked, none started.
 
-    given: fields that all runs have changed. seeds: None for those of the file. Raises ValueError or OSError, naming
-    the setting, for a field that does not exist, a value or a folder that is refused.
+    given: fields that all runs have changed. seeds: None for those of the file. judged: steps after which every run has
+    to be evaluated. Raises ValueError or OSError, naming the setting, for a field that does not exist, a value or a
+    folder that is refused.
     """
     file, _, size = path.partition(":")
     module = runpy.run_path(file)
@@ -57,6 +65,7 @@ def plan(path: str, given: Mapping[str, Any], workdir: Path, seeds: Sequence[int
             folder, fields = workdir / f"{setting}_seed{seed}", {**given, **changes, "seed": seed}
             try:
                 spec = _checked(with_overrides(module["get_config"](size), fields), folder)
+                _check_judged(spec, judged)
             except (ValueError, OSError) as error:
                 raise ValueError(f"setting {setting}: {error}") from error
             arguments = ("-m", "jaxrl.train", f"--config={path}", *overrides(fields), f"--workdir={folder}")
@@ -74,18 +83,31 @@ def _checked(config: ConfigDict, folder: Path) -> RunSpec:
     return spec
 
 
+def _check_judged(spec: RunSpec, steps: Sequence[int]) -> None:
+    every = spec.evaluation.every
+    for step in steps:
+        if not 0 < step < spec.total_steps or not every or step % every:
+            raise ValueError(f"--stop_losers={step}: expected a step before the last ({spec.total_steps}) after which "
+                             f"runs are evaluated, at a multiple of evaluation.every, which is {every}.")
+
+
 def sweep(config: ConfigDict) -> int:
     """The command behind the flags; returns the exit status. Raises ValueError and OSError with one sentence each."""
     slots = _slots()
-    seeds = None if _SEEDS.value is None else _whole_numbers(_SEEDS.value)
+    seeds = None if _SEEDS.value is None else _whole_numbers("seeds", _SEEDS.value)
+    judged = _whole_numbers("stop_losers", _STOP_LOSERS.value) if _STOP_LOSERS.value else []
     workdir = Path(WORKDIR.value or config.workdir)
     if (workdir / "config.json").exists():
         raise ValueError(f"{workdir} is the folder of one run; choose another --workdir for the sweep.")
     flag = FLAGS["config"]
-    members = plan(flag.config_filename, flag.override_values, workdir, seeds)
+    members = plan(flag.config_filename, flag.override_values, workdir, seeds, judged)
+    folders = {}
+    for member in members:
+        folders.setdefault(member.setting, []).append(member.workdir)
+    halving = Halving(workdir / "stopped.json", folders, judged)
     if _LIST.value:
         for member in members:
-            print(member.index, member.setting, member.seed, member.workdir, state(member), sep="\t")
+            print(member.index, member.setting, member.seed, member.workdir, state(member, halving), sep="\t")
         return 0
     if _REPORT.value:
         return _report(workdir, members)
@@ -95,13 +117,14 @@ def sweep(config: ConfigDict) -> int:
     for model in {member.model for member in chosen}:
         resolve_model(model)  # downloaded once, before several runs want it at a time
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    failed = run_members(chosen, slots, lambda line: print(line, flush=True))
+    unfinished = run_members(chosen, slots, halving, lambda line: print(line, flush=True))
     if _INDEX.value is None:
         _report(workdir, members)
-    if failed:
-        names = ", ".join(f"{member.index} ({member.setting}, seed {member.seed})" for member in failed)
-        print(f"jaxrl.sweep: not finished: {names}; the same command goes on with them.", file=sys.stderr)
-    return 1 if failed else 0
+    for why, these in (("not finished", unfinished.failed), ("waiting for the others", unfinished.waiting)):
+        if these:
+            names = ", ".join(f"{member.index} ({member.setting}, seed {member.seed})" for member in these)
+            print(f"jaxrl.sweep: {why}: {names}; the same command goes on with them.", file=sys.stderr)
+    return 1 if unfinished.failed else Stopped.status if unfinished.waiting else 0
 
 
 def _slots() -> list[dict[str, str]]:
@@ -115,9 +138,9 @@ def _slots() -> list[dict[str, str]]:
     return [{}] * (_PARALLEL.value or 1)
 
 
-def _whole_numbers(texts: Sequence[str]) -> list[int]:
+def _whole_numbers(flag: str, texts: Sequence[str]) -> list[int]:
     if not texts or not all(text.isdigit() for text in texts) or len(set(texts)) != len(texts):
-        raise ValueError(f"--seeds: expected different whole numbers, 0,1,2, got {','.join(texts)!r}.")
+        raise ValueError(f"--{flag}: expected different whole numbers, 0,1,2, got {','.join(texts)!r}.")
     return [int(text) for text in texts]
 
 
@@ -128,9 +151,14 @@ def _report(workdir: Path, members: Sequence[Member]) -> int:
     if not any(run.records for run in runs.values()):
         print(f"jaxrl.sweep: no run in {workdir} has a step yet, so there is nothing to report.", file=sys.stderr)
         return 1
-    text = sweep_markdown(workdir.resolve().name, [(m.setting, m.seed, runs.get(m)) for m in members])
+    outcomes = [(member.setting, member.seed, runs.get(member)) for member in members]
+    unfinished = {member.setting for member in members if not finished(member)}
+    stops = itertools.chain.from_iterable(read_decisions(workdir / "stopped.json").values())
+    text = sweep_markdown(workdir.resolve().name, outcomes, [stop for stop in stops if stop.setting in unfinished])
     print(text)
     print(f"table: {write_text(workdir / 'table.md', text)}")
+    if picture := sweep_svg(workdir.resolve().name, outcomes):
+        print(f"plot:  {write_text(workdir / 'plot.svg', picture)}")
     shown = [run for run in runs.values() if run.records]
     print(f"page:  {write_page(workdir / 'report.html', shown, title=workdir.resolve().name)}")
     return 0

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import jax
 import pytest
+from rich.console import Console
 
 from jaxrl.algorithms.recipes import RECIPES
 from jaxrl.flags import plain, with_overrides
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.optimizer import make_optimizer
 from jaxrl.learning.state import abstract_state
+from jaxrl.reporting.terminal import Terminal
+from jaxrl.running.loop import Run
 from jaxrl.running.settings import run_spec
-from jaxrl.running.tasks import FileTask, GymTask
+from jaxrl.running.tasks import FileTask, GymTask, PuzzleTask
 from jaxrl.sft import supervised_spec
 from jaxrl.sweep import plan
 from models.config import PRESETS
@@ -84,6 +87,47 @@ def test_every_setting_of_a_shipped_sweep_makes_a_run_of_its_own(name, size, tmp
              for fields in module.get_sweep(size)["settings"].values()]
     assert len(set(specs)) == len(specs) >= 2  # no two settings are the same run
     assert len({(spec.evaluation, spec.evaluation.rule or spec.rule) for spec in specs}) == 1  # and all can be compared
+
+
+@pytest.fixture(scope="module")
+def drawn_once():
+    """Settings of a sweep draw the same problems; here they share them."""
+    patch, draw, kept = pytest.MonkeyPatch(), PuzzleTask.draw, {}
+
+    def remembered(self, split, pool, seed, exclude=()):
+        key = self, split, tuple(pool), seed, frozenset(exclude)
+        if key not in kept:
+            kept[key] = draw(self, split, pool, seed, exclude)
+        return kept[key]
+
+    patch.setattr(PuzzleTask, "draw", remembered)
+    yield
+    patch.undo()
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_setting_of_a_shipped_sweep_comes_as_far_as_its_first_step(name, drawn_once):
+    """All that `train` makes and checks before it computes or writes: problems, prompts, lengths, programs, shapes."""
+    module = importlib.import_module(f"configs.ablations.{name}")
+    for setting, changes in module.get_sweep("tiny")["settings"].items():
+        fields = plain(with_overrides(module.get_config("tiny"), changes))
+        spec = run_spec(fields)
+        run = Run(spec, Path(spec.model), Terminal(spec.total_steps, console=Console(quiet=True)), fields)
+        assert run.manifest()["problems"]["held_out"]["count"] == sum(n for _, n in spec.evaluation.pool), setting
+        assert not spec.workdir.exists()
+
+
+def test_lessons_are_offered_as_many_responses_or_the_problems_of_reinforcement():
+    for size in SIZES:
+        module = importlib.import_module("configs.ablations.sft_or_rl")
+        specs = {name: run_spec(plain(with_overrides(module.get_config(size), fields)))
+                 for name, fields in module.get_sweep(size)["settings"].items()}
+        (rl,), (sft,), (same,) = (specs[name].stages for name in ("rl", "sft", "sft_same_problems"))
+        assert rl.prompts * rl.samples == sft.prompts * sft.samples == 256
+        assert (same.prompts, same.samples) == (rl.prompts, 1)
+        for one in (sft, same):
+            assert dataclasses.replace(one, prompts=rl.prompts, samples=rl.samples,
+                                       kl_coefficient=rl.kl_coefficient) == rl
 
 
 def test_the_sweep_of_algorithms_has_every_row_as_its_paper_has_it():

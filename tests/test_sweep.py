@@ -75,7 +75,7 @@ def test_a_sweep_that_was_stopped_goes_on_and_leaves_finished_runs_alone(base, t
 
     before = times(first)
     out, _ = said(again())
-    assert "0: strict, seed 3: finished before" in out and "1: answer_only, seed 3: finished in" in out
+    assert "0: strict, seed 3: finished\n" in out and "1: answer_only, seed 3: finished in" in out
     assert times(first) == before
     # Trained by two rules, evaluated by one: else the two could not stand in one table.
     runs = [read_run(folder) for folder in (first, second)]
@@ -88,7 +88,7 @@ def test_a_sweep_that_was_stopped_goes_on_and_leaves_finished_runs_alone(base, t
     (workdir / "table.md").unlink()
     (workdir / "report.html").unlink()
     assert table in said(again("--report"))[0]
-    assert (workdir / "report.html").exists()
+    assert (workdir / "report.html").exists() and "strict (n = 1)" in (workdir / "plot.svg").read_text()
 
 
 SWEEP = """
@@ -138,6 +138,8 @@ def test_the_runs_are_what_the_command_line_would_make_of_them(tmp_path):
     (["--index=6"], "--index: expected 0 to 5, got 6"), (["--devices=0", "--parallel=2"], "got both"),
     (["--devices="], "--devices: expected different devices"),
     (["--seeds=0,x"], "--seeds: expected different whole numbers"),
+    (["--stop_losers=5"], "--stop_losers=5: expected a step before the last (20) after which runs are evaluated"),
+    (["--stop_losers=20", "--config.evaluation.every=5"], "--stop_losers=20: expected a step before the last (20)"),
 ])
 def test_wrong_flags_are_refused_in_one_sentence(tmp_path, flags, told):
     workdir = tmp_path / "sweep"

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxrl.algorithms.losses import LossSpec
+from jaxrl.algorithms.losses import SUPERVISED, LossSpec
 
 RECIPES: dict[str, LossSpec] = {
     # arXiv 2402.03300 with the token mean that Logic-RL trains with (the paper: "sequence_mean").
@@ -12,8 +12,9 @@ RECIPES: dict[str, LossSpec] = {
     "dr_grpo": LossSpec(
         advantage="group_center", reduction="fixed_length", kl_placement="none", max_length=2048
     ),
-    # arXiv 2503.14476: clip-higher, token mean, no KL; see `advantages.overlong_penalty` too.
-    "dapo": LossSpec(clip_high=0.28, kl_placement="none"),
+    # arXiv 2503.14476: clip-higher, token mean over the step, no KL, dynamic sampling, soft penalty over the last
+    # fifth of the limit. Refills are bounded here (the paper draws until the step is full).
+    "dapo": LossSpec(clip_high=0.28, kl_placement="none", drop_equal=True, refills=3, overlong_buffer=0.2),
     # arXiv 2507.18071: ratio and clipping by row.
     "gspo": LossSpec(
         surrogate="sequence_clip",
@@ -39,15 +40,35 @@ RECIPES: dict[str, LossSpec] = {
         kl_placement="reward",
         kl_coefficient=0.05,
     ),
+    # arXiv 2310.10505: REINFORCE on whole rows, the greedy completion's reward as baseline, KL in the reward (the
+    # coefficient is that of "rloo").
+    "remax": LossSpec(
+        advantage="greedy_baseline",
+        surrogate="likelihood",
+        reduction="sequence_sum",
+        kl="k1",
+        kl_placement="reward",
+        kl_coefficient=0.05,
+    ),
+    # arXiv 1707.06347 and 2203.02155: critic, generalised advantages whitened over the batch, k1 in the reward.
+    # gamma = lam = 1 and the clipping of values: as common for language models that are rewarded at the end.
+    "ppo": LossSpec(
+        advantage="whitened_gae", kl="k1", kl_placement="reward", value_clip=0.5
+    ),
 }
 
 
+TAUGHT: dict[str, LossSpec] = {"sft": SUPERVISED}
+"""Rows that learn from responses written for them, not from samples that are judged."""
+
+
 def recipe(name: str, **changes) -> LossSpec:
-    """The row `name` with some fields changed. Raises ValueError for an unknown name or field."""
-    if name not in RECIPES:
-        raise ValueError(f"algorithm: expected one of {', '.join(RECIPES)}, got {name!r}")
+    """The row `name` of RECIPES or TAUGHT with some fields changed. Raises ValueError for an unknown name or field."""
+    rows = RECIPES | TAUGHT
+    if name not in rows:
+        raise ValueError(f"algorithm: expected one of {', '.join(rows)}, got {name!r}")
     fields = [field.name for field in dataclasses.fields(LossSpec)]
     unknown = sorted(set(changes) - set(fields))
     if unknown:
         raise ValueError(f"algorithm fields: expected some of {', '.join(fields)}, got {', '.join(unknown)}")
-    return dataclasses.replace(RECIPES[name], **changes)
+    return dataclasses.replace(rows[name], **changes)

@@ -3,15 +3,17 @@
 import math
 from collections.abc import Sequence
 
+from jaxrl.evaluation.halving import Stop
 from jaxrl.evaluation.intervals import Estimate, mean_over_seeds
 from jaxrl.evaluation.problems import kind_label, kind_order
-from jaxrl.evaluation.table import ALL, MODES, EvaluationResult, Mode, Row, rows, share
+from jaxrl.evaluation.table import ALL, MODES, EvaluationResult, Mode, Row, percent, rows, share
 from jaxrl.reporting.run_folder import Run
 from jaxrl.reporting.terminal import duration
 
 Outcome = tuple[str, int, Run | None]
 """Setting, seed, and what its run left behind; None where it has not begun."""
-_Ends = tuple[EvaluationResult, EvaluationResult]
+Ends = tuple[EvaluationResult, EvaluationResult]
+"""The evaluations before and after training."""
 
 _NOTE = (
     "Each number is a mean over n seeds. In brackets stands Student's 95 % interval of that mean, in which every seed "
@@ -20,14 +22,15 @@ _NOTE = (
 )
 
 
-def sweep_markdown(title: str, outcomes: Sequence[Outcome]) -> str:
+def sweep_markdown(title: str, outcomes: Sequence[Outcome], stops: Sequence[Stop] = ()) -> str:
     """Runs and times by setting, then a table for each kind of problem and mode, settings in the order of `outcomes`.
 
-    Only runs with both evaluations, before and after, are counted in the means.
+    Only runs with both evaluations, before and after, are counted in the means. stops: settings that were not gone on
+    with; they are told after the times, with what they had when they were stopped.
     """
     settings = list(dict.fromkeys(setting for setting, _, _ in outcomes))
-    ends = {(setting, seed): found for setting, seed, run in outcomes if run and (found := _ends(run))}
-    blocks = [f"# {title}", _times(settings, outcomes, ends)]
+    ends = finished_ends(outcomes)
+    blocks = [f"# {title}", _times(settings, outcomes, ends), *_stopped(stops)]
     if ends:
         blocks += [_NOTE, *_warning(ends)]
     measured = {key: tuple({(row.kind, row.mode): row for row in rows(result)} for result in pair)
@@ -40,12 +43,17 @@ def sweep_markdown(title: str, outcomes: Sequence[Outcome]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _ends(run: Run) -> _Ends | None:
+def finished_ends(outcomes: Sequence[Outcome]) -> dict[tuple[str, int], Ends]:
+    """The evaluations before and after, by setting and seed, of the runs that have both."""
+    return {(setting, seed): found for setting, seed, run in outcomes if run and (found := _ends(run))}
+
+
+def _ends(run: Run) -> Ends | None:
     named = {result.name: result for result in run.evaluations}
     return (named["before"], named["after"]) if {"before", "after"} <= named.keys() else None
 
 
-def _times(settings: Sequence[str], outcomes: Sequence[Outcome], ends: dict[tuple[str, int], _Ends]) -> str:
+def _times(settings: Sequence[str], outcomes: Sequence[Outcome], ends: dict[tuple[str, int], Ends]) -> str:
     lines = ["| setting | finished | steps | wall time of the steps |", "|---|---|---|---|"]
     for setting in settings:
         mine = [(seed, run) for name, seed, run in outcomes if name == setting]
@@ -55,6 +63,17 @@ def _times(settings: Sequence[str], outcomes: Sequence[Outcome], ends: dict[tupl
         time = duration(sum(seconds) / len(seconds)) if seconds else "-"
         lines.append(f"| {setting} | {len(done)} of {len(mine)} | {', '.join(map(str, steps)) or '-'} | {time} |")
     return "\n".join(lines)
+
+
+def _stopped(stops: Sequence[Stop]) -> list[str]:
+    if not stops:
+        return []
+    lines = ["| stopped early | after step | held-out accuracy then | the worst that stayed | its accuracy then |",
+             "|---|---|---|---|---|"]
+    lines += [f"| {stop.setting} | {stop.step} | {percent(stop.accuracy)} | {stop.kept} | {percent(stop.bar)} |"
+              for stop in stops]
+    return ["\n".join(lines), "Accuracy here is over all kinds and seeds; its intervals know of problems and draws, "
+            "not of seeds that were not run."]
 
 
 def _table(kind: str, mode: Mode, settings: Sequence[str], found: dict[tuple[str, int], tuple[Row, Row]]) -> str:
@@ -74,7 +93,7 @@ def _table(kind: str, mode: Mode, settings: Sequence[str], found: dict[tuple[str
         common = [seed for seed in pairs if seed in base]
         change = [pairs[seed][1].accuracy.value - base[seed][1].accuracy.value for seed in common]
         cells = (
-            name, str(len(pairs)), _interval(_accuracy(before)), _interval(_accuracy(after)),
+            name, str(len(pairs)), _interval(mean_accuracy(before)), _interval(mean_accuracy(after)),
             "-" if name == first or not change else _points(mean_over_seeds(change)),
             *(f"{share(_mean(before, field))} -> {share(_mean(after, field))}"
               for field in ("well_formed_accuracy", "format_errors")),
@@ -84,8 +103,8 @@ def _table(kind: str, mode: Mode, settings: Sequence[str], found: dict[tuple[str
     return "\n".join(lines)
 
 
-def _accuracy(part: Sequence[Row]) -> Estimate:
-    """The interval keeps to what a share can be."""
+def mean_accuracy(part: Sequence[Row]) -> Estimate:
+    """Mean over seeds with Student's interval, which keeps to what a share can be."""
     mean, low, high = mean_over_seeds([row.accuracy.value for row in part])
     return Estimate(mean, max(0.0, low) if low == low else low, min(1.0, high) if high == high else high)
 
@@ -106,7 +125,7 @@ def _points(estimate: Estimate) -> str:
     return f"{100 * estimate.value:+.1f}{bounds} points"
 
 
-def _warning(ends: dict[tuple[str, int], _Ends]) -> list[str]:
+def _warning(ends: dict[tuple[str, int], Ends]) -> list[str]:
     """A sentence where runs of one seed were not asked the same in the same way, or began in different places."""
     asked: dict[int, set] = {}
     for (_, seed), pair in ends.items():

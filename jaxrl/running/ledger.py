@@ -1,12 +1,13 @@
 """What a run writes down step by step, to metrics.jsonl, wandb and the terminal; and how steps are taken back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxrl.reporting.rollouts import drop_rollouts_after
+from jaxrl.reporting.rollouts import GroupRecord, drop_rollouts_after
 from jaxrl.reporting.run_folder import drop_evaluations_after
 from jaxrl.reporting.terminal import Terminal
-from jaxrl.reporting.writers import JsonlWriter, WandbWriter
+from jaxrl.reporting.wandb_writer import WandbWriter
+from jaxrl.reporting.writers import JsonlWriter
 from jaxrl.running.settings import RunSpec
 
 
@@ -38,6 +39,10 @@ class Ledger:
         drop_rollouts_after(self.spec.workdir / "rollouts", done)
         drop_evaluations_after(self.spec.workdir, done)
         self.metrics = JsonlWriter(self.spec.workdir / "metrics.jsonl", done)
+
+    def write_samples(self, step: int, groups: Sequence[GroupRecord]) -> None:
+        """Responses of a step, where somebody wants to read some."""
+        self.wandb.write_samples(step, groups)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """One step's line, everywhere."""

@@ -13,12 +13,14 @@ from jaxrl.evaluation.evaluate import evaluate
 from jaxrl.evaluation.overlap import refuse_overlap
 from jaxrl.evaluation.table import EvaluationResult, rows, to_metrics
 from jaxrl.learning.checkpoint import Checkpoints
-from jaxrl.learning.state import TrainState, abstract_state, init_state
+from jaxrl.learning.fingerprint import fingerprint
+from jaxrl.learning.state import TrainState, fresh_moments
 from jaxrl.reporting.rollouts import write_rollouts
 from jaxrl.reporting.run_folder import read_evaluations, write_evaluation
 from jaxrl.reporting.terminal import Terminal
 from jaxrl.running.guard import dump, find_cause
 from jaxrl.running.ledger import Ledger
+from jaxrl.running.lessons import Lessons
 from jaxrl.running.machine import build_machine, first_state, load_weights
 from jaxrl.running.measures import stage_warnings
 from jaxrl.running.progress import Progress, StepPlan, advance, gone_back, plan_step
@@ -27,7 +29,7 @@ from jaxrl.running.settings import RunSpec
 from jaxrl.running.steps import Drawn, Steps
 from jaxrl.running.stopping import Ended, Signals, Stopped
 from jaxrl.running.tasks import Dialogue
-from jaxrl.running.workdir import claim_workdir, make_manifest, write_manifest
+from jaxrl.running.workdir import claim_workdir, first_weights, make_manifest, write_manifest
 from jaxrl.sampling import Coordinates
 from models.convert import save_params
 from models.folder import read_config
@@ -58,7 +60,8 @@ class Run:
         self.pools = {stage.name: spec.task.draw("train", stage.pool, spec.seed, known) for stage in spec.stages}
         refuse_overlap(self.held_out, [problem for pool in self.pools.values() for problem in pool])
         self.machine = build_machine(spec, model_config, self._longest())
-        self.steps = Steps(spec, self.machine, self.dialogue, self.pools, terminal)
+        kind = Lessons if spec.loss.needs == "solver" else Steps
+        self.steps = kind(spec, self.machine, self.dialogue, self.pools, terminal)
 
     def train(self) -> dict[str, EvaluationResult]:
         """All steps that are still to be done; returns the evaluations before and after.
@@ -75,7 +78,7 @@ class Run:
             if progress.step:
                 self.terminal.say(f"going on after step {progress.step}")
             self.ledger = stack.enter_context(Ledger(spec, self.config, self.terminal, progress.step))
-            write_manifest(spec.workdir, self.manifest())
+            write_manifest(spec.workdir, self.manifest(None if progress.step else state.params))
             reference = load_weights(self.machine, self.folder) if self._needs_reference else None
             self.found = {result.name: result for result in read_evaluations(spec.workdir)}
             if not self.ledger.begun:
@@ -87,19 +90,23 @@ class Run:
         self._export(state)
         return self.found
 
-    def manifest(self) -> dict[str, Any]:
-        """What this run's numbers rest on besides its config; see `make_manifest`."""
+    def manifest(self, params: Any = None) -> dict[str, Any]:
+        """What this run's numbers rest on besides its config; see `make_manifest`.
+
+        params: the weights before step 1; None: as the run's own manifest has them, or loaded for this.
+        """
         problems = {name: [problem.id for problem in pool] for name, pool in self.pools.items()}
         problems["held_out"] = [problem.id for problem in self.held_out]
-        return make_manifest(self.spec.rule, problems)
+        weights = "" if params else first_weights(self.spec.workdir)
+        weights = weights or fingerprint(params or first_state(self.machine, self.spec, self.folder).params)
+        return make_manifest(self.spec.rule, problems, weights)
 
     def _state_of(self, step: int | None) -> tuple[TrainState, Progress]:
         """The state of a checkpoint and how far the run was then; None: the beginning."""
         machine = self.machine
         if step is None:
             return first_state(machine, self.spec, self.folder), Progress()
-        abstract = abstract_state(machine.model, machine.optimizer, machine.mesh)
-        state, meta = self.saver.checkpoints.restore(abstract, step)
+        state, meta = self.saver.checkpoints.restore(machine.abstract(), step)
         return state, Progress(**meta)
 
     def _go_on(self, state: TrainState, progress: Progress, reference: Any) -> TrainState:
@@ -111,7 +118,7 @@ class Run:
                     self._announce(plan, state)
                     shown = plan.stage
                 if plan.stage.fresh_optimizer and plan.place == 0:
-                    state = init_state(self.machine.model, self.machine.optimizer, self.machine.mesh, state.params)
+                    state = fresh_moments(state, self.machine.optimizer, self.machine.critic)
                 drawn, record, cause = None, {"step": plan.step}, ""
                 try:
                     drawn = self.steps.draw(state, reference, plan)
@@ -142,7 +149,9 @@ class Run:
         """Write down a step that may stay: rollouts, evaluation, metrics, checkpoint. How far the run is then."""
         spec, stages, result, score = self.spec, self.spec.stages, None, None
         if plan.step % spec.rollouts_every == 0:
-            write_rollouts(spec.workdir / "rollouts", plan.step, self.steps.records(plan, drawn))
+            groups = self.steps.records(plan, drawn)
+            write_rollouts(spec.workdir / "rollouts", plan.step, groups)
+            self.ledger.write_samples(plan.step, groups)
         every, planned = spec.evaluation.every, plan.stage is stages[-1] and plan.place + 1 == plan.stage.steps
         if planned or (every and plan.step % every == 0):
             result = self._evaluate(state, plan.step)
@@ -219,4 +228,5 @@ class Run:
 
     @property
     def _needs_reference(self) -> bool:
-        return self.spec.loss.kl_placement != "none"
+        """Whether weights that stay as they are have to be loaded: a reference that follows is part of the state."""
+        return self.spec.loss.kl_placement != "none" and not self.spec.reference.follows

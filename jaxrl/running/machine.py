@@ -11,14 +11,23 @@ from jax.sharding import Mesh
 from jaxrl.learning.batching import LayoutSpec, length_buckets
 from jaxrl.learning.mesh import make_mesh
 from jaxrl.learning.optimizer import make_optimizer
+from jaxrl.learning.reference import make_follow
 from jaxrl.learning.run_params import restore_params, split_run
-from jaxrl.learning.state import TrainState, abstract_params, decode_shardings, init_state
-from jaxrl.learning.update import Update, UpdateSpec, make_logp, make_update
+from jaxrl.learning.state import (
+    Critic,
+    TrainState,
+    abstract_params,
+    abstract_state,
+    decode_shardings,
+    init_state,
+)
+from jaxrl.learning.update import Update, UpdateSpec, make_logp, make_update, make_values
 from jaxrl.running.settings import RunSpec
 from jaxrl.sampling import Sampler
 from models.config import Qwen2Config
 from models.convert import load_params
 from models.qwen2 import Qwen2
+from models.value import Qwen2Value, value_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +35,8 @@ class Machine:
     """The compiled parts of a run.
 
     `logp` is the learner's forward pass, for references and old log-probabilities; `longest` the most tokens of prompt
-    and response together.
+    and response together. follow: moves the reference after a step; follows: whether the state has one. critic, values:
+    of an algorithm with a critic, its parts and its forward pass.
     """
 
     config: Qwen2Config
@@ -37,6 +47,18 @@ class Machine:
     update: Update
     logp: Any
     longest: int
+    follow: Any
+    follows: bool
+    critic: Critic | None
+    values: Any
+
+    def abstract(self) -> TrainState:
+        """Shapes, types and shardings of the state."""
+        return abstract_state(self.model, self.optimizer, self.mesh, self.critic, follows=self.follows)
+
+    def begin(self, params: Any) -> TrainState:
+        """The state before step 1, from these parameters."""
+        return init_state(self.model, self.optimizer, self.mesh, params, self.critic, follows=self.follows)
 
 
 def build_machine(spec: RunSpec, config: Qwen2Config, longest: int) -> Machine:
@@ -46,15 +68,21 @@ def build_machine(spec: RunSpec, config: Qwen2Config, longest: int) -> Machine:
                          f"{config.max_position_embeddings} positions; lower sampling.max_new_tokens.")
     mesh = make_mesh(spec.mesh)
     dtype = jnp.dtype(spec.dtype)
-    model = Qwen2(config, dtype=dtype, remat=spec.remat, attention=spec.attention, unroll=spec.unroll)
-    optimizer = make_optimizer(spec.optimizer)
+    settings = dict(dtype=dtype, remat=spec.remat, attention=spec.attention, unroll=spec.unroll)
+    model, optimizer = Qwen2(config, **settings), make_optimizer(spec.optimizer)
+    critic = None
+    if spec.loss.needs == "critic":
+        critic = Critic(Qwen2Value(value_config(config), **settings), make_optimizer(spec.optimizer))
     buckets = length_buckets(longest, shortest=min(48, longest), multiple=spec.length_multiple,
                              ratio=spec.length_ratio)
     layout = UpdateSpec(LayoutSpec(buckets, spec.micro_tokens), spec.epochs, spec.minibatches, spec.head_tokens)
     sampler = Sampler(config, mesh, weight_shardings=decode_shardings(config, mesh), dtype=dtype, longest=longest,
                       rows=spec.sampler_rows, chunk=spec.sampler_chunk)
-    return Machine(config, mesh, model, optimizer, sampler,
-                   make_update(model, optimizer, spec.loss, mesh, layout), make_logp(model, mesh, layout), longest)
+    return Machine(
+        config, mesh, model, optimizer, sampler, make_update(model, optimizer, spec.loss, mesh, layout, critic),
+        make_logp(model, mesh, layout), longest, make_follow(spec.reference), spec.reference.follows, critic,
+        critic and make_values(critic.model, mesh, layout.layout),
+    )
 
 
 def load_weights(machine: Machine, folder: Path) -> Any:
@@ -71,9 +99,9 @@ def restore_weights(machine: Machine, run: Path, step: int | None) -> Any:
 def first_state(machine: Machine, spec: RunSpec, folder: Path) -> TrainState:
     """The state before step 1: the weights of `init_from`, or of the model's folder, and fresh moments."""
     if not spec.init_from:
-        return init_state(machine.model, machine.optimizer, machine.mesh, load_weights(machine, folder))
+        return machine.begin(load_weights(machine, folder))
     run, step = split_run(spec.init_from)
-    return init_state(machine.model, machine.optimizer, machine.mesh, restore_weights(machine, run, step))
+    return machine.begin(restore_weights(machine, run, step))
 
 
 def _param_shardings(machine: Machine) -> Any:

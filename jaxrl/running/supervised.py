@@ -18,19 +18,19 @@ import numpy as np
 from data_gen.corpus import CorpusSpec, Example, write_corpus
 from data_gen.prompts import PromptSpec, puzzle_prompt
 from jaxrl.algorithms.batch import Batch
-from jaxrl.algorithms.losses import LossSpec
+from jaxrl.algorithms.losses import SUPERVISED
 from jaxrl.learning.batching import LayoutSpec, length_buckets
 from jaxrl.learning.checkpoint import Checkpoints, CheckpointSpec
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.optimizer import OptimizerSpec, make_optimizer
 from jaxrl.learning.state import TrainState, abstract_state, init_params, init_state
 from jaxrl.learning.update import Scalars, UpdateSpec, make_update
+from jaxrl.running.stopping import Signals, Stopped
 from models.config import Qwen2Config
 from models.convert import save_params
 from models.qwen2 import Qwen2
 from models.vocabulary import build_tokenizer
 
-SUPERVISED = LossSpec(surrogate="likelihood", kl_placement="none", kl_coefficient=0.0)
 _VOCABULARY_EXAMPLES = 4000
 
 
@@ -68,14 +68,17 @@ class SupervisedSpec:
 
 
 def train_supervised(spec: SupervisedSpec, workdir: Path, output: Path, say: Callable[[str], None]) -> None:
-    """Run every phase, saving to `workdir`, and export to `output`. Started again, it goes on where it was."""
+    """Run every phase, saving to `workdir`, and export to `output`. Started again, it goes on where it was.
+
+    Raises Stopped at a signal, with what was learned saved.
+    """
     tokenizer = _tokenizer(spec)
     mesh = make_mesh(MeshSpec())
     model = Qwen2(spec.model, unroll=spec.model.num_hidden_layers)
     optimizer = make_optimizer(spec.optimizer)
     layout = LayoutSpec(length_buckets(spec.longest, shortest=48, ratio=1.12), spec.micro_tokens)
     update = make_update(model, optimizer, SUPERVISED, mesh, UpdateSpec(layout))
-    with Checkpoints(workdir / "checkpoints", CheckpointSpec(keep=2)) as checkpoints:
+    with Signals() as signals, Checkpoints(workdir / "checkpoints", CheckpointSpec(keep=2)) as checkpoints:
         if checkpoints.steps():
             state, place = checkpoints.restore(abstract_state(model, optimizer, mesh))
             say(f"going on at {place}")
@@ -86,7 +89,7 @@ def train_supervised(spec: SupervisedSpec, workdir: Path, output: Path, say: Cal
             if phase > place["phase"] or place["step"] == 0:  # moments of another phase would mislead the first steps
                 state = init_state(model, optimizer, mesh, state.params)
                 place = {"phase": phase, "step": 0, "tokens": 0}
-            state = _run_phase(spec, place, state, update, tokenizer, checkpoints, say)
+            state = _run_phase(spec, place, state, update, tokenizer, checkpoints, signals, say)
             place = {"phase": phase, "step": place["step"], "tokens": place["tokens"]}
         params = state.params
     save_base(output, params, spec.model, tokenizer)
@@ -116,31 +119,41 @@ def _tokenizer(spec: SupervisedSpec) -> Any:
     return build_tokenizer(texts, spec.model.vocab_size)
 
 
-def _run_phase(spec, place, state: TrainState, update, tokenizer, checkpoints, say) -> TrainState:
-    """Train one phase from `place` (changed as it goes) to its end; saves now and then, and at the end."""
+def _run_phase(spec, place, state: TrainState, update, tokenizer, checkpoints, signals, say) -> TrainState:
+    """Train one phase from `place` (changed as it goes) to its end; saves now and then, at a signal and at the end."""
     phase = spec.phases[place["phase"]]
     saved = started = time.monotonic()
     losses, begun = [], (started, place["tokens"])
+
+    def save():
+        checkpoints.save(int(state.step) + 1_000_000 * place["phase"], state, dict(place))
+
     with ThreadPoolExecutor(1) as ahead:  # the next batch is written while this one is learned
         coming = ahead.submit(_batch, spec, place["phase"], place["step"], tokenizer)
-        while place["tokens"] < phase.tokens:
-            batch = coming.result()
-            coming = ahead.submit(_batch, spec, place["phase"], place["step"] + 1, tokenizer)
-            rate = phase.rate(place["tokens"], place["step"])
-            state, info = update(state, None, batch, Scalars(learning_rate=rate))
-            losses.append(float(info["loss"]))
-            place["step"] += 1
-            place["tokens"] += int(info["tokens"])
-            now = time.monotonic()
-            if place["step"] % 20 == 0 or place["tokens"] >= phase.tokens:
-                speed = (place["tokens"] - begun[1]) / (now - begun[0])
-                begun = (now, place["tokens"])
-                say(f"{phase.name}: step {place['step']}, {place['tokens'] / 1e6:.2f} of {phase.tokens / 1e6:.2f} M "
-                    f"tokens, loss {np.mean(losses[-20:]):.4f}, rate {rate:.2e}, {speed:,.0f} tokens/s, "
-                    f"{(phase.tokens - place['tokens']) / speed / 60:.1f} minutes to go")
-            if now - saved > 60 * spec.save_minutes or place["tokens"] >= phase.tokens:
-                checkpoints.save(int(state.step) + 1_000_000 * place["phase"], state, dict(place))
-                saved = time.monotonic()
+        try:
+            while place["tokens"] < phase.tokens:
+                batch = coming.result()
+                coming = ahead.submit(_batch, spec, place["phase"], place["step"] + 1, tokenizer)
+                rate = phase.rate(place["tokens"], place["step"])
+                with signals.held():  # until state and place say the same
+                    state, info = update(state, batch, Scalars(learning_rate=rate))
+                    losses.append(float(info["loss"]))
+                    place["step"] += 1
+                    place["tokens"] += int(info["tokens"])
+                now = time.monotonic()
+                if place["step"] % 20 == 0 or place["tokens"] >= phase.tokens:
+                    speed = (place["tokens"] - begun[1]) / (now - begun[0])
+                    begun = (now, place["tokens"])
+                    say(f"{phase.name}: step {place['step']}, {place['tokens'] / 1e6:.2f} of {phase.tokens / 1e6:.2f} "
+                        f"M tokens, loss {np.mean(losses[-20:]):.4f}, rate {rate:.2e}, {speed:,.0f} tokens/s, "
+                        f"{(phase.tokens - place['tokens']) / speed / 60:.1f} minutes to go")
+                if now - saved > 60 * spec.save_minutes or place["tokens"] >= phase.tokens:
+                    with signals.held():
+                        save()
+                    saved = time.monotonic()
+        except Stopped as stopped:
+            save()
+            raise Stopped(f"in phase {phase.name}, after step {place['step']}: {stopped}") from None
     return state
 
 

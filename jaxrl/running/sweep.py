@@ -5,13 +5,16 @@ import os
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxrl.evaluation.halving import Stop
+from jaxrl.evaluation.table import from_json, percent
 from jaxrl.learning.run_params import run_steps
 from jaxrl.reporting.terminal import duration
+from jaxrl.running.halving import Halving
+from jaxrl.running.stopping import Stopped
 
 LAST_LINES = 12  # of a failed run's output that are shown
 _PAUSE = 0.2  # seconds between two looks at the children
@@ -42,61 +45,88 @@ class _Child(NamedTuple):
     log: int  # the descriptor that holds the lock
     said: int  # bytes of the log that were there before
     began: float
+    held: bool = False  # it was asked to stop and wait
+
+
+class Unfinished(NamedTuple):
+    """Runs that failed or that another process has, and runs that wait for others before losers are stopped."""
+
+    failed: list[Member]
+    waiting: list[Member]
 
 
 def finished(member: Member) -> bool:
-    """Whether nothing is left to do: the last checkpoint comes after the last evaluation, the export after both."""
-    return _steps_done(member) == member.steps and (not member.export or (member.workdir / "export").is_dir())
+    """Whether nothing is left to do: the last checkpoint comes with the last evaluation, the export after both."""
+    after = member.workdir / "evaluations" / "after.json"
+    if not after.is_file() or (member.export and not (member.workdir / "export").is_dir()):
+        return False
+    return from_json(after.read_text(encoding="utf-8")).step == _steps_done(member)
 
 
-def state(member: Member) -> str:
-    """The run in words: "to do", "step 20 of 50", "running" or "finished"."""
+def state(member: Member, halving: Halving) -> str:
+    """The run in words: "to do", "step 20 of 50", "running", "stopped after step 20" or "finished"."""
     if member.log.exists():
         log = _open_locked(member.log)
         if log is None:
             return "running"
         os.close(log)
-    if finished(member):
-        return "finished"
+    if over := _over(member, halving):
+        return over
     done = _steps_done(member)
     return f"step {done} of {member.steps}" if done else "to do"
 
 
 def run_members(
-    members: Sequence[Member], slots: Sequence[Mapping[str, str]], say: Callable[[str], None]
-) -> list[Member]:
-    """Runs what is not finished, at most one in each slot at a time; returns those that did not finish.
+    members: Sequence[Member], slots: Sequence[Mapping[str, str]], halving: Halving, say: Callable[[str], None]
+) -> Unfinished:
+    """Runs what is not finished, at most one in each slot at a time; returns what is still to be done.
 
     slots: what is set in the environment of a run in that place. A run that fails is named with its last lines, and the
     others go on. When this process is stopped, so are its children; what they have done stays.
     """
-    waiting, free, running, failed = deque(members), list(slots), [], []
+    left, free, running, failed, elsewhere = list(members), list(slots), [], [], []
     try:
-        while waiting or running:
-            while waiting and free:
-                member = waiting.popleft()
-                if finished(member):
-                    say(f"{_name(member)}: finished before")
-                elif child := _start(member, free[0]):
-                    free.pop(0)
-                    running.append(child)
-                    say(f"{_name(member)}: started, its output is in {member.log}")
-                else:
-                    failed.append(member)
-                    say(f"{_name(member)}: another process is running it, left alone")
-            time.sleep(_PAUSE if running else 0)
-            for child in [child for child in running if child.process.poll() is not None]:
+        while True:
+            for stop in halving.decide({member.setting for member in failed}):
+                say(_told(stop))
+            for member in list(left) if free else ():
+                if over := _over(member, halving):
+                    left.remove(member)
+                    say(f"{_name(member)}: {over}")
+                elif free and not halving.holds(member.setting, member.workdir):
+                    left.remove(member)
+                    if child := _start(member, free[0]):
+                        free.pop(0)
+                        running.append(child)
+                        say(f"{_name(member)}: started, its output is in {member.log}")
+                    else:
+                        elsewhere.append(member)
+                        say(f"{_name(member)}: another process is running it, left alone")
+            if not running:
+                return Unfinished([*failed, *elsewhere], left)
+            time.sleep(_PAUSE)
+            for child in list(running):
+                member = child.member
+                if child.process.poll() is None:
+                    if not child.held and halving.holds(member.setting, member.workdir):
+                        child.process.terminate()  # it saves, and goes on exactly there if it may
+                        running[running.index(child)] = child._replace(held=True)
+                    continue
                 running.remove(child)
                 free.append(child.slot)
-                if not _ended_well(child, say):
-                    failed.append(child.member)
+                if child.held and child.process.returncode == Stopped.status:
+                    os.close(child.log)
+                    left.append(member)
+                    say(f"{_name(member)}: waits after step {_steps_done(member)}")
+                elif not _ended_well(child, say):
+                    failed.append(member)
     finally:
         for child in running:
-            child.process.terminate()
+            if not child.held:  # a second signal would end it before it has saved
+                child.process.terminate()
         for child in running:
             child.process.wait()
             os.close(child.log)
-    return failed
 
 
 def _start(member: Member, slot: Mapping[str, str]) -> _Child | None:
@@ -123,6 +153,19 @@ def _ended_well(child: _Child, say: Callable[[str], None]) -> bool:
     ended = f"ended with status {status}" if status >= 0 else f"was ended by signal {-status}"
     say("\n".join([f"{_name(member)}: {ended}; its last lines:", *(f"    {line}" for line in lines)]))
     return False
+
+
+def _over(member: Member, halving: Halving) -> str:
+    """Why there is nothing to be done for a run, in words; empty where there is."""
+    if finished(member):
+        return "finished"
+    stops = halving.stops()
+    return f"stopped after step {stops[member.setting].step}" if member.setting in stops else ""
+
+
+def _told(stop: Stop) -> str:
+    return (f"{stop.setting} is stopped after step {stop.step}: held-out accuracy {percent(stop.accuracy)}, while "
+            f"{stop.kept}, the last that stays, has {percent(stop.bar)}")
 
 
 def _open_locked(path: Path) -> int | None:

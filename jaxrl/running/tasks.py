@@ -24,10 +24,12 @@ from data_gen.prompts import (
 )
 from data_gen.puzzle import Puzzle
 from data_gen.spec import PuzzleSpec
-from data_gen.ways import answer_text, way_of
+from data_gen.ways import HabitSpec, answer_text, way_of, write_response
 from jaxrl.evaluation.problems import Problem
 from jaxrl.rewards import RULES, RewardValues, Verdict, score
 from jaxrl.sampling import SamplingSpec, StopStrings
+
+_CAREFUL = HabitSpec((("careful", 1.0),))
 
 Pool = Sequence[tuple[str, int]]
 """(kind, how many problems of it) pairs, such as ("p3", 600)."""
@@ -38,6 +40,8 @@ class Task(Protocol):
 
     answers: str
     """What a rule needs to judge it: "people", "target" or "verifier" (`jaxrl.rewards.Rule.needs`)."""
+    teaches: bool
+    """Whether it has a solver that writes responses, `lesson(problem) -> str`, to learn from."""
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
@@ -67,6 +71,7 @@ class PuzzleTask:
     splits: tuple[tuple[str, float], ...]
     split_seed: int
     answers = "people"
+    teaches = True
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
@@ -95,6 +100,10 @@ class PuzzleTask:
         puzzle: Puzzle = problem.content
         return {"quiz": puzzle.quiz, "people": puzzle.people, "roles": puzzle.roles}
 
+    def lesson(self, problem: Problem) -> str:
+        """Every case tried in turn until all statements fit, as the solver finds it, and the answer."""
+        return write_response(problem.content, _CAREFUL, np.random.default_rng(0))  # one way only: nothing is drawn
+
     def _spec(self, kind: str) -> PuzzleSpec:
         people = re.fullmatch(r"p(\d+)", kind)
         if not people:
@@ -111,6 +120,7 @@ class FileTask:
 
     files: tuple[tuple[str, str, Path], ...]
     answers = "target"
+    teaches = False
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
@@ -162,6 +172,7 @@ class GymTask:
     splits: tuple[tuple[str, float], ...]
     split_seed: int
     answers = "verifier"
+    teaches = False
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
@@ -243,6 +254,14 @@ class Dialogue:
         """The prompt as token ids; special tokens only where the prompt text has them."""
         text = build_prompt(*self.task.asked(problem, self.prompt.form), self.prompt, self.tokenizer)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def lesson(self, problem: Problem) -> list[int]:
+        """What the task's solver writes, as the tokens that the model should have drawn, the last of which ends it."""
+        text = self.task.lesson(problem)
+        if self.prompt.opens_think:
+            text = text.removeprefix("<think>")
+        tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*tokens, self.tokenizer.eos_token_id]
 
     def messages(self, problem: Problem) -> list[dict[str, str]]:
         """The prompt as chat messages, for a server that has the template; ValueError where they can't say it."""

@@ -16,6 +16,7 @@ from jaxrl.reporting.files import write_text
 from jaxrl.running.settings import RunSpec
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+_SETTLED = ("rule", "problems", "weights")  # parts of a manifest without which a run can't be repeated
 # Fields that say where and how a run is shown or kept; changing them leaves every number as it was. That holds for the
 # guard's until it trips; then its bounds and remedy are what has to be changed for the run to go on.
 _FREE = ("workdir", "wandb", "compile_cache", "export", "checkpoint", "guard", "name", "output")
@@ -57,8 +58,9 @@ def check_start(spec: RunSpec) -> None:
                                 "--config.init_from=RUN, or --config.init_from= to start from the model.") from error
 
 
-def make_manifest(rule: str, problems: Mapping[str, list[str]]) -> dict[str, Any]:
-    """Versions, commit, hardware, rule, and a hash of the problems (given as ids) by use."""
+def make_manifest(rule: str, problems: Mapping[str, list[str]], weights: str) -> dict[str, Any]:
+    """Versions, commit, hardware, rule, a hash of the problems (given as ids) by use, and the first weights'
+    fingerprint."""
     device = jax.devices()[0]
     return {
         "versions": {"python": platform.python_version()} | {
@@ -67,6 +69,7 @@ def make_manifest(rule: str, problems: Mapping[str, list[str]]) -> dict[str, Any
         "hardware": {"platform": device.platform, "kind": device.device_kind, "devices": jax.device_count(),
                      "processor": platform.processor() or platform.machine()},
         "rule": rule,
+        "weights": weights,
         "problems": {use: {"count": len(ids), "hash": hashlib.blake2b("\n".join(ids).encode()).hexdigest()[:32]}
                     for use, ids in problems.items()},
     }
@@ -75,6 +78,12 @@ def make_manifest(rule: str, problems: Mapping[str, list[str]]) -> dict[str, Any
 def write_manifest(workdir: Path, manifest: Mapping[str, Any]) -> None:
     """`manifest.json` of the run."""
     write_text(workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+
+def first_weights(workdir: Path) -> str:
+    """The fingerprint that the manifest of a run that has begun holds; empty where there is none."""
+    path = workdir / "manifest.json"
+    return json.loads(path.read_text(encoding="utf-8"))["weights"] if path.is_file() else ""
 
 
 def read_past_run(manifest: Path, workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -90,7 +99,7 @@ def read_past_run(manifest: Path, workdir: Path) -> tuple[dict[str, Any], dict[s
         raise ValueError(f"--workdir={workdir} is the run that is to be repeated; choose another one.")
     try:
         then, fields = (json.loads(path.read_text(encoding="utf-8")) for path in (manifest, config))
-        missing = {"versions", "commit", "hardware", "rule", "problems"} - then.keys()
+        missing = {"versions", "commit", "hardware", *_SETTLED} - then.keys()
     except (AttributeError, ValueError) as error:
         raise ValueError(f"{manifest} and its config.json: expected JSON of a past run ({error}).") from error
     if missing or "task" not in fields:
@@ -102,12 +111,12 @@ def read_past_run(manifest: Path, workdir: Path) -> tuple[dict[str, Any], dict[s
 def compare_manifests(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """One line for each difference in versions, hardware and commit, which may change the last digits of numbers.
 
-    Raises ValueError where rule or problems differ: the numbers would be others.
+    Raises ValueError where rule, problems or first weights differ: the numbers would be others.
     """
-    wrong = [f"{name} (then {old!r}, now {new!r})" for name, old, new in _differing(then, now, ("rule", "problems"))]
+    wrong = [f"{name} (then {old!r}, now {new!r})" for name, old, new in _differing(then, now, _SETTLED)]
     if wrong:
-        raise ValueError(f"the past run can't be repeated: {'; '.join(wrong)}. Use the commit it was made with, "
-                         f"{then['commit'] or 'which its manifest does not know'}.")
+        raise ValueError(f"the past run can't be repeated: {'; '.join(wrong)}. Use the model it started from and the "
+                         f"commit it was made with, {then['commit'] or 'which its manifest does not know'}.")
     return [f"not as then: {name} was {old!r}, is {new!r}"
             for name, old, new in _differing(then, now, ("versions", "hardware", "commit"))]
 

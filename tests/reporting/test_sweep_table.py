@@ -1,10 +1,15 @@
 """The table of a sweep from recorded run folders: means over seeds, intervals, pairs by seed, and what is left out."""
 
+from xml.etree import ElementTree
+
 import pytest
 
+from jaxrl.evaluation.halving import Stop
+from jaxrl.evaluation.intervals import Estimate
 from jaxrl.evaluation.table import EvaluationResult, Item, Sample
 from jaxrl.reporting.page_data import page_data
 from jaxrl.reporting.run_folder import read_run, write_evaluation
+from jaxrl.reporting.sweep_plot import sweep_svg
 from jaxrl.reporting.sweep_table import sweep_markdown
 from jaxrl.reporting.writers import JsonlWriter
 
@@ -60,6 +65,13 @@ def test_runs_that_are_not_finished_are_told_and_not_counted(outcomes):
     assert row(text, "| hot |") == ["hot", "0 of 1", "-", "-"]
 
 
+def test_what_was_stopped_early_is_told_with_its_step_and_what_it_was_held_against(outcomes):
+    stop = Stop("hot", 10, Estimate(0.1, 0.05, 0.2), "warm", Estimate(0.5, 0.4, 0.6))
+    text = sweep_markdown("heat", outcomes, [stop])
+    assert row(text, "| hot | 10") == ["hot", "10", "10.0% [5.0, 20.0]", "warm", "50.0% [40.0, 60.0]"]
+    assert "stopped early" not in sweep_markdown("heat", outcomes)
+
+
 def test_one_seed_has_no_interval(outcomes):
     assert row(sweep_markdown("heat", [outcomes[0], outcomes[2]]), "| warm | 1 | 20")[2:5] == [
         "20.0%", "80.0%", "+30.0 points"]
@@ -74,3 +86,23 @@ def test_the_page_names_the_sweep_and_the_run_that_is_told_in_full(outcomes):
     data = page_data([run for _, _, run in outcomes if run], title="heat")
     assert (data["title"], data["subtitle"].split(" · ")[0]) == ("heat", "told in full: c0")
     assert [curves["name"] for curves in data["runs"]] == ["c0", "c1", "w0", "w1", "w2"]
+
+
+def test_the_plot_has_every_finished_seed_and_the_interval_of_their_mean(outcomes):
+    tree = ElementTree.fromstring(sweep_svg("a < b", outcomes))
+
+    def at(kind, share, setting):
+        """How many marks of a kind stand at this share in the row of a setting."""
+        x, y = 190 + share * (860 - 190 - 24), 44 + 34 * (setting + 0.5)
+        return sum(mark.get("class") == kind and abs(float(mark.get("cx")) - x) < 0.1 and float(mark.get("cy")) == y
+                   for mark in tree.iter("{http://www.w3.org/2000/svg}circle"))
+
+    assert [at("seed", share, 0) for share in (0.5, 0.7, 0.9)] == [1, 1, 0]  # cold
+    assert [at("seed", share, 1) for share in (0.8, 1.0, 0.9)] == [1, 1, 0]  # warm; its third seed is not finished
+    assert [at("mean", share, setting) for share, setting in ((0.6, 0), (0.9, 1))] == [1, 1]
+    assert [at("before", 0.2, setting) for setting in (0, 1)] == [1, 1]
+    lines = [mark.get("d") for mark in tree.iter("{http://www.w3.org/2000/svg}path") if mark.get("class") == "interval"]
+    assert lines == ["M190.0 61.0H836.0", "M190.0 95.0H836.0"]  # two seeds: all of [0, 1]
+    texts = [text.text for text in tree.iter("{http://www.w3.org/2000/svg}text")]
+    assert "cold (n = 2)" in texts and not any("hot" in text for text in texts)
+    assert sweep_svg("heat", [("hot", 0, None)]) == ""

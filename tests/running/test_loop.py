@@ -1,16 +1,19 @@
 """Laws of a whole run, on a random model of a few thousand parameters: exact resume, layouts, traces, export."""
 
 import itertools
+import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrl.learning.fingerprint import fingerprint
 from jaxrl.reporting.rollouts import read_rollouts, rollout_path
 from jaxrl.running import loop, steps
 from jaxrl.running.replay import replay
 from jaxrl.running.workdir import check_workdir, compare_manifests, read_past_run
-from models.convert import load_params
+from models.convert import load_params, save_params
 
 STEPS = 6
 
@@ -135,6 +138,24 @@ def test_a_manifest_tells_what_is_no_longer_as_it_was(small, whole, tmp_path):
         compare_manifests(then, other)
     with pytest.raises(ValueError, match=r"rule \(then 'strict-0', now 'strict-1'\)"):
         compare_manifests(then | {"rule": "strict-0"}, now)
+
+
+def test_a_past_run_is_not_repeated_from_other_weights(small, whole, tmp_path):
+    """The first weights are those of the model's folder, however long the run has been going, and a bit is enough."""
+    run, workdir = whole
+    then, fields = read_past_run(workdir / "manifest.json", tmp_path / "again")
+    config = small.config
+    params = load_params(small.base, config)
+    assert then["weights"] == fingerprint(params) == run.manifest()["weights"] != fingerprint(load_params(
+        workdir / "export", config))
+    leaves, tree = jax.tree.flatten(params)
+    changed = jax.tree.unflatten(tree, [jnp.nextafter(leaves[0], jnp.full_like(leaves[0], jnp.inf)), *leaves[1:]])
+    shutil.copytree(small.base, tmp_path / "model")
+    save_params(tmp_path / "model", changed, config, source_folder=small.base)
+    other = small.run(fields | {"model": str(tmp_path / "model")})
+    with pytest.raises(ValueError, match=r"can't be repeated: weights \(then .*the model it started from"):
+        compare_manifests(then, other.manifest())
+    assert not (tmp_path / "again").exists()
 
 
 def test_a_past_run_is_not_repeated_into_its_own_folder(whole):

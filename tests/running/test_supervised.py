@@ -1,12 +1,17 @@
 """The base is taught by coordinates too: a schooling that was cut goes on to the same weights, bit for bit."""
 
+import dataclasses
 import importlib
+import os
+import re
+import signal
 
 import jax
 import numpy as np
 import pytest
 
 from jaxrl.running import supervised
+from jaxrl.running.stopping import Stopped
 from jaxrl.running.supervised import train_supervised
 from jaxrl.sft import supervised_spec
 from models.convert import load_params
@@ -24,11 +29,30 @@ def spec_of():
     return supervised_spec(config)
 
 
-def test_a_schooling_that_was_cut_gives_the_same_base(tmp_path, monkeypatch):
-    monkeypatch.setattr(supervised, "_VOCABULARY_EXAMPLES", 50)
-    spec, quiet = spec_of(), lambda line: None
-    train_supervised(spec, tmp_path / "whole", tmp_path / "base", quiet)
-    real, seen = supervised._batch, []
+def quiet(line):
+    pass
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A schooling that nothing disturbed: its specification and the base."""
+    folder, patch = tmp_path_factory.mktemp("school"), pytest.MonkeyPatch()
+    patch.setattr(supervised, "_VOCABULARY_EXAMPLES", 50)
+    spec = spec_of()
+    train_supervised(spec, folder / "whole", folder / "base", quiet)
+    yield spec, folder / "base"
+    patch.undo()
+
+
+def same_base(mine, theirs):
+    config = read_config(theirs)
+    leaves = [jax.tree.leaves(load_params(folder, config)) for folder in (mine, theirs)]
+    for first, second in zip(*leaves, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_a_schooling_that_was_cut_gives_the_same_base(whole, tmp_path, monkeypatch):
+    spec, real, seen = whole[0], supervised._batch, []
 
     def dies(spec, phase, step, tokenizer):
         seen.append(step)
@@ -41,11 +65,30 @@ def test_a_schooling_that_was_cut_gives_the_same_base(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             train_supervised(spec, tmp_path / "cut", tmp_path / "other", quiet)
     train_supervised(spec, tmp_path / "cut", tmp_path / "other", quiet)
-    config = read_config(tmp_path / "base")
-    mine, theirs = (jax.tree.leaves(load_params(tmp_path / name, config)) for name in ("base", "other"))
-    for a, b in zip(mine, theirs, strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert load_tokenizer(tmp_path / "base").chat_template
+    same_base(tmp_path / "other", whole[1])
+    assert load_tokenizer(whole[1]).chat_template
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_schooling_that_was_stopped_saves_and_goes_on_from_there(whole, tmp_path, monkeypatch, number):
+    """Nothing but the signal saves: the phases here are over long before an hour is."""
+    spec, real, said, seen = dataclasses.replace(whole[0], save_minutes=60.0), supervised._batch, [], []
+
+    def stops(spec, phase, step, tokenizer):
+        seen.append(step)
+        if len(seen) == 4:
+            os.kill(os.getpid(), number)
+        return real(spec, phase, step, tokenizer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(supervised, "_batch", stops)
+        with pytest.raises(Stopped, match=rf"in phase skill, after step \d: stopped by {number.name}") as stopped:
+            train_supervised(spec, tmp_path / "cut", tmp_path / "other", quiet)
+    assert stopped.value.status == 75 and not (tmp_path / "other").exists()
+    done = re.search(r"after step (\d)", str(stopped.value)).group(1)
+    train_supervised(spec, tmp_path / "cut", tmp_path / "other", said.append)
+    assert f"'phase': 0, 'step': {done}, " in said[0] and int(done) > 0
+    same_base(tmp_path / "other", whole[1])
 
 
 def test_the_rate_warms_up_and_falls_to_its_share():

@@ -8,10 +8,12 @@ import time
 
 import pytest
 
+from jaxrl.evaluation.table import EvaluationResult, Item, Sample, to_json
 from jaxrl.running import sweep
-from jaxrl.running.sweep import Member, run_members, state
+from jaxrl.running.halving import Halving
+from jaxrl.running.sweep import Member, Unfinished, run_members, state
 
-# A run made of plain Python: says its device, writes checkpoint and export of step 2, or fails.
+# A run made of plain Python: says its device, writes checkpoint, evaluation and export of step 2, or fails.
 CHILD = """
 import os, pathlib, sys, time
 folder, works = pathlib.Path(sys.argv[1]), sys.argv[2] == "works"
@@ -20,8 +22,31 @@ print("first line", os.getpid(), *range(20), os.environ.get("CUDA_VISIBLE_DEVICE
 time.sleep(float(sys.argv[3]))
 if not works:
     sys.exit("went wrong")
+(folder / "evaluations").mkdir()
+(folder / "evaluations" / "after.json").write_text(sys.argv[4])
 (folder / "export").mkdir()
 """
+
+# Evaluated after step 1, where it can only be stopped by a signal, as a run that learns for hours; then to its end.
+PAUSED = """
+import os, pathlib, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
+folder = pathlib.Path(sys.argv[1])
+step, name = (2, "after") if (folder / "evaluations").exists() else (1, "step_000001")
+(folder / "checkpoints" / str(step) / "state").mkdir(parents=True)
+(folder / "evaluations").mkdir(exist_ok=True)
+(folder / "evaluations" / f".{step}").write_text(sys.argv[step + 1])
+os.replace(folder / "evaluations" / f".{step}", folder / "evaluations" / f"{name}.json")
+while step == 1:
+    signal.pause()
+"""
+
+
+def evaluation(step, right=40):
+    """Forty problems, so many of them right, as JSON."""
+    items = tuple(Item(str(number), "p3", "?", "!", False, (), (Sample(verdict, 9, True, "", ""),))
+                  for number, verdict in enumerate(["correct"] * right + ["wrong_answer"] * (40 - right)))
+    return to_json(EvaluationResult("after", "model", step, "strict-1", {}, items))
 
 
 @pytest.fixture
@@ -30,26 +55,44 @@ def member(tmp_path):
 
     def make(index, works=True, seconds=0.0):
         folder = tmp_path / f"run{index}"
-        arguments = (str(tmp_path / "child.py"), str(folder), "works" if works else "fails", str(seconds))
+        arguments = (str(tmp_path / "child.py"), str(folder), "works" if works else "fails", str(seconds),
+                     evaluation(2))
         return Member(index, f"setting{index}", 0, folder, "model", 2, True, arguments)
 
     return make
 
 
+def halving_of(members, *steps):
+    """Each member a setting of its own."""
+    folders = {each.setting: [each.workdir] for each in members}
+    return Halving(members[0].workdir.parent / "stopped.json", folders, steps)
+
+
+def run_all(members, slots=({},), say=lambda line: None, steps=()):
+    return run_members(members, slots, halving_of(members, *steps), say)
+
+
 def test_a_run_that_fails_is_named_with_its_last_lines_and_the_others_go_on(member):
     said = []
     members = [member(0), member(1, works=False), member(2)]
-    assert run_members(members, [{}], said.append) == [members[1]]
+    assert run_all(members, say=said.append) == Unfinished([members[1]], [])
     (told,) = (text for text in said if "ended with status 1" in text)
     assert told.startswith("1: setting1, seed 0: ") and told.endswith("went wrong") and "first line" not in told
-    assert [state(each) for each in members] == ["finished", "step 2 of 2", "finished"]
-    assert run_members(members[:1], [{}], said.append) == []
-    assert said[-1] == "0: setting0, seed 0: finished before"
+    assert [state(each, halving_of(members)) for each in members] == ["finished", "step 2 of 2", "finished"]
+    assert run_all(members[:1], say=said.append) == Unfinished([], [])
+    assert said[-1] == "0: setting0, seed 0: finished"
+
+
+def test_a_run_whose_stages_end_before_their_last_step_is_finished(member):
+    one = member(0)._replace(steps=9)
+    assert run_all([one]) == Unfinished([], [])
+    assert state(one, halving_of([one])) == "finished"
 
 
 def test_each_slot_has_one_run_at_a_time(member):
     members = [member(index, seconds=0.3) for index in range(4)]
-    assert run_members(members, [{"CUDA_VISIBLE_DEVICES": "5"}, {"CUDA_VISIBLE_DEVICES": "7"}], lambda line: None) == []
+    slots = [{"CUDA_VISIBLE_DEVICES": "5"}, {"CUDA_VISIBLE_DEVICES": "7"}]
+    assert run_all(members, slots) == Unfinished([], [])
     used = [each.log.read_text().split()[-1] for each in members]
     assert sorted(used) == ["5", "5", "7", "7"]
 
@@ -58,17 +101,18 @@ def test_what_another_process_runs_is_left_alone(member):
     one, said = member(0), []
     one.log.parent.mkdir()
     holder = sweep._open_locked(one.log)
-    assert state(one) == "running"
-    assert run_members([one], [{}], said.append) == [one]
+    assert state(one, halving_of([one])) == "running"
+    assert run_all([one], say=said.append) == Unfinished([one], [])
     assert "another process is running it" in said[0] and not one.workdir.exists()
     os.close(holder)
-    assert state(one) == "to do"
+    assert state(one, halving_of([one])) == "to do"
 
 
 def test_a_child_keeps_its_folder_when_the_sweep_is_killed(member):
     """SIGKILL leaves no time to end the child: it writes on, and a sweep started again must not write beside it."""
     one = member(0, seconds=600)
-    code = f"from pathlib import PosixPath; from jaxrl.running.sweep import *; run_members([{one}], [{{}}], print)"
+    code = ("from pathlib import PosixPath; from jaxrl.running.sweep import *; "
+            f"run_members([{one}], [{{}}], Halving(PosixPath('none'), {{}}), print)")
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
     while not (one.workdir / "checkpoints").exists():
         assert parent.poll() is None
@@ -76,6 +120,41 @@ def test_a_child_keeps_its_folder_when_the_sweep_is_killed(member):
     parent.kill()
     parent.wait()
     try:
-        assert state(one) == "running"
+        assert state(one, halving_of([one])) == "running"
     finally:
         os.kill(int(one.log.read_text().splitlines()[1]), signal.SIGKILL)
+
+
+@pytest.fixture
+def paused(tmp_path):
+    """Runs of two steps; given how many of 40 problems each has right after the first."""
+    (tmp_path / "child.py").write_text(PAUSED)
+
+    def make(*right):
+        return [Member(index, f"setting{index}", 0, tmp_path / f"run{index}", "model", 2, False,
+                       (str(tmp_path / "child.py"), str(tmp_path / f"run{index}"), evaluation(1, count), evaluation(2)))
+                for index, count in enumerate(right)]
+
+    return make
+
+
+@pytest.mark.parametrize("places", [1, 3])
+def test_a_loser_is_stopped_and_the_others_go_on_after_they_have_waited(paused, places):
+    said, members = [], paused(35, 4, 36)
+    assert run_all(members, [{}] * places, said.append, steps=(1,)) == Unfinished([], [])
+    assert [state(each, halving_of(members, 1)) for each in members] == ["finished", "stopped after step 1", "finished"]
+    assert sum(line.startswith("setting1 is stopped after step 1: held-out accuracy 10.0% [4.0, 23.1], while setting0, "
+                               "the last that stays, has 87.5%") for line in said) == 1
+    # Without the flag the same sweep takes the loser to its end too.
+    assert state(members[1], halving_of(members)) == "step 1 of 2"
+    assert run_all(members) == Unfinished([], [])
+    assert state(members[1], halving_of(members)) == "finished"
+
+
+def test_a_single_run_of_a_sweep_waits_where_the_others_have_not_come(paused):
+    members, said = paused(35, 4), []
+    for member, waiting in zip(members, ([members[0]], []), strict=True):
+        assert run_members([member], [{}], halving_of(members, 1), said.append) == Unfinished([], waiting)
+    assert "0: setting0, seed 0: waits after step 1" in said
+    assert run_members(members[:1], [{}], halving_of(members, 1), said.append) == Unfinished([], [])
+    assert [state(each, halving_of(members, 1)) for each in members] == ["finished", "stopped after step 1"]
