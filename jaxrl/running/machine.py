@@ -1,15 +1,16 @@
 """What a run computes with: model, mesh, sampler, update, state; built once from its specification."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from jaxrl.learning.batching import LayoutSpec, length_buckets
-from jaxrl.learning.mesh import make_mesh
+from jaxrl.learning.mesh import make_mesh, placer
 from jaxrl.learning.optimizer import make_optimizer
 from jaxrl.learning.run_params import restore_params, split_run
 from jaxrl.learning.state import TrainState, abstract_params, decode_shardings, init_state
@@ -39,20 +40,33 @@ class Machine:
     longest: int
 
 
-def build_machine(spec: RunSpec, config: Qwen2Config, longest: int) -> Machine:
-    """Everything but the state. Raises ValueError where `longest` tokens are more than the model knows positions."""
+def update_spec(spec: RunSpec, longest: int) -> UpdateSpec:
+    """How the run cuts up its updates; `longest`: tokens of the longest row."""
+    buckets = length_buckets(longest, shortest=min(48, longest), multiple=spec.length_multiple,
+                             ratio=spec.length_ratio)
+    return UpdateSpec(LayoutSpec(buckets, spec.micro_tokens), spec.epochs, spec.minibatches, spec.head_tokens)
+
+
+def learner_model(spec: RunSpec, config: Qwen2Config, mesh: Mesh | AbstractMesh) -> Qwen2:
+    """The model as it learns."""
+    return Qwen2(config, dtype=jnp.dtype(spec.dtype), remat=spec.remat, attention=spec.attention, unroll=spec.unroll,
+                 place=placer(mesh))
+
+
+def build_machine(
+    spec: RunSpec, config: Qwen2Config, longest: int, devices: Sequence[jax.Device] | None = None
+) -> Machine:
+    """Everything but the state, for these devices (None: all there are).
+
+    Raises ValueError where `longest` tokens are more than the model knows positions.
+    """
     if longest > config.max_position_embeddings:
         raise ValueError(f"prompt and response may take {longest} tokens, the model knows "
                          f"{config.max_position_embeddings} positions; lower sampling.max_new_tokens.")
-    mesh = make_mesh(spec.mesh)
-    dtype = jnp.dtype(spec.dtype)
-    model = Qwen2(config, dtype=dtype, remat=spec.remat, attention=spec.attention, unroll=spec.unroll)
-    optimizer = make_optimizer(spec.optimizer)
-    buckets = length_buckets(longest, shortest=min(48, longest), multiple=spec.length_multiple,
-                             ratio=spec.length_ratio)
-    layout = UpdateSpec(LayoutSpec(buckets, spec.micro_tokens), spec.epochs, spec.minibatches, spec.head_tokens)
-    sampler = Sampler(config, mesh, weight_shardings=decode_shardings(config, mesh), dtype=dtype, longest=longest,
-                      rows=spec.sampler_rows, chunk=spec.sampler_chunk)
+    mesh = make_mesh(spec.mesh, devices)
+    model, optimizer, layout = learner_model(spec, config, mesh), make_optimizer(spec.optimizer), update_spec(spec, longest)
+    sampler = Sampler(config, mesh, weight_shardings=decode_shardings(config, mesh), dtype=jnp.dtype(spec.dtype),
+                      longest=longest, rows=spec.sampler_rows, chunk=spec.sampler_chunk)
     return Machine(config, mesh, model, optimizer, sampler,
                    make_update(model, optimizer, spec.loss, mesh, layout), make_logp(model, mesh, layout), longest)
 
