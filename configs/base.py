@@ -1,6 +1,7 @@
 """Every field of a training run, once, with its default and one comment. Experiments start from here."""
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs.tiny_base import tiny_puzzles
 
@@ -39,8 +40,20 @@ def get_run() -> ConfigDict:
         answer_unparseable=-2.0,
     ))
     config.algorithm = ConfigDict(dict(
-        recipe="grpo",  # a row of jaxrl.algorithms.recipes.RECIPES
-        clip_low=0.2, clip_high=0.2,  # the ratio stays in [1 - low, 1 + high]
+        recipe="grpo",  # a row of jaxrl.algorithms.recipes.RECIPES, see docs/algorithms.md
+        clip_low=placeholder(float), clip_high=placeholder(float),  # placeholder: as the row of the recipe has it
+        dual_clip=placeholder(float),  # bound of the loss where the advantage is negative, times it
+        reduction=placeholder(str),  # weights of tokens: "token_mean", "sequence_mean", ...
+        kl=placeholder(str), kl_placement=placeholder(str),  # "k1", "k2" or "k3"; in "loss" or "reward", or "none"
+        entropy_coefficient=placeholder(float),  # of a bonus for entropy
+        importance_cap=placeholder(float),  # truncated importance sampling: weights of sampler and learner up to this
+        gamma=placeholder(float), lam=placeholder(float),  # discounts of rewards, and of advantages with a critic
+        value_clip=placeholder(float),  # how far values may move from the old ones in the critic's loss
+        critic_learning_rate=1e-5,  # of the critic, where the recipe has one; constant
+        drop_equal=placeholder(bool),  # leave groups with one and the same reward out of the update
+        refills=placeholder(int),  # how often a step asks other problems in their place, at most
+        overlong_buffer=placeholder(float),  # last share of max_new_tokens, over which a penalty grows to 1
+        reference=ConfigDict(dict(every=0, decay=0.0)),  # KL to the first model (0), or to weights moved every n steps
         epochs=1, minibatches=1,  # passes over a rollout, and optimizer steps in each
     ))
     config.optimizer = ConfigDict(dict(kind="adamw", b1=0.9, b2=0.999, weight_decay=0.0, clip_norm=1.0,
@@ -94,7 +107,7 @@ def get_stage(size: str = "") -> ConfigDict:
         max_new_tokens=2048,
     ))
     stage.learning_rate = ConfigDict(dict(kind="constant", value=4e-7, end=0.0, warmup=5, drops=()))
-    stage.kl_coefficient = 0.001
+    stage.kl_coefficient = placeholder(float)  # weight of the KL; placeholder: as the recipe has it
     stage.fresh_optimizer = False  # forget the moments of the stage before
     if size == TINY:
         stage.prompts, stage.samples = 16, 16
@@ -111,6 +124,7 @@ def small(config: ConfigDict) -> ConfigDict:
     config.dtype, config.attention, config.remat, config.unroll = "float32", "plain", "none", 4
     config.prompt.form, config.prompt.opens_think = "terse", False
     config.task = ConfigDict(dict(name="knights_and_knaves", **tiny_puzzles()))
+    config.algorithm.critic_learning_rate = 3e-4
     config.optimizer.b2 = 0.98  # a short run: the second moment has to follow faster
     config.layout.update(dict(micro_tokens=1536, multiple=8, ratio=1.12, head_tokens=4096))
     config.sampler.update(dict(rows=16, chunk=16))
@@ -136,7 +150,7 @@ def single(stage: ConfigDict, name: str, size: str) -> ConfigDict:
     config = choose_size(get_run(), size)
     config.name = name
     config.workdir = f"runs/{name}" + (f"_{size}" if size else "")
-    for field, value in stage.items():
+    for field, value in stage.items(preserve_field_references=True):  # a placeholder keeps its type
         config[field] = value
     return config
 

@@ -6,6 +6,7 @@ from jaxrl.algorithms.logp import token_logp
 from jaxrl.algorithms.losses import SUPERVISED, LossSpec, combine_info, policy_loss
 from jaxrl.algorithms.recipes import RECIPES, recipe
 from jaxrl.algorithms.schedules import ScheduleSpec, make_schedule
+from jaxrl.algorithms.values import explained_variance, value_loss
 
 __all__ = [
     "RECIPES",
@@ -16,9 +17,11 @@ __all__ = [
     "Totals",
     "combine_info",
     "compute_advantages",
+    "explained_variance",
     "make_schedule",
     "policy_loss",
     "recipe",
     "token_logp",
     "totals_of",
+    "value_loss",
 ]

@@ -1,11 +1,11 @@
 """How much better a sample was than expected: from the rewards of a step to one number a token.
 
-Functions take rewards [P, G] (G samples of each of P prompts), mask [B, T] and penalty [B, T], rows
-prompt-major, and return [B, T] when they stand in the table `ADVANTAGES`; the plain equations above it work
-on [P, G] or [B].
+The equations come first; the table `ADVANTAGES` at the end makes each a function from what a step knows, `Signals`,
+to [B, T]. Rows are prompt-major: G samples of the first of P prompts, then those of the second.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -118,43 +118,96 @@ def overlong_penalty(lengths: Int[Array, " B"], limit: int, buffer: int) -> Floa
     return jnp.clip((limit - buffer - lengths).astype(jnp.float32) / buffer, -1.0, 0.0)
 
 
+def value_targets(
+    rewards: Float[Array, "P G"],
+    mask: Float[Array, "B T"],
+    penalty: Float[Array, "B T"],
+    values: Float[Array, "B T"],
+    gamma: float = 1.0,
+    lam: float = 1.0,
+) -> Float[Array, "B T"]:
+    """The returns that a critic learns, A + V with the A of `gae` before whitening; zeros off the mask."""
+    return gae(token_rewards(rewards.reshape(-1), mask, penalty), values, mask, gamma, lam)[1]
+
+
+class Signals(NamedTuple):
+    """What the advantages of a step are computed from.
+
+    penalty: taken from the reward token by token (kl_coefficient times the estimate, for KL in the reward). values: of
+    the critic before the update. greedy: reward of each prompt's greedy completion.
+    """
+
+    rewards: Float[Array, "P G"]
+    mask: Float[Array, "B T"]
+    penalty: Float[Array, "B T"]
+    values: Float[Array, "B T"] | None
+    greedy: Float[Array, " P"] | None
+    gamma: float
+    lam: float
+
+
 def compute_advantages(
     name: str,
     rewards: Float[Array, "P G"],
     mask: Float[Array, "B T"],
     penalty: Float[Array, "B T"] | None = None,
+    *,
+    values: Float[Array, "B T"] | None = None,
+    greedy: Float[Array, " P"] | None = None,
+    gamma: float = 1.0,
+    lam: float = 1.0,
 ) -> Float[Array, "B T"]:
-    """Advantages of a step by the table's `name`; zeros off `mask`.
+    """Advantages of a step by the table's `name`; zeros off `mask`. For the arguments see `Signals`.
 
-    `penalty` is what is taken from the reward token by token (kl_coefficient times k1, for KL in the reward).
-    Raises ValueError for an unknown name, and where B is not P x G.
+    Raises ValueError for an unknown name, where B is not P x G, and where values or greedy rewards are missing.
     """
     if name not in ADVANTAGES:
         raise ValueError(f"advantage: expected one of {', '.join(ADVANTAGES)}, got {name!r}")
     if rewards.size != mask.shape[0]:
         raise ValueError(f"advantages: expected mask rows = P x G = {rewards.size}, got {mask.shape[0]}")
+    equation, needs = ADVANTAGES[name]
+    if (needs == "critic" and values is None) or (needs == "greedy" and greedy is None):
+        missing = "the critic's values" if needs == "critic" else "the rewards of greedy completions"
+        raise ValueError(f"advantage {name!r} needs {missing}, got None; pass them, or choose another advantage")
     penalty = jnp.zeros_like(mask) if penalty is None else hide(penalty, mask)
-    return ADVANTAGES[name](rewards, mask, penalty)
+    return equation(Signals(rewards, mask, penalty, values, greedy, gamma, lam))
 
 
 def _by_row(equation):
     """A [P, G] equation as a table entry: the penalty of a row is summed into its reward."""
 
-    def advantages(rewards, mask, penalty):
-        rows = equation(rewards - jnp.sum(penalty, axis=1).reshape(rewards.shape)).reshape(-1)
-        return hide(jnp.broadcast_to(rows[:, None], mask.shape), mask)
+    def advantages(s):
+        rows = equation(s.rewards - jnp.sum(s.penalty, axis=1).reshape(s.rewards.shape)).reshape(-1)
+        return hide(jnp.broadcast_to(rows[:, None], s.mask.shape), s.mask)
 
     return advantages
 
 
-def _whitened_returns(rewards, mask, penalty):
-    """REINFORCE++: return to go of the end reward minus the penalties, whitened over the batch's tokens."""
-    return whiten_tokens(returns_to_go(token_rewards(rewards.reshape(-1), mask, penalty), mask), mask)
+def _returns(s):
+    """Return to go of the end reward minus the penalties."""
+    return returns_to_go(token_rewards(s.rewards.reshape(-1), s.mask, s.penalty), s.mask, s.gamma)
 
 
-def _whitened_center(rewards, mask, penalty):
+def _whitened_returns(s):
+    """REINFORCE++ (arXiv 2501.03262, equations 4 and 5): returns to go, whitened over the batch's tokens."""
+    return whiten_tokens(_returns(s), s.mask)
+
+
+def _whitened_center(s):
     """REINFORCE++-baseline: minus the group's mean, then whitened over the batch's tokens."""
-    return whiten_tokens(_by_row(group_center)(rewards, mask, penalty), mask)
+    return whiten_tokens(_by_row(group_center)(s), s.mask)
+
+
+def _greedy_baseline(s):
+    """Return to go minus the reward of the prompt's greedy completion (ReMax, arXiv 2310.10505, equation 5)."""
+    baseline = jnp.repeat(s.greedy, s.rewards.shape[1])
+    return hide(_returns(s) - baseline[:, None], s.mask)
+
+
+def _whitened_gae(s):
+    """Generalised advantages of the end reward minus the penalties, whitened over the batch's tokens (PPO)."""
+    rewards = token_rewards(s.rewards.reshape(-1), s.mask, s.penalty)
+    return whiten_tokens(gae(rewards, s.values, s.mask, s.gamma, s.lam)[0], s.mask)
 
 
 def _expect_group(rewards):
@@ -165,11 +218,22 @@ def _expect_group(rewards):
         )
 
 
-ADVANTAGES: dict[str, Callable[[Array, Array, Array], Array]] = {
-    "group_zscore": _by_row(group_zscore),
-    "group_center": _by_row(group_center),
-    "leave_one_out": _by_row(leave_one_out),
-    "whitened_returns": _whitened_returns,
-    "whitened_center": _whitened_center,
+class Advantage(NamedTuple):
+    """A row of the table: [B, T] from `Signals`, and what it needs besides the rewards.
+
+    needs: "group" (2 or more samples a prompt), "critic" (values), "greedy" (a greedy completion a prompt), or "".
+    """
+
+    equation: Callable[[Signals], Array]
+    needs: str = ""
+
+
+ADVANTAGES: dict[str, Advantage] = {
+    "group_zscore": Advantage(_by_row(group_zscore), "group"),
+    "group_center": Advantage(_by_row(group_center), "group"),
+    "leave_one_out": Advantage(_by_row(leave_one_out), "group"),
+    "whitened_returns": Advantage(_whitened_returns),
+    "whitened_center": Advantage(_whitened_center, "group"),
+    "greedy_baseline": Advantage(_greedy_baseline, "greedy"),
+    "whitened_gae": Advantage(_whitened_gae, "critic"),
 }
-"""name -> function(rewards[P, G], mask[B, T], penalty[B, T]) -> advantages[B, T]."""

@@ -13,6 +13,7 @@ class Batch(NamedTuple):
     `loss_mask` is 1 on the sampled tokens up to and including the first EOS, and may not reach beyond
     `lengths`. `old_logp` None: one update per rollout, the ratio is taken to `stop_gradient(logp)`.
     `ref_logp` None: no reference. `sample_logp` None: the sampler is not compared with the learner.
+    `values` and `returns`: what the critic said before the update, and what it is to learn; None without one.
     """
 
     tokens: Int[Array, "B T"]
@@ -22,6 +23,8 @@ class Batch(NamedTuple):
     old_logp: Float[Array, "B T"] | None = None
     ref_logp: Float[Array, "B T"] | None = None
     sample_logp: Float[Array, "B T"] | None = None
+    values: Float[Array, "B T"] | None = None
+    returns: Float[Array, "B T"] | None = None
 
 
 class Totals(NamedTuple):

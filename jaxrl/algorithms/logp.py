@@ -19,8 +19,8 @@ def token_logp(
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """log p(tokens[:, t] | tokens[:, :t]) and the entropy of that distribution, in nats, float32.
 
-    The only place where the shift by one happens: both results at t speak of `tokens[:, t]`, and are 0 at
-    t = 0. `hidden` is the model's output (final norm applied), `kernel` the head. Logits are accumulated in
+    Shifted by one (see `shift`, the only place where that happens): both results at t speak of `tokens[:, t]`, and
+    are 0 at t = 0. `hidden` is the model's output (final norm applied), `kernel` the head. Logits are accumulated in
     float32 and divided by `temperature`, which may be traced: the distribution the sampler draws from, before
     truncation. The head runs over pieces of T of about `chunk_tokens` tokens (all rows and devices together),
     each recomputed in the backward pass. The entropy carries a gradient only if `entropy_gradient`.
@@ -45,8 +45,12 @@ def token_logp(
             x.swapaxes(0, 1).reshape(rows, count * piece)[:, :length]
             for x in jax.lax.map(jax.checkpoint(head), pieces)
         )
-    first = jnp.zeros((rows, 1), jnp.float32)
-    return tuple(jnp.concatenate([first, x[:, :-1]], axis=1) for x in (logp, entropy))
+    return shift(logp), shift(entropy)
+
+
+def shift(after: Float[Array, "B T"]) -> Float[Array, "B T"]:
+    """What was said behind token t - 1, at t: results then speak of `tokens[:, t]`; 0 at t = 0."""
+    return jnp.concatenate([jnp.zeros_like(after[:, :1]), after[:, :-1]], axis=1)
 
 
 def _head(kernel, inverse_temperature, entropy_gradient, piece):

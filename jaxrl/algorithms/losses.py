@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrl.algorithms import kl as kls
+from jaxrl.algorithms.advantages import ADVANTAGES
 from jaxrl.algorithms.batch import Batch, Totals, totals_of
 from jaxrl.algorithms.masked import hide, masked_max, masked_sum, row_mean
 
@@ -27,10 +28,16 @@ class LossSpec:
     clip_low, clip_high: the ratio is kept in [1 - clip_low, 1 + clip_high]; CISPO uses the upper bound only.
     dual_clip: for negative advantages the loss is at most -A * dual_clip (off: None; the usual value is 3).
     kl, kl_placement: estimator "k1" "k2" "k3", and where it enters: "none", "loss", "reward".
-    kl_coefficient, entropy_coefficient: defaults; an update may pass traced values instead.
-    entropy_bonus: whether the entropy has a gradient at all (it costs memory bandwidth over the vocabulary).
+    kl_coefficient: a default; an update may pass a traced value instead.
+    entropy_coefficient: of a bonus for entropy; its gradient costs memory bandwidth over the vocabulary (off: 0).
     importance_cap: truncated importance sampling, weight min(old / sample, cap) (off: None).
     max_length: new tokens at most, for "fixed_length".
+    gamma, lam: discount of later rewards, and of later advantages in `advantages.gae`.
+    value_clip: the critic's values are kept within so much of the old ones, as the ratio is (off: None).
+    drop_equal: whether groups whose samples all got the same reward are left out of the update.
+    refills: how often a step asks other problems at most, in place of those (DAPO's dynamic sampling).
+    overlong_buffer: share of the limit of new tokens over which a penalty for length grows to 1, see
+      `advantages.overlong_penalty` (off: 0).
     """
 
     advantage: str = "group_zscore"
@@ -42,12 +49,18 @@ class LossSpec:
     kl: str = "k3"
     kl_placement: str = "loss"
     kl_coefficient: float = 0.001
-    entropy_bonus: bool = False
     entropy_coefficient: float = 0.0
     importance_cap: float | None = None
     max_length: int = 0
+    gamma: float = 1.0
+    lam: float = 1.0
+    value_clip: float | None = None
+    drop_equal: bool = False
+    refills: int = 0
+    overlong_buffer: float = 0.0
 
     def __post_init__(self):
+        _expect("advantage", self.advantage, ADVANTAGES)
         _expect("surrogate", self.surrogate, SURROGATES)
         _expect("reduction", self.reduction, REDUCTIONS)
         _expect("kl", self.kl, kls.ESTIMATORS)
@@ -61,15 +74,27 @@ class LossSpec:
                 f"reduction 'fixed_length' divides by max_length: expected 1 or more, got {self.max_length}; "
                 "set it to the largest number of new tokens"
             )
-        if self.entropy_coefficient != 0.0 and not self.entropy_bonus:
+        for field in ("gamma", "lam", "overlong_buffer"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"{field}: expected 0 to 1, got {getattr(self, field)}")
+        for field in ("dual_clip", "importance_cap", "value_clip"):
+            if getattr(self, field) is not None and getattr(self, field) <= 0:
+                raise ValueError(f"{field}: expected above 0, or None for none, got {getattr(self, field)}")
+        if self.refills < 0 or (self.refills and not self.drop_equal):
             raise ValueError(
-                f"entropy_coefficient={self.entropy_coefficient} does nothing without entropy_bonus=True"
+                f"refills={self.refills}: expected 0 or more, and above 0 only with drop_equal=True: problems are "
+                "asked in place of the groups that are dropped"
             )
 
     @property
     def needs_reference(self) -> bool:
         """Whether the reference's log-probabilities enter the loss."""
         return self.kl_placement == "loss"
+
+    @property
+    def needs(self) -> str:
+        """What the advantage needs besides rewards: "group", "critic", "greedy" or ""."""
+        return ADVANTAGES[self.advantage].needs
 
 
 def policy_loss(
@@ -80,7 +105,6 @@ def policy_loss(
     entropy: Float[Array, "B T"] | None = None,
     totals: Totals | None = None,
     kl_coefficient: Float[Array, ""] | float | None = None,
-    entropy_coefficient: Float[Array, ""] | float | None = None,
     row_blocks: int | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, "*blocks"]]]:
     """The loss of one (micro-)batch, and its measures, as shares of the whole optimizer step.
@@ -93,7 +117,6 @@ def policy_loss(
     mask = batch.loss_mask
     totals = totals_of(mask) if totals is None else totals
     kl_coefficient = spec.kl_coefficient if kl_coefficient is None else kl_coefficient
-    entropy_coefficient = spec.entropy_coefficient if entropy_coefficient is None else entropy_coefficient
     logp = hide(logp, mask)
     old_logp = jax.lax.stop_gradient(logp) if batch.old_logp is None else hide(batch.old_logp, mask)
     advantages = hide(batch.advantages, mask)
@@ -124,8 +147,8 @@ def policy_loss(
         )
     if entropy is not None:
         info["entropy"] = masked_sum(entropy, mask) / totals.tokens
-        if spec.entropy_bonus:
-            loss = loss - entropy_coefficient * reduce_tokens(hide(entropy, mask), mask, totals, spec)
+        if spec.entropy_coefficient:
+            loss = loss - spec.entropy_coefficient * reduce_tokens(hide(entropy, mask), mask, totals, spec)
     if batch.sample_logp is not None:
         gap = jnp.abs(logp - hide(batch.sample_logp, mask))
         info |= {

@@ -12,8 +12,9 @@ RECIPES: dict[str, LossSpec] = {
     "dr_grpo": LossSpec(
         advantage="group_center", reduction="fixed_length", kl_placement="none", max_length=2048
     ),
-    # arXiv 2503.14476: clip-higher, token mean, no KL; see `advantages.overlong_penalty` too.
-    "dapo": LossSpec(clip_high=0.28, kl_placement="none"),
+    # arXiv 2503.14476: clip-higher, token mean over the step, no KL, dynamic sampling, soft penalty over the last
+    # fifth of the limit. Refills are bounded here (the paper draws until the step is full).
+    "dapo": LossSpec(clip_high=0.28, kl_placement="none", drop_equal=True, refills=3, overlong_buffer=0.2),
     # arXiv 2507.18071: ratio and clipping by row.
     "gspo": LossSpec(
         surrogate="sequence_clip",
@@ -38,6 +39,21 @@ RECIPES: dict[str, LossSpec] = {
         kl="k1",
         kl_placement="reward",
         kl_coefficient=0.05,
+    ),
+    # arXiv 2310.10505: REINFORCE on whole rows, the greedy completion's reward as baseline, KL in the reward (the
+    # coefficient is that of "rloo").
+    "remax": LossSpec(
+        advantage="greedy_baseline",
+        surrogate="likelihood",
+        reduction="sequence_sum",
+        kl="k1",
+        kl_placement="reward",
+        kl_coefficient=0.05,
+    ),
+    # arXiv 1707.06347 and 2203.02155: critic, generalised advantages whitened over the batch, k1 in the reward.
+    # gamma = lam = 1 and the clipping of values: as common for language models that are rewarded at the end.
+    "ppo": LossSpec(
+        advantage="whitened_gae", kl="k1", kl_placement="reward", value_clip=0.5
     ),
 }
 

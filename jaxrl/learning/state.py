@@ -12,14 +12,35 @@ from jaxtyping import Array, Int
 from jaxrl.learning.mesh import DECODE_RULES, replicated, shardings_for
 from models.config import Qwen2Config
 from models.qwen2 import Qwen2
+from models.value import Qwen2Value, value_params
+
+
+class Learned(NamedTuple):
+    """Parameters and the moments of the optimizer that changes them."""
+
+    params: Any
+    opt_state: Any
 
 
 class TrainState(NamedTuple):
-    """`step` counts optimizer steps; `params` are masters (scanned tree, unboxed), `opt_state` moments."""
+    """`step` counts optimizer steps; `params` are masters (scanned tree, unboxed), `opt_state` moments.
+
+    critic: of an algorithm with one, else None. reference: the weights that the KL is taken to, where these follow the
+    policy (frozen ones stand outside), else None.
+    """
 
     step: Int[Array, ""]
     params: Any
     opt_state: Any
+    critic: Learned | None = None
+    reference: Any = None
+
+
+class Critic(NamedTuple):
+    """A critic's model and its own optimizer."""
+
+    model: Qwen2Value
+    optimizer: optax.GradientTransformation
 
 
 def abstract_params(model: nn.Module, mesh: Mesh) -> Any:
@@ -28,11 +49,23 @@ def abstract_params(model: nn.Module, mesh: Mesh) -> Any:
     return _with_shardings(nn.meta.unbox(boxed), shardings_for(boxed, mesh))
 
 
-def abstract_state(model: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Shapes, types and shardings of the whole state; moments are split like their parameters."""
-    params = _boxed_params(model)
+def abstract_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    critic: Critic | None = None,
+    *,
+    follows: bool = False,
+) -> TrainState:
+    """Shapes, types and shardings of the whole state; moments are split like their parameters.
+
+    follows: whether the state has a reference of its own.
+    """
     # The boxes travel through the optimizer, so each moment arrives with the logical axes of its parameter.
-    boxed = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
+    policy = _boxed(model, optimizer)
+    valued = critic and _boxed(critic.model, critic.optimizer)
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    boxed = TrainState(step, *policy, valued, policy.params if follows else None)
     shardings = shardings_for(boxed, mesh)
     return _with_shardings(nn.meta.unbox(boxed), shardings)
 
@@ -49,19 +82,53 @@ def init_params(model: nn.Module, mesh: Mesh, key: Array) -> Any:
 
 
 def init_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh, params: Any
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    params: Any,
+    critic: Critic | None = None,
+    *,
+    follows: bool = False,
 ) -> TrainState:
-    """State at step 0 with these parameters (copied to where the mesh wants them)."""
-    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(model, optimizer, mesh))
-    params = jax.device_put(params, shardings.params, may_alias=False)
-    opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
-    return TrainState(jax.device_put(jnp.zeros((), jnp.int32), replicated(mesh)), params, opt_state)
+    """State at step 0 with these parameters (copied to where the mesh wants them).
+
+    A critic starts from the same trunk, and a reference that follows from the same weights.
+    """
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(model, optimizer, mesh, critic, follows=follows))
+
+    def fresh(params, optimizer, place):
+        params = jax.device_put(params, place.params, may_alias=False)
+        return Learned(params, jax.jit(optimizer.init, out_shardings=place.opt_state)(params))
+
+    valued = critic and fresh(value_params(params), critic.optimizer, shardings.critic)
+    reference = jax.device_put(params, shardings.reference, may_alias=False) if follows else None
+    policy = fresh(params, optimizer, shardings)
+    return TrainState(jax.device_put(jnp.zeros((), jnp.int32), replicated(mesh)), *policy, valued, reference)
+
+
+def fresh_moments(
+    state: TrainState, optimizer: optax.GradientTransformation, critic: Critic | None = None
+) -> TrainState:
+    """The state with the moments of its optimizers forgotten; the old ones are given up."""
+
+    def forget(learned, optimizer):
+        place = jax.tree.map(lambda x: x.sharding, learned.opt_state)
+        return jax.jit(optimizer.init, out_shardings=place)(learned.params)
+
+    if critic:
+        state = state._replace(critic=state.critic._replace(opt_state=forget(state.critic, critic.optimizer)))
+    return state._replace(opt_state=forget(state, optimizer))
 
 
 def _init(model, key):
     tokens = jnp.zeros((1, 2), jnp.int32)
     model = model.clone(attention="plain")  # no shape depends on it, and the fused kernel needs a GPU even for shapes
     return model.init(key, tokens, tokens, jnp.ones((1,), jnp.int32))["params"]
+
+
+def _boxed(model, optimizer):
+    params = _boxed_params(model)
+    return Learned(params, jax.eval_shape(optimizer.init, params))
 
 
 def _boxed_params(model):

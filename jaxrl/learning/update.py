@@ -1,4 +1,4 @@
-"""One optimizer step: micro-batches of a few shapes, one accumulator, one denominator."""
+"""All optimizer steps of one rollout: micro-batches of a few shapes, one denominator a step."""
 
 import dataclasses
 from collections import Counter
@@ -14,12 +14,16 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxrl.algorithms.batch import Batch, Totals
-from jaxrl.algorithms.logp import token_logp
-from jaxrl.algorithms.losses import LossSpec, combine_info, policy_loss
+from jaxrl.algorithms.logp import shift, token_logp
+from jaxrl.algorithms.losses import LossSpec, policy_loss
+from jaxrl.algorithms.values import explained_variance, value_loss
 from jaxrl.learning.batching import LayoutSpec, Piece, cut, padding_share, take
-from jaxrl.learning.mesh import replicated, row_sharding, row_shards
-from jaxrl.learning.state import TrainState, abstract_state
+from jaxrl.learning.descent import Descent
+from jaxrl.learning.mesh import row_sharding, row_shards
+from jaxrl.learning.state import Critic, Learned, TrainState, abstract_state
+from models.flops import forward_flops
 from models.qwen2 import head_kernel
+from models.value import Qwen2Value
 
 
 class Scalars(NamedTuple):
@@ -28,16 +32,16 @@ class Scalars(NamedTuple):
     learning_rate: float
     temperature: float = 1.0
     kl_coefficient: float = 0.0
-    entropy_coefficient: float = 0.0
+    critic_learning_rate: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class UpdateSpec:
     """How often a rollout is used, and how the work is cut.
 
-    Every epoch goes over the rollout in `minibatches` parts of whole groups (rows in order), an optimizer
-    step each. With more than one optimizer step per rollout, old log-probabilities come from a pass of the
-    learner before the first.
+    Every epoch goes over the rollout in `minibatches` parts of about equally many rows, in order, an optimizer step
+    each. With more than one optimizer step per rollout, old log-probabilities come from a pass of the learner before
+    the first.
     head_tokens: tokens per piece of the head, over all devices (memory: head_tokens x vocabulary x 4 bytes).
     """
 
@@ -52,13 +56,6 @@ class UpdateSpec:
                 raise ValueError(f"{field}: expected 1 or more, got {getattr(self, field)}")
 
 
-class Accumulator(NamedTuple):
-    """Sums over the micro-batches of one optimizer step."""
-
-    grads: Any
-    info: dict[str, Array]
-
-
 def forward(
     model: nn.Module,
     params: Any,
@@ -70,12 +67,22 @@ def forward(
     entropy_gradient: bool = False,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Log-probability of every token and entropy before it, by the learner's model (see `token_logp`)."""
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
-    hidden, _ = model.apply({"params": params}, tokens, positions, lengths)
+    hidden, _ = model.apply({"params": params}, tokens, _positions(tokens), lengths)
     kernel = head_kernel(params, model.config)
     return token_logp(
         hidden, kernel, tokens, temperature, chunk_tokens=head_tokens, entropy_gradient=entropy_gradient
     )
+
+
+def forward_values(
+    model: Qwen2Value, params: Any, tokens: Int[Array, "B T"], lengths: Int[Array, " B"]
+) -> Float[Array, "B T"]:
+    """The critic's value of the state in which each token was drawn: what it says behind the token before."""
+    return shift(model.apply({"params": params}, tokens, _positions(tokens), lengths))
+
+
+def _positions(tokens):
+    return jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
 
 
 def make_logp(
@@ -88,23 +95,25 @@ def make_logp(
     program = _logp_program(model, mesh, spec)
 
     def logp(params, tokens, lengths, temperature):
-        rows = Batch(tokens, lengths, np.zeros_like(tokens, np.float32), np.zeros_like(tokens, np.float32))
-        out = np.zeros(tokens.shape, np.float32)
-        pieces = cut(lengths, spec.layout, row_shards(mesh))
-        parts = []
-        for piece in pieces:
-            micro = jax.device_put(take(rows, piece), row_sharding(mesh))
-            parts.append(program(params, micro.tokens, micro.lengths, np.float32(temperature)))
-        for piece, part in zip(pieces, parts, strict=True):
-            width = min(piece.length, out.shape[1])
-            out[piece.rows, :width] = np.asarray(part)[: len(piece.rows), :width]
-        return np.where(np.arange(out.shape[1])[None] < lengths[:, None], out, np.float32(0))
+        return _by_pieces(program, mesh, spec.layout, params, tokens, lengths, np.float32(temperature))
 
     return logp
 
 
+def make_values(
+    model: Qwen2Value, mesh: Mesh, layout: LayoutSpec
+) -> Callable[[Any, np.ndarray, np.ndarray], np.ndarray]:
+    """`values(params, tokens[B, T], lengths[B]) -> [B, T]` on the host, by the critic; zeros as in `make_logp`."""
+
+    def values(params, tokens, lengths):
+        return forward_values(model, params, tokens, lengths)
+
+    program = jax.jit(values, out_shardings=row_sharding(mesh))
+    return lambda params, tokens, lengths: _by_pieces(program, mesh, layout, params, tokens, lengths)
+
+
 class Update:
-    """`update(state, ref_params, batch, scalars) -> (state, info)`; see `make_update`."""
+    """`update(state, batch, scalars) -> (state, info)`; see `make_update`."""
 
     def __init__(
         self,
@@ -113,114 +122,68 @@ class Update:
         loss: LossSpec,
         mesh: Mesh,
         spec: UpdateSpec,
+        critic: Critic | None = None,
     ):
-        self.loss, self.mesh, self.spec = loss, mesh, spec
-        self.traces: Counter[tuple[int, int]] = Counter()
-        """How often the micro-batch program was traced, by shape (rows, length): never more than once
-        each."""
-        shardings = jax.tree.map(lambda x: x.sharding, abstract_state(model, optimizer, mesh))
-        whole, blocks = replicated(mesh), row_shards(mesh)
+        if (loss.needs == "critic") != (critic is not None):
+            raise ValueError(
+                f"advantage {loss.advantage!r}: expected {'a' if critic is None else 'no'} critic, got "
+                f"{'none' if critic is None else 'one'}; pass one where the advantage needs it, and only there"
+            )
+        self.model, self.loss, self.mesh, self.spec = model, loss, mesh, spec
+        places = jax.tree.map(lambda x: x.sharding, abstract_state(model, optimizer, mesh, critic))
         self._logp = _logp_program(model, mesh, spec)
 
-        def placed(grads, info):
-            # Largest values stay where their rows are until the end: a micro-batch then has one all-reduce less, which
-            # matters where several virtual CPU devices may lock up in each (LOG.md).
-            kept = {name: row_sharding(mesh) if name.endswith("_max") else whole for name in info}
-            pin = jax.lax.with_sharding_constraint
-            return Accumulator(jax.tree.map(pin, grads, shardings.params), jax.tree.map(pin, info, kept))
-
-        def zeros(params, names):
-            grads = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)
-            shapes = {name: (blocks,) if name.endswith("_max") else () for name in names}
-            return placed(grads, {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()})
-
-        def accumulate(total, params, micro, totals, scalars):
-            self.traces[micro.tokens.shape] += 1
-            grads, info = jax.grad(self._objective(model, micro, totals, scalars), has_aux=True)(params)
-            grads = jax.tree.map(lambda x, y: x + y.astype(x.dtype), total.grads, grads)
-            return placed(grads, combine_info(total.info, info))
-
-        def finish(state, total, scalars):
-            return _apply(optimizer, state, total, scalars)
-
-        self._zeros = jax.jit(zeros, static_argnums=1)
-        self._accumulate = jax.jit(accumulate, donate_argnums=0)
-        self._finish = jax.jit(finish, donate_argnums=0, out_shardings=(shardings, whole))
-
-    def __call__(
-        self, state: TrainState, ref_params: Any, batch: Batch, scalars: Scalars
-    ) -> tuple[TrainState, dict[str, Any]]:
-        """All optimizer steps of one rollout. `state` is given up: its buffers are reused."""
-        scalars = Scalars(*(np.float32(value) for value in scalars))
-        steps = [self._place(part, ref_params, state.params, scalars) for part in self._parts(batch)]
-        infos = []
-        for _ in range(self.spec.epochs):
-            for micros, totals in steps:
-                total = self._zeros(state.params, _info_names(self.loss, micros[0]))
-                for micro in micros:
-                    total = self._accumulate(total, state.params, micro, totals, scalars)
-                state, info = self._finish(state, total, scalars)
-                infos.append(info)
-        pieces = [piece for part in self._parts(batch) for piece in self._cut(part)]
-        counts = {
-            "tokens": int(batch.lengths.sum()),
-            "loss_tokens": int(batch.loss_mask.sum()),
-            "padding_share": padding_share(batch.lengths, pieces),
-            "micro_batches": len(pieces),
-        }
-        return state, _mean_info(infos) | counts
-
-    def _objective(self, model, micro, totals, scalars):
-        def objective(params):
+        def policy(params, micro, totals, scalars):
             logp, entropy = forward(
                 model,
                 params,
                 micro.tokens,
                 micro.lengths,
                 scalars.temperature,
-                head_tokens=self.spec.head_tokens,
-                entropy_gradient=self.loss.entropy_bonus,
+                head_tokens=spec.head_tokens,
+                entropy_gradient=loss.entropy_coefficient != 0.0,
             )
             return policy_loss(
                 logp,
                 micro,
-                self.loss,
+                loss,
                 entropy=entropy,
                 totals=totals,
                 kl_coefficient=scalars.kl_coefficient,
-                entropy_coefficient=scalars.entropy_coefficient,
-                row_blocks=row_shards(self.mesh),
+                row_blocks=row_shards(mesh),
             )
 
-        return objective
+        def value(params, micro, totals, scalars):
+            del scalars
+            values = forward_values(critic.model, params, micro.tokens, micro.lengths)
+            return value_loss(values, micro, loss, totals=totals)
 
-    def _parts(self, batch: Batch) -> list[Batch]:
-        count = self.spec.minibatches
-        if len(batch.lengths) % count:
-            raise ValueError(
-                f"minibatches={count} does not divide the {len(batch.lengths)} rows of the step; choose one that does"
-            )
-        rows = np.split(np.arange(len(batch.lengths)), count)
-        return [Batch(*(None if x is None else np.asarray(x)[part] for x in batch)) for part in rows]
+        self.policy = Descent(policy, optimizer, Learned(places.params, places.opt_state), mesh)
+        self.critic = critic and Descent(value, critic.optimizer, places.critic, mesh)
 
-    def _cut(self, part: Batch) -> list[Piece]:
-        return cut(part.lengths, self.spec.layout, row_shards(self.mesh))
+    @property
+    def traces(self) -> Counter[tuple[int, int]]:
+        """How often the policy's micro-batch program was traced, by shape (rows, length)."""
+        return self.policy.traces
 
-    def _place(self, part, ref_params, params, scalars):
-        """Micro-batches of one optimizer step on their devices, with what the loss needs; and the
-        denominators."""
-        several = self.spec.epochs * self.spec.minibatches > 1
-        micros = [jax.device_put(take(part, piece), row_sharding(self.mesh)) for piece in self._cut(part)]
+    def __call__(self, state: TrainState, batch: Batch, scalars: Scalars) -> tuple[TrainState, dict[str, Any]]:
+        """All optimizer steps of one rollout. `state` is given up: its buffers are reused."""
+        scalars = Scalars(*(np.float32(value) for value in scalars))
+        parts = self._parts(batch)
+        placed = [self.place(part, state.params, scalars) for part in parts]
+        infos = []
+        for _ in range(self.spec.epochs):
+            for micros, totals in placed:
+                state, info = self._step(state, micros, totals, scalars)
+                infos.append(info)
+        return state, _mean_info(infos) | self._counts(parts)
+
+    def place(self, part: Batch, params: Any, scalars: Scalars) -> tuple[list[Batch], Totals]:
+        """Micro-batches of one optimizer step on their devices, with what the loss needs; and the denominators."""
         if self.loss.needs_reference and part.ref_logp is None:
-            if ref_params is None:
-                raise ValueError(
-                    "a KL in the loss needs a reference: pass ref_params or batch.ref_logp, got neither"
-                )
-            micros = [
-                m._replace(ref_logp=self._logp(ref_params, m.tokens, m.lengths, scalars.temperature))
-                for m in micros
-            ]
-        if several and part.old_logp is None:
+            raise ValueError("a KL in the loss needs batch.ref_logp, got None; fill it before the update")
+        micros = [jax.device_put(take(part, piece), row_sharding(self.mesh)) for piece in self._cut(part)]
+        if self.spec.epochs * self.spec.minibatches > 1 and part.old_logp is None:
             micros = [
                 m._replace(old_logp=self._logp(params, m.tokens, m.lengths, scalars.temperature))
                 for m in micros
@@ -228,19 +191,78 @@ class Update:
         tokens, rows = part.loss_mask.sum(), (part.loss_mask > 0).any(axis=1).sum()
         return micros, Totals(np.float32(max(tokens, 1)), np.float32(max(rows, 1)))
 
+    def _step(self, state, micros, totals, scalars):
+        policy = Learned(state.params, state.opt_state)
+        policy, info = self.policy.step(policy, micros, totals, scalars, scalars.learning_rate)
+        state = TrainState(state.step + 1, *policy, state.critic, state.reference)
+        if self.critic:
+            critic, more = self.critic.step(state.critic, micros, totals, scalars, scalars.critic_learning_rate)
+            own = {f"critic_{name}" if name in info else name: x for name, x in more.items()}
+            state, info = state._replace(critic=critic), info | own
+        return state, info
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        """The rows of each optimizer step of an epoch; rows without a loss token are left out, if others have some."""
+        batch = Batch(*(None if x is None else np.asarray(x) for x in batch))
+        learned = np.flatnonzero((batch.loss_mask > 0).any(axis=1))
+        rows = learned if len(learned) else np.arange(len(batch.lengths))
+        parts = [part for part in np.array_split(rows, self.spec.minibatches) if len(part)]
+        return [Batch(*(None if x is None else x[part] for x in batch)) for part in parts]
+
+    def _cut(self, part: Batch) -> list[Piece]:
+        return cut(part.lengths, self.spec.layout, row_shards(self.mesh))
+
+    def _counts(self, parts: list[Batch]) -> dict[str, Any]:
+        """What the host knows of the update."""
+        pieces = [piece for part in parts for piece in self._cut(part)]
+        lengths = np.concatenate([part.lengths for part in parts])
+        flops = forward_flops(self.model.config, lengths)
+        counts = {
+            "tokens": int(lengths.sum()),
+            "loss_tokens": int(sum(part.loss_mask.sum() for part in parts)),
+            "padding_share": padding_share(lengths, pieces),
+            "micro_batches": len(pieces),
+        }
+        if self.critic:
+            flops += forward_flops(self.model.config, lengths, head=False)
+            whole = Batch(*(None if x[0] is None else np.concatenate(x) for x in zip(*parts, strict=True)))
+            counts["explained_variance"] = explained_variance(whole)
+        return counts | {"model_flops": 3 * self.spec.epochs * flops}
+
 
 def make_update(
-    model: nn.Module, optimizer: optax.GradientTransformation, loss: LossSpec, mesh: Mesh, spec: UpdateSpec
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    loss: LossSpec,
+    mesh: Mesh,
+    spec: UpdateSpec,
+    critic: Critic | None = None,
 ) -> Update:
-    """`update(state, ref_params, batch, scalars) -> (state, info)`, compiled once a bucket.
+    """`update(state, batch, scalars) -> (state, info)`, compiled once a bucket.
 
-    `batch` holds numpy arrays of the whole rollout, [B, T] with any T. `ref_params` may be None where the
-    loss has no KL, or where the batch brings `ref_logp`. `state` is donated. `info` is flat: losses, kl,
-    ratio_mean, ratio_max, clip_share, entropy, logp_gap_mean, logp_gap_max, grad_norm, update_norm, skipped
-    (all still on the device), and tokens, loss_tokens, padding_share, micro_batches (host numbers). A step
-    whose gradient is not finite changes nothing but `step`, and says skipped = 1.
+    `batch` holds numpy arrays of the whole rollout, [B, T] with any T. `state` is donated. `info` is flat: losses, kl,
+    ratio_mean, ratio_max, clip_share, entropy, logp_gap_mean, logp_gap_max, grad_norm, update_norm, skipped; with a
+    critic value_loss, value_mean, value_clip_share, critic_grad_norm, critic_update_norm, critic_skipped (all still on
+    the device); and tokens, loss_tokens, padding_share, micro_batches, explained_variance (with a critic), model_flops
+    (host numbers). `model_flops` are those of forward and backward passes over the true tokens, without what is
+    computed again or for padding. A step whose gradient is not finite changes nothing but `step`, and says skipped = 1.
     """
-    return Update(model, optimizer, loss, mesh, spec)
+    return Update(model, optimizer, loss, mesh, spec, critic)
+
+
+def _by_pieces(program, mesh, layout, params, tokens, lengths, *arguments):
+    """A row-wise program over host rows of any lengths; zeros beyond each."""
+    rows = Batch(tokens, lengths, np.zeros_like(tokens, np.float32), np.zeros_like(tokens, np.float32))
+    out = np.zeros(tokens.shape, np.float32)
+    pieces = cut(lengths, layout, row_shards(mesh))
+    parts = []
+    for piece in pieces:
+        micro = jax.device_put(take(rows, piece), row_sharding(mesh))
+        parts.append(program(params, micro.tokens, micro.lengths, *arguments))
+    for piece, part in zip(pieces, parts, strict=True):
+        width = min(piece.length, out.shape[1])
+        out[piece.rows, :width] = np.asarray(part)[: len(piece.rows), :width]
+    return np.where(np.arange(out.shape[1])[None] < lengths[:, None], out, np.float32(0))
 
 
 def _logp_program(model, mesh, spec):
@@ -248,34 +270,6 @@ def _logp_program(model, mesh, spec):
         return forward(model, params, tokens, lengths, temperature, head_tokens=spec.head_tokens)[0]
 
     return jax.jit(logp, out_shardings=row_sharding(mesh))
-
-
-def _apply(optimizer, state, total, scalars):
-    norm = optax.tree.norm(total.grads)
-    finite = jnp.isfinite(norm)
-    grads = jax.tree.map(lambda x, p: x.astype(p.dtype), total.grads, state.params)
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax relies on both
-        updates, opt_state = optimizer.update(
-            grads, state.opt_state, state.params, learning_rate=scalars.learning_rate
-        )
-    params = optax.apply_updates(state.params, updates)
-    params, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
-    )
-    info = {name: x.max() if name.endswith("_max") else x for name, x in total.info.items()} | {
-        "grad_norm": norm,
-        "update_norm": jnp.where(finite, optax.tree.norm(updates), 0.0),
-        "skipped": 1.0 - finite.astype(jnp.float32),
-    }
-    return TrainState(state.step + 1, params, opt_state), info
-
-
-def _info_names(loss: LossSpec, micro: Batch) -> tuple[str, ...]:
-    """Names `policy_loss` will report for such a micro-batch."""
-    one = jax.ShapeDtypeStruct((1, 2), jnp.float32)
-    shapes = Batch(*(None if x is None else one for x in micro))
-    _, info = jax.eval_shape(lambda logp, batch: policy_loss(logp, batch, loss, entropy=logp), one, shapes)
-    return tuple(sorted(info))
 
 
 def _mean_info(infos: list[dict[str, Array]]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class ResponseRecord(NamedTuple):
     format_reward: float
     answer_reward: float
     reward: float
-    advantage: float | None  # None where it was not finite
+    advantage: float | None  # None where it was not finite, or the group was not learned from
     length: int  # tokens, the end token included
     finished: bool  # False: cut off by the length limit
     way: str = ""  # way of answering, where the task can tell it

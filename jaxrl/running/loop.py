@@ -12,7 +12,7 @@ from jaxrl.evaluation.evaluate import evaluate
 from jaxrl.evaluation.overlap import refuse_overlap
 from jaxrl.evaluation.table import EvaluationResult, rows, to_metrics
 from jaxrl.learning.checkpoint import Checkpoints
-from jaxrl.learning.state import TrainState, abstract_state, init_state
+from jaxrl.learning.state import TrainState, fresh_moments
 from jaxrl.reporting.rollouts import write_rollouts
 from jaxrl.reporting.run_folder import read_evaluations, write_evaluation
 from jaxrl.reporting.terminal import Terminal
@@ -97,8 +97,7 @@ class Run:
         machine = self.machine
         if step is None:
             return first_state(machine, self.spec, self.folder), Progress()
-        abstract = abstract_state(machine.model, machine.optimizer, machine.mesh)
-        state, meta = self.saver.checkpoints.restore(abstract, step)
+        state, meta = self.saver.checkpoints.restore(machine.abstract(), step)
         return state, Progress(**meta)
 
     def _go_on(self, state: TrainState, progress: Progress, reference: Any) -> TrainState:
@@ -110,7 +109,7 @@ class Run:
                     self._announce(plan, state)
                     shown = plan.stage
                 if plan.stage.fresh_optimizer and plan.place == 0:
-                    state = init_state(self.machine.model, self.machine.optimizer, self.machine.mesh, state.params)
+                    state = fresh_moments(state, self.machine.optimizer, self.machine.critic)
                 drawn, record, cause = None, {"step": plan.step}, ""
                 try:
                     drawn = self.steps.draw(state, reference, plan)
@@ -217,4 +216,5 @@ class Run:
 
     @property
     def _needs_reference(self) -> bool:
-        return self.spec.loss.kl_placement != "none"
+        """Whether weights that stay as they are have to be loaded: a reference that follows is part of the state."""
+        return self.spec.loss.kl_placement != "none" and not self.spec.reference.follows

@@ -16,7 +16,10 @@ _UPDATE_NAMES = {
     "clip_share": "ratio/clip_share", "entropy": "entropy", "logp_gap_mean": "mismatch/mean",
     "logp_gap_max": "mismatch/max", "grad_norm": "gradient_norm",
     "update_norm": "update_norm", "tokens": "tokens/update",
-    "padding_share": "tokens/padding_share",
+    "padding_share": "tokens/padding_share", "model_flops": "flops/update",
+    "importance_capped_share": "ratio/capped_share", "value_loss": "critic/loss", "value_mean": "critic/value",
+    "value_clip_share": "critic/clip_share", "critic_grad_norm": "critic/gradient_norm",
+    "explained_variance": "critic/explained_variance",
 }
 
 # Rates at which runs are known to have collapsed: small models in LOG.md, 7B on such puzzles in the recipe's report.
@@ -40,11 +43,14 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
         "share/cut_off": float(1 - rollout.completions.finished.mean()),
         "length/mean": float(lengths.mean()), "length/min": int(lengths.min()), "length/max": int(lengths.max()),
         **{f"length/p{name}": float(value) for name, value in zip((10, 50, 90), percentiles, strict=True)},
-        "groups/no_variance": float((rewards.max(axis=1) == rewards.min(axis=1)).mean()),
         **{f"suspects/{name}": suspects[name] / len(verdicts) for name in SUSPECTS},
         "tokens/rollout": int(lengths.sum()),
         "tokens/slot_occupancy": rollout.completions.occupancy,
     }
+    if rewards.shape[1] > 1:
+        metrics["groups/no_variance"] = float((rewards.max(axis=1) == rewards.min(axis=1)).mean())
+    if rollout.greedy is not None:
+        metrics["reward/greedy"] = float(rollout.greedy.mean())
     if correct.any():
         metrics["length/correct"] = float(lengths[correct].mean())
     if not correct.all():
@@ -74,7 +80,7 @@ def stage_warnings(stage: StageSpec, parameters: int) -> list[str]:
 def warnings(record: Mapping[str, Any]) -> list[str]:
     """What is wrong with a step, in words with what to do; empty when nothing is."""
     found = []
-    if record["groups/no_variance"] == 1:
+    if record.get("groups/no_variance") == 1:
         found.append("every group got one and the same reward, so there was nothing to learn from; use easier puzzles, "
                      "more samples or a higher temperature.")
     if record["share/cut_off"] == 1:

@@ -35,16 +35,17 @@ def replay(run: Run, step: int, prompt: int, sample: int) -> Replayed:
     spec = run.spec
     plan = _plan(run, step)
     stage = plan.stage
-    for name, place, there in (("prompt", prompt, stage.prompts), ("sample", sample, stage.samples)):
-        if not 0 <= place < there:
-            raise ValueError(f"{name}: expected 0 to {there - 1}, as step {step} has {there}, got {place}.")
     path = rollout_path(spec.workdir / "rollouts", step)
     if not path.is_file():
         raise FileNotFoundError(f"expected the rollouts of step {step} at {path}, found none; name a step that was "
                                 "stored (config field rollouts.every).")
-    group = read_rollouts(path)[prompt]
-    indices = run.steps.indices(plan)[prompt : prompt + 1]
-    prompts, completions = run.steps.complete(_params(run, step), plan, indices, np.array([sample]))
+    groups = read_rollouts(path)
+    for name, place, there in (("prompt", prompt, len(groups)), ("sample", sample, stage.samples)):
+        if not 0 <= place < there:
+            raise ValueError(f"{name}: expected 0 to {there - 1}, as step {step} has {there}, got {place}.")
+    group = groups[prompt]
+    index = np.array([group.prompt_index])
+    prompts, completions = run.steps.complete(_params(run, step), plan, index, np.array([sample]))
     tokens = completions.tokens[0, : completions.lengths[0]].tolist()
     shown = run.dialogue.tokenizer.decode(prompts[0], skip_special_tokens=False)
     return Replayed(shown, group.responses[sample].response, run.dialogue.decode(tokens))

@@ -13,6 +13,7 @@ from jaxrl.evaluation.problems import kind_order
 from jaxrl.learning.checkpoint import CheckpointSpec
 from jaxrl.learning.mesh import MeshSpec
 from jaxrl.learning.optimizer import OptimizerSpec
+from jaxrl.learning.reference import ReferenceSpec
 from jaxrl.reporting.writers import WandbSpec
 from jaxrl.rewards import RULES, RewardValues
 from jaxrl.running.guard import GuardSpec
@@ -57,7 +58,7 @@ class StageSpec:
     fresh_optimizer: bool
 
     def __post_init__(self):
-        for field, least in (("steps", 1), ("prompts", 1), ("samples", 2), ("max_new_tokens", 1)):
+        for field, least in (("steps", 1), ("prompts", 1), ("samples", 1), ("max_new_tokens", 1)):
             if getattr(self, field) < least:
                 raise ValueError(f"{self.name}.{field}: expected {least} or more, got {getattr(self, field)}.")
         pool = sum(count for _, count in self.pool)
@@ -101,6 +102,8 @@ class RunSpec:
     rule: str
     values: RewardValues
     loss: LossSpec
+    reference: ReferenceSpec
+    critic_learning_rate: float
     epochs: int
     minibatches: int
     optimizer: OptimizerSpec
@@ -133,8 +136,7 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
     if rule not in RULES:
         raise ValueError(f"reward.rule: expected one of {', '.join(RULES)}, got {rule!r}.")
     task = make_task(c["task"], rule)
-    algorithm = dict(c["algorithm"])
-    name, epochs, minibatches = (algorithm.pop(key) for key in ("recipe", "epochs", "minibatches"))
+    loss, algorithm = _algorithm(c["algorithm"], stages)
     evaluation = EvaluationSpec(**c["evaluation"] | {"pool": pool_table("evaluation", c["evaluation"]["pool"])})
     if evaluation.rule:
         check_rule("evaluation.rule", evaluation.rule, c["task"]["name"], task)
@@ -144,16 +146,16 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
             raise ValueError(f"{field}: expected one of {', '.join(known)}, got {c[field]!r}.")
     if c["rollouts"]["every"] < 1:
         raise ValueError(f"rollouts.every: expected 1 or more, got {c['rollouts']['every']}.")
-    stage_specs = tuple(_stage(key, fields) for key, fields in sorted(stages.items()))
+    stage_specs = tuple(_stage(key, fields, loss) for key, fields in sorted(stages.items()))
     _check_evaluated(evaluation, stage_specs, c["checkpoint"]["best"])
-    # Dr.GRPO divides by the limit that the responses of this run really have.
-    algorithm.setdefault("max_length", max(stage.max_new_tokens for stage in stage_specs))
     return RunSpec(
         name=c["name"], seed=c["seed"], model=c["model"], init_from=c["init_from"], workdir=Path(c["workdir"]),
         mesh=MeshSpec(**c["mesh"]), dtype=c["dtype"], attention=c["attention"], remat=c["remat"], unroll=c["unroll"],
         prompt=PromptSpec(**c["prompt"]), stop=tuple(c["stop"]), task=task, rule=rule,
         values=RewardValues(**reward),
-        loss=recipe(name, **algorithm), epochs=epochs, minibatches=minibatches,
+        loss=loss, reference=ReferenceSpec(**algorithm["reference"]),
+        critic_learning_rate=algorithm["critic_learning_rate"], epochs=algorithm["epochs"],
+        minibatches=algorithm["minibatches"],
         optimizer=OptimizerSpec(**c["optimizer"]), micro_tokens=c["layout"]["micro_tokens"],
         length_multiple=c["layout"]["multiple"], length_ratio=c["layout"]["ratio"],
         head_tokens=c["layout"]["head_tokens"], sampler_rows=c["sampler"]["rows"],
@@ -191,12 +193,28 @@ def _check_evaluated(evaluation: EvaluationSpec, stages: Sequence[StageSpec], be
                              f"accuracy, got {evaluation.every} and {evaluation.samples}.")
 
 
-def _stage(name: str, c: dict[str, Any]) -> StageSpec:
+def _algorithm(c: dict[str, Any], stages: dict[str, Any]) -> tuple[LossSpec, dict[str, Any]]:
+    """The recipe's row with the fields that are given, and what of `algorithm` is no part of a row."""
+    outside = ("recipe", "epochs", "minibatches", "critic_learning_rate", "reference")
+    changes = {field: value for field, value in c.items() if field not in outside and value is not None}
+    # Dr.GRPO divides by the limit that the responses of this run really have.
+    limit = max(fields["sampling"]["max_new_tokens"] for fields in stages.values())
+    loss = recipe(c["recipe"], **{"max_length": limit} | changes)
+    if loss.kl_placement == "none" and c["reference"]["every"]:
+        raise ValueError(f"algorithm.reference: one that follows does nothing without a KL (recipe {c['recipe']}); set "
+                         "algorithm.kl_placement, or reference.every=0.")
+    return loss, {field: c[field] for field in outside}
+
+
+def _stage(name: str, c: dict[str, Any], loss: LossSpec) -> StageSpec:
     sampling, steps = c["sampling"], c["steps"]
     start, end = sampling["temperature"], sampling["temperature_end"]
     if min(start, end) <= 0:
         raise ValueError(f"{name}.sampling.temperature: expected above 0 while training, got {start} to {end}.")
     temperature = ScheduleSpec(start) if start == end else ScheduleSpec(start, "linear", end=end, steps=steps)
+    if c["samples"] < 2 and (loss.needs == "group" or loss.drop_equal):
+        raise ValueError(f"{name}.samples: expected 2 or more, as this algorithm compares the samples of a problem, "
+                         f"got {c['samples']}; raise it, or choose reinforce_pp, remax or ppo.")
     rate = dict(c["learning_rate"])
     rate["drops"] = tuple(tuple(drop) for drop in rate["drops"])
     spans = steps if rate["kind"] in ("linear", "cosine") else 0
@@ -205,5 +223,6 @@ def _stage(name: str, c: dict[str, Any]) -> StageSpec:
         prompts=c["prompts"], samples=c["samples"], temperature=temperature,
         top_k=sampling["top_k"], top_p=sampling["top_p"], min_p=sampling["min_p"],
         max_new_tokens=sampling["max_new_tokens"], learning_rate=ScheduleSpec(steps=spans, **rate),
-        kl_coefficient=c["kl_coefficient"], fresh_optimizer=c["fresh_optimizer"],
+        kl_coefficient=loss.kl_coefficient if c["kl_coefficient"] is None else c["kl_coefficient"],
+        fresh_optimizer=c["fresh_optimizer"],
     )

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.algorithms.batch import Batch
@@ -19,20 +20,34 @@ from jaxrl.reporting.terminal import Terminal
 from jaxrl.running.machine import Machine
 from jaxrl.running.measures import rollout_metrics, update_metrics, warnings
 from jaxrl.running.progress import StepPlan, draw_seed
-from jaxrl.running.rollout import Rollout, make_batch, score_completions, to_records, with_advantages
+from jaxrl.running.rollout import (
+    Rollout,
+    join,
+    make_batch,
+    score_completions,
+    select,
+    shaped_rewards,
+    to_records,
+    with_advantages,
+    with_variance,
+)
 from jaxrl.running.settings import RunSpec
 from jaxrl.running.tasks import Dialogue, choose
 from jaxrl.sampling import Completions, Coordinates
 
+_SPARE = 0x5BA2E  # what tells the order of spare problems from that of an epoch
+
 
 class Drawn(NamedTuple):
-    """What a step learns from: the indices of its problems, rollout, batch; when it began and how long all took."""
+    """What a step draws and learns from; when it began and how long all took."""
 
     began: float
     times: dict[str, float]  # by metric
-    indices: np.ndarray
-    rollout: Rollout
-    batch: Batch
+    indices: np.ndarray  # of its problems
+    rollout: Rollout  # all that was drawn
+    groups: np.ndarray  # those of the rollout that it learns from
+    batch: Batch  # their rows
+    refills: int = 0  # how often other problems were asked
 
 
 class Steps:
@@ -44,55 +59,91 @@ class Steps:
 
     def draw(self, state: TrainState, reference: Any, plan: StepPlan) -> Drawn:
         """The step's rollout and its batch; nothing is changed yet. FloatingPointError where logits are not finite."""
-        began, times = time.perf_counter(), {}
-        indices = self.indices(plan)
-        problems = [self.pools[plan.stage.name][index] for index in indices]
-        with self._phase("rollout", times):
-            prompts, completions = self.complete(state.params, plan, indices, np.arange(plan.stage.samples))
-        with self._phase("reward", times):
-            rollout = score_completions(self.dialogue, problems, prompts, completions)
-            batch = make_batch(rollout, self.machine.longest)
+        began, times, loss = time.perf_counter(), {}, self.spec.loss
+        rollout, indices, refills = self._roll(state.params, plan, times)
+        groups = np.arange(plan.stage.prompts)
+        if loss.drop_equal and len(with_variance(rollout.rewards)):
+            groups = with_variance(rollout.rewards)[: plan.stage.prompts]
+        learned = select(rollout, groups)
+        batch = make_batch(learned, self.machine.longest)
         with self._phase("reference", times):
             batch, penalty = self._refer(batch, state, reference, plan)
-            batch = with_advantages(batch, rollout, self.spec.loss.advantage, penalty)
-        return Drawn(began, times, indices, rollout, batch)
+            rewards = shaped_rewards(learned, loss, plan.stage.max_new_tokens)
+            batch = with_advantages(batch, rewards, learned.greedy, loss, penalty)
+        return Drawn(began, times, indices, rollout, groups, batch, refills)
+
+    def _roll(self, params: Any, plan: StepPlan, times: dict[str, float]) -> tuple[Rollout, np.ndarray, int]:
+        """All completions of a step, the indices of its problems, and how often others were asked (dynamic sampling).
+
+        Each refill asks as many other problems as groups are missing, so what is drawn depends on nothing but the
+        arguments (law 1), and a step that is taken again draws the same.
+        """
+        stage, loss = plan.stage, self.spec.loss
+        queue = np.concatenate([self.indices(plan), self.spare(plan)]) if loss.refills else self.indices(plan)
+        samples = np.arange(stage.samples + (loss.needs == "greedy"))
+        parts, asked, missing = [], 0, stage.prompts
+        while missing and len(parts) <= loss.refills and asked < len(queue):
+            indices = queue[asked : asked + missing]
+            asked += len(indices)
+            with self._phase("rollout", times):
+                prompts, completions = self.complete(params, plan, indices, samples)
+            with self._phase("reward", times):
+                problems = [self.pools[stage.name][index] for index in indices]
+                parts.append(score_completions(self.dialogue, problems, prompts, completions, stage.samples))
+            missing -= len(with_variance(parts[-1].rewards)) if loss.refills else missing
+        return join(parts), queue[:asked], len(parts) - 1
 
     def learn(self, state: TrainState, plan: StepPlan, drawn: Drawn) -> tuple[TrainState, dict[str, Any]]:
         """The update of a step, and the numbers of the whole of it."""
         stage, times = plan.stage, dict(drawn.times)
-        scalars = Scalars(plan.learning_rate, plan.temperature, stage.kl_coefficient)
+        scalars = Scalars(plan.learning_rate, plan.temperature, stage.kl_coefficient, self.spec.critic_learning_rate)
         with self._phase("update", times):
-            state, info = self.machine.update(state, None, drawn.batch, scalars)
+            state, info = self.machine.update(state, drawn.batch, scalars)
+            state = self.machine.follow(state, plan.step)
             info = jax.device_get(info)
         record = {"step": plan.step, "stage": stage.name, "stage_step": plan.place + 1, "guard/draw": plan.draw,
                   "learning_rate": plan.learning_rate, "temperature": plan.temperature,
                   "kl_coefficient": stage.kl_coefficient}
         record |= rollout_metrics(drawn.rollout) | update_metrics(info)
+        if self.spec.loss.drop_equal:
+            dropped = len(drawn.rollout.problems) - len(drawn.groups)
+            record |= {"groups/drawn": len(drawn.rollout.problems), "groups/dropped": dropped,
+                       "groups/refills": drawn.refills}
         found = warnings(record)
         record |= {"warnings": found} if found else {}
         times["time/step"] = time.perf_counter() - drawn.began
         speeds = {
             "speed/rollout_tokens_per_second": record["tokens/rollout"] / times["time/rollout"],
             "speed/update_tokens_per_second": record["tokens/update"] / times["time/update"],
+            "speed/update_flops": record["flops/update"] / times["time/update"],
             "memory/peak_bytes": _peak_bytes(),
         }
         return state, record | times | speeds
 
     def records(self, plan: StepPlan, drawn: Drawn) -> list[GroupRecord]:
         """The step's responses as they are stored."""
-        return to_records(drawn.rollout, drawn.batch, self.dialogue, plan.step, plan.stage.name, drawn.indices)
+        return to_records(drawn.rollout, drawn.batch, drawn.groups, self.dialogue, plan.step, plan.stage.name,
+                          drawn.indices)
 
     def indices(self, plan: StepPlan) -> np.ndarray:
         """Which problems of its stage's pool a step asks."""
-        stage = plan.stage
-        seed = (draw_seed(self.spec.seed, plan.draw), self.spec.stages.index(stage))
-        return choose(len(self.pools[stage.name]), stage.prompts, seed, plan.place)
+        return choose(len(self.pools[plan.stage.name]), plan.stage.prompts, self._problem_seed(plan), plan.place)
+
+    def spare(self, plan: StepPlan) -> np.ndarray:
+        """All others of the pool, in the order in which a step asks them in place of problems that teach nothing."""
+        seed = np.random.SeedSequence([*self._problem_seed(plan), plan.place, _SPARE])
+        order = np.random.default_rng(seed).permutation(len(self.pools[plan.stage.name]))
+        return order[~np.isin(order, self.indices(plan))]
+
+    def _problem_seed(self, plan: StepPlan) -> tuple[int, int]:
+        return draw_seed(self.spec.seed, plan.draw), self.spec.stages.index(plan.stage)
 
     def complete(
         self, params: Any, plan: StepPlan, indices: np.ndarray, samples: np.ndarray
     ) -> tuple[list[list[int]], Completions]:
         """Prompts of these problems, and completions with these sample numbers, as the step draws them.
 
+        A sample number behind those of the stage is drawn greedily.
         They are functions of the arguments alone (law 1), so a few of a step's completions are those of the whole step.
         """
         stage = plan.stage
@@ -100,7 +151,8 @@ class Steps:
         weights = self.machine.sampler.decode_weights(params)
         coordinates = Coordinates(draw_seed(self.spec.seed, plan.draw), plan.step, indices.astype(np.int32),
                                   samples.astype(np.int32))
-        drawing = self.dialogue.drawing(stage.max_new_tokens, plan.temperature,
+        heat = np.tile(np.where(samples < stage.samples, plan.temperature, 0.0), len(indices))
+        drawing = self.dialogue.drawing(stage.max_new_tokens, heat,
                                         top_k=stage.top_k, top_p=stage.top_p, min_p=stage.min_p)
         return prompts, self.machine.sampler.sample(weights, prompts, len(samples), coordinates, drawing)
 
@@ -109,6 +161,10 @@ class Steps:
     ) -> tuple[Batch, np.ndarray | None]:
         """The batch with reference log-probabilities, and the penalty [B, T] where the KL stands in the reward."""
         loss = self.spec.loss
+        if self.machine.values:
+            values = self.machine.values(state.critic.params, batch.tokens, batch.lengths)
+            batch = batch._replace(values=values * batch.loss_mask)
+        reference = state.reference if self.machine.follows else reference
         if reference is None:
             return batch, None
         referred = self.machine.logp(reference, batch.tokens, batch.lengths, plan.temperature)
@@ -116,15 +172,15 @@ class Steps:
         if loss.kl_placement != "reward":
             return batch, None
         own = self.machine.logp(state.params, batch.tokens, batch.lengths, plan.temperature) * batch.loss_mask
-        penalty = plan.stage.kl_coefficient * np.asarray(ESTIMATORS[loss.kl](own, batch.ref_logp)) * batch.loss_mask
-        return batch._replace(old_logp=own), penalty
+        divergence = ESTIMATORS[loss.kl](jnp.asarray(own), jnp.asarray(batch.ref_logp))
+        return batch._replace(old_logp=own), plan.stage.kl_coefficient * np.asarray(divergence) * batch.loss_mask
 
     @contextmanager
     def _phase(self, name: str, times: dict[str, float]):
         self.terminal.phase(name)
         began = time.perf_counter()
         yield
-        times[f"time/{name}"] = time.perf_counter() - began
+        times[f"time/{name}"] = times.get(f"time/{name}", 0.0) + time.perf_counter() - began
 
 
 def _peak_bytes() -> int:

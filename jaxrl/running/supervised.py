@@ -18,7 +18,7 @@ import numpy as np
 from data_gen.corpus import CorpusSpec, Example, write_corpus
 from data_gen.prompts import PromptSpec, puzzle_prompt
 from jaxrl.algorithms.batch import Batch
-from jaxrl.algorithms.losses import LossSpec
+from jaxrl.algorithms.losses import SUPERVISED
 from jaxrl.learning.batching import LayoutSpec, length_buckets
 from jaxrl.learning.checkpoint import Checkpoints, CheckpointSpec
 from jaxrl.learning.mesh import MeshSpec, make_mesh
@@ -30,7 +30,6 @@ from models.convert import save_params
 from models.qwen2 import Qwen2
 from models.vocabulary import build_tokenizer
 
-SUPERVISED = LossSpec(surrogate="likelihood", kl_placement="none", kl_coefficient=0.0)
 _VOCABULARY_EXAMPLES = 4000
 
 
@@ -127,7 +126,7 @@ def _run_phase(spec, place, state: TrainState, update, tokenizer, checkpoints, s
             batch = coming.result()
             coming = ahead.submit(_batch, spec, place["phase"], place["step"] + 1, tokenizer)
             rate = phase.rate(place["tokens"], place["step"])
-            state, info = update(state, None, batch, Scalars(learning_rate=rate))
+            state, info = update(state, batch, Scalars(learning_rate=rate))
             losses.append(float(info["loss"]))
             place["step"] += 1
             place["tokens"] += int(info["tokens"])

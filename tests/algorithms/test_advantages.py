@@ -80,11 +80,11 @@ def test_overlong_penalty_golden():
 def test_what_the_mask_hides_is_not_there(name):
     rewards = jnp.array([[3.0, -1.0], [0.5, -3.0]])
     penalty = 0.1 * jnp.arange(16.0).reshape(4, 4)
-    clean = compute_advantages(name, rewards, MASK, penalty)
-    dirty = compute_advantages(name, rewards, MASK, jnp.where(MASK > 0, penalty, jnp.nan))
-    longer = compute_advantages(
-        name, rewards, jnp.pad(MASK, ((0, 0), (0, 3))), jnp.pad(penalty, ((0, 0), (0, 3)))
-    )
+    values, greedy = jnp.sin(jnp.arange(16.0)).reshape(4, 4), jnp.array([1.0, -2.0])
+    hidden, wider = lambda x: jnp.where(MASK > 0, x, jnp.nan), lambda x: jnp.pad(x, ((0, 0), (0, 3)))
+    clean = compute_advantages(name, rewards, MASK, penalty, values=values, greedy=greedy)
+    dirty = compute_advantages(name, rewards, MASK, hidden(penalty), values=hidden(values), greedy=greedy)
+    longer = compute_advantages(name, rewards, wider(MASK), wider(penalty), values=wider(values), greedy=greedy)
     np.testing.assert_array_equal(clean, dirty)
     np.testing.assert_allclose(longer[:, :4], clean, rtol=1e-6)
     assert (np.asarray(clean)[np.asarray(MASK) == 0] == 0).all() and np.abs(clean).max() > 0
@@ -103,5 +103,9 @@ def test_whitened_returns_golden():
 def test_wrong_calls_say_what_was_expected():
     with pytest.raises(ValueError, match=r"group_zscore, .* got 'zscore'"):
         compute_advantages("zscore", REWARDS, MASK)
+    with pytest.raises(ValueError, match="'whitened_gae' needs the critic's values, got None"):
+        compute_advantages("whitened_gae", jnp.ones((2, 2)), MASK)
+    with pytest.raises(ValueError, match="'greedy_baseline' needs the rewards of greedy completions"):
+        compute_advantages("greedy_baseline", jnp.ones((2, 2)), MASK)
     with pytest.raises(ValueError, match="P x G = 8, got 4"):
         compute_advantages("group_zscore", REWARDS, MASK)

@@ -52,7 +52,7 @@ def by_hand(name):
             if name == "cispo":
                 total -= weight * min(ratio, 1 + spec.clip_high) * a * lp[b, t]
                 grad[b, t] -= weight * min(ratio, 1 + spec.clip_high) * a
-            elif name == "rloo":
+            elif name in ("rloo", "remax"):
                 total -= weight * a * lp[b, t]
                 grad[b, t] -= weight * a
             else:
@@ -80,7 +80,7 @@ def test_parts_of_a_step_add_up_to_the_step(name, pieces):
     _value, grad, info = value_and_grad(spec)
     parts, grads = None, []
     for rows in np.split(np.arange(4), pieces):
-        part = Batch(*(x[rows] for x in BATCH))
+        part = Batch(*(None if x is None else x[rows] for x in BATCH))
         loss = lambda x, part=part: policy_loss(x, part, spec, totals=totals_of(BATCH.loss_mask))  # noqa: E731
         (_, one), g = jax.value_and_grad(loss, has_aux=True)(LOGP[rows])
         parts = one if parts is None else combine_info(parts, one)
@@ -93,7 +93,7 @@ def test_parts_of_a_step_add_up_to_the_step(name, pieces):
 @pytest.mark.parametrize("name", RECIPES)
 def test_nan_off_the_mask_reaches_neither_value_nor_gradient(name):
     spec = recipe(name, max_length=4)
-    dirty = Batch(*BATCH[:3], *(jnp.where(MASK > 0, x, jnp.nan) for x in BATCH[3:]))
+    dirty = Batch(*BATCH[:3], *(jnp.where(MASK > 0, x, jnp.nan) for x in BATCH[3:7]))
     value, grad, _ = value_and_grad(spec)
     dirty_value, dirty_grad, info = value_and_grad(spec, dirty, jnp.where(MASK > 0, LOGP, jnp.nan))
     assert value == dirty_value
@@ -136,6 +136,16 @@ def test_supervised_is_the_cross_entropy():
     np.testing.assert_allclose(grad, -MASK / MASK.sum(), rtol=1e-6)
 
 
+def test_the_entropy_bonus_is_taken_from_the_loss_and_has_a_gradient():
+    entropy = jnp.asarray(np.abs(SAMPLE))
+    spec = recipe("grpo", entropy_coefficient=0.2)
+    loss = lambda x, spec: policy_loss(LOGP, BATCH, spec, entropy=x)[0]  # noqa: E731
+    free = loss(entropy, recipe("grpo"))
+    value, grad = jax.value_and_grad(loss)(jnp.where(MASK > 0, entropy, jnp.nan), spec)
+    np.testing.assert_allclose(free - value, 0.2 * (np.asarray(entropy) * MASK).sum() / MASK.sum(), rtol=1e-5)
+    np.testing.assert_allclose(grad, -0.2 * MASK / MASK.sum(), rtol=1e-6)
+
+
 def test_dual_clip_golden():
     """A = -1, ratio e^2 = 7.39: the loss is 7.39 without, 3 with dual_clip 3, and then flat."""
     batch = Batch(
@@ -172,8 +182,11 @@ def test_the_gap_between_sampler_and_learner():
         ({"kl": "k1"}, "k1 in the loss has no gradient"),
         ({"reduction": "mean"}, "reduction: expected one of token_mean"),
         ({"reduction": "fixed_length"}, "expected 1 or more, got 0"),
-        ({"entropy_coefficient": 0.1}, "does nothing without entropy_bonus"),
         ({"surrogate": "ppo"}, "surrogate: expected one of clip"),
+        ({"advantage": "gae"}, "advantage: expected one of group_zscore"),
+        ({"refills": 1}, "above 0 only with drop_equal=True"),
+        ({"lam": 1.5}, "lam: expected 0 to 1"),
+        ({"importance_cap": 0.0}, "importance_cap: expected above 0, or None"),
     ],
 )
 def test_a_spec_that_can_not_work_is_refused(changes, message):

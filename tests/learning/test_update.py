@@ -14,16 +14,18 @@ from jaxrl.algorithms.recipes import RECIPES, recipe
 from jaxrl.learning.batching import LayoutSpec
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.optimizer import OptimizerSpec, make_optimizer
-from jaxrl.learning.state import init_params, init_state
-from jaxrl.learning.update import Scalars, UpdateSpec, make_logp, make_update
+from jaxrl.learning.state import Critic, init_params, init_state
+from jaxrl.learning.update import Scalars, UpdateSpec, make_logp, make_update, make_values
 from models.config import Qwen2Config
+from models.flops import forward_flops
 from models.qwen2 import Qwen2
+from models.value import Qwen2Value
 
 CONFIG = Qwen2Config(32, 16, 32, 2, 4, 2, 4, tie_word_embeddings=True)
 MODEL = Qwen2(CONFIG)
 # Plain gradient descent: the change of the parameters is the gradient, and no rule hides its size.
 DESCENT = make_optimizer(OptimizerSpec("sgd", b1=0.0, clip_norm=0.0))
-SCALARS = Scalars(0.1, temperature=1.3, kl_coefficient=0.2)
+SCALARS = Scalars(0.1, temperature=1.3, kl_coefficient=0.2, critic_learning_rate=0.1)
 WHOLE = UpdateSpec(LayoutSpec((24,), 24 * 8))
 
 
@@ -36,8 +38,15 @@ def make_batch(seed=0):
     mask = ((place >= prompt[:, None]) & (place < lengths[:, None])).astype(np.float32)
     tokens = rng.integers(0, 32, (8, 23)).astype(np.int32)
     advantages = mask * rng.normal(size=(8, 1)).astype(np.float32)
-    sample = -3 + 0.3 * rng.normal(size=(8, 23)).astype(np.float32)
-    return Batch(tokens, lengths, mask, advantages, sample_logp=sample)
+    sample, reference = -3 + 0.3 * rng.normal(size=(2, 8, 23)).astype(np.float32)
+    values, returns = rng.normal(size=(2, 8, 23)).astype(np.float32)
+    return Batch(tokens, lengths, mask, advantages, None, reference, sample, values, returns)
+
+
+def critic_of(loss, optimizer=DESCENT, model=MODEL):
+    if loss.needs != "critic":
+        return None
+    return Critic(Qwen2Value(model.config), optimizer)
 
 
 def run(
@@ -50,12 +59,12 @@ def run(
     devices=1,
 ):
     mesh = make_mesh(mesh_spec or MeshSpec(), jax.devices()[:devices])
-    params = init_params(MODEL, mesh, jax.random.key(0))
-    reference = init_params(MODEL, mesh, jax.random.key(1))
-    state = init_state(MODEL, optimizer, mesh, params)
-    state, info = make_update(MODEL, optimizer, loss, mesh, spec)(
-        state, reference, batch or make_batch(), scalars
-    )
+    critic = critic_of(loss, optimizer)
+    state = init_state(MODEL, optimizer, mesh, init_params(MODEL, mesh, jax.random.key(0)), critic)
+    if critic:  # a head of zeros would give the trunk no gradient
+        head = state.critic.params["value_head"]
+        head["vector"] = jax.device_put(jnp.linspace(-1, 1, 16), head["vector"].sharding)
+    state, info = make_update(MODEL, optimizer, loss, mesh, spec, critic)(state, batch or make_batch(), scalars)
     return state, {name: float(value) for name, value in info.items()}
 
 
@@ -63,50 +72,52 @@ LAYOUT_NAMES = ("padding_share", "micro_batches")
 
 
 def assert_same_update(left, right, tolerance=1e-5):
-    for x, y in zip(jax.tree.leaves(left[0].params), jax.tree.leaves(right[0].params), strict=True):
+    trained = [(state.params, state.critic and state.critic.params) for state, _ in (left, right)]
+    for x, y in zip(*map(jax.tree.leaves, trained), strict=True):
         np.testing.assert_allclose(np.asarray(x), np.asarray(y), atol=tolerance, rtol=tolerance)
     for name in set(left[1]) - set(LAYOUT_NAMES):
         np.testing.assert_allclose(left[1][name], right[1][name], rtol=1e-4, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("rows", [2, 4])
 def test_micro_batches_change_nothing(rows):
     split = run(spec=UpdateSpec(LayoutSpec((24,), 24 * rows)))
     assert split[1]["micro_batches"] == 8 / rows
     assert_same_update(split, run())
 
 
-@pytest.mark.parametrize("name", ["grpo", "gspo", "cispo"])
+@pytest.mark.parametrize("name", RECIPES)
 def test_four_devices_and_buckets_change_nothing(name):
-    """One recipe of each kind of surrogate; reductions and the rest are split in tests/algorithms."""
-    buckets = UpdateSpec(LayoutSpec((12, 24), 48))
-    four = run(loss=RECIPES[name], spec=buckets, mesh_spec=MeshSpec(data=1, fsdp=2, tensor=2), devices=4)
-    assert_same_update(run(loss=RECIPES[name]), four)
+    """Old log-probabilities away from the learner's, so that ratios leave 1 and clipping takes part."""
+    batch = make_batch()
+    batch = batch._replace(old_logp=batch.sample_logp)
+    four = UpdateSpec(LayoutSpec((12, 24), 48)), MeshSpec(data=1, fsdp=2, tensor=2)
+    loss = recipe(name, max_length=20)
+    one, other = run(batch, loss=loss), run(batch, *four, loss=loss, devices=4)
+    assert one[1]["grad_norm"] > 0.01 and one[1].get("critic_grad_norm", 1) > 0.01
+    assert_same_update(one, other)
 
 
 def test_the_head_in_pieces_changes_nothing():
     pieces = dataclasses.replace(WHOLE, head_tokens=40)
-    loss = recipe("grpo", entropy_bonus=True)
-    scalars = SCALARS._replace(entropy_coefficient=0.3)
-    assert_same_update(run(loss=loss, scalars=scalars), run(loss=loss, scalars=scalars, spec=pieces))
+    loss = recipe("grpo", entropy_coefficient=0.3)
+    assert_same_update(run(loss=loss), run(loss=loss, spec=pieces))
 
 
 def test_what_lies_in_the_padding_is_never_seen():
     clean = make_batch()
     beyond = np.arange(23)[None] >= clean.lengths[:, None]
-    garbage = [np.where(beyond, np.float32(np.nan), x) for x in (clean.advantages, clean.sample_logp)]
-    dirty = clean._replace(
-        tokens=np.where(beyond, 10**6, clean.tokens), advantages=garbage[0], sample_logp=garbage[1]
-    )
+    garbage = [None if x is None else np.where(beyond, np.float32(np.nan), x) for x in clean[3:]]
+    dirty = Batch(np.where(beyond, 10**6, clean.tokens), *clean[1:3], *garbage)
     spec = UpdateSpec(LayoutSpec((8, 24), 48))
-    assert_same_update(run(clean, spec), run(dirty, spec), tolerance=0)
+    assert_same_update(run(clean, spec, loss=RECIPES["ppo"]), run(dirty, spec, loss=RECIPES["ppo"]), tolerance=0)
 
 
 def test_the_update_is_the_gradient_of_the_loss():
     """Against the loss written down here on full logits, the whole batch at once."""
     batch = make_batch()
     mesh = make_mesh(MeshSpec(), jax.devices()[:1])
-    params, reference = (init_params(MODEL, mesh, jax.random.key(seed)) for seed in (0, 1))
+    params = init_params(MODEL, mesh, jax.random.key(0))
     place = jnp.broadcast_to(jnp.arange(23)[None], (8, 23))
 
     def logp(params):
@@ -117,7 +128,7 @@ def test_the_update_is_the_gradient_of_the_loss():
         return jnp.pad(chosen, ((0, 0), (1, 0)))
 
     def loss(params):
-        mine, difference = logp(params), logp(reference) - logp(params)
+        mine, difference = logp(params), batch.ref_logp - logp(params)
         ratio = jnp.exp(mine - jax.lax.stop_gradient(mine))
         token = -ratio * batch.advantages + SCALARS.kl_coefficient * (jnp.exp(difference) - difference - 1)
         return jnp.sum(token * batch.loss_mask) / batch.loss_mask.sum()
@@ -139,9 +150,9 @@ def test_no_scalar_and_no_length_traces_again():
     for step in range(4):
         batch = make_batch(step)
         lengths = rng.integers(6, 23, 8).astype(np.int32)
-        state, _info = update(
-            state, params, batch._replace(lengths=lengths), Scalars(0.01 * step, 1 + step, 0.1 * step)
-        )
+        mask = batch.loss_mask * (np.arange(23)[None] < lengths[:, None])
+        changed = batch._replace(lengths=lengths, loss_mask=mask)
+        state, _info = update(state, changed, Scalars(0.01 * step, 1 + step, 0.1 * step))
     assert set(update.traces.values()) == {1} and len(update.traces) <= 3
     assert int(state.step) == 4
 
@@ -164,14 +175,18 @@ def test_a_gradient_that_is_not_finite_changes_no_parameter():
     jax.tree.map(np.testing.assert_array_equal, state.params, fresh)
 
 
-def test_parameters_and_moments_are_really_split():
-    mesh = make_mesh(MeshSpec(data=1, fsdp=4))
+def test_parameters_moments_and_gradients_are_really_split():
+    """Bytes on one of four devices, of the policy and of the critic: a quarter, and what is too small to be split."""
+    mesh, loss = make_mesh(MeshSpec(data=1, fsdp=4)), RECIPES["ppo"]
     adam = make_optimizer(OptimizerSpec(weight_decay=0.1))
-    state = init_state(MODEL, adam, mesh, init_params(MODEL, mesh, jax.random.key(0)))
-    state, _ = make_update(MODEL, adam, RECIPES["grpo"], mesh, WHOLE)(
-        state, state.params, make_batch(), SCALARS
-    )
-    for tree in (state.params, state.opt_state):
+    critic = critic_of(loss, adam)
+    state = init_state(MODEL, adam, mesh, init_params(MODEL, mesh, jax.random.key(0)), critic, follows=True)
+    update = make_update(MODEL, adam, loss, mesh, WHOLE, critic)
+    state, _ = update(state, make_batch(), SCALARS)
+    grads = [descent.zeros(params, ("loss",)).grads for descent, params in
+             ((update.policy, state.params), (update.critic, state.critic.params))]
+    parts = (state.params, state.opt_state, state.critic.params, state.critic.opt_state, state.reference, *grads)
+    for tree in parts:
         total = sum(x.nbytes for x in jax.tree.leaves(tree))
         here = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
         assert here < 0.35 * total
@@ -210,11 +225,78 @@ def test_logp_of_the_learner_is_that_of_the_whole_batch():
     assert (whole[:, 0] == 0).all() and (whole[np.arange(23)[None] >= batch.lengths[:, None]] == 0).all()
 
 
-def test_a_loss_that_needs_a_reference_says_so():
-    with pytest.raises(ValueError, match=r"pass ref_params or batch.ref_logp"):
-        mesh = make_mesh(MeshSpec())
-        state = init_state(MODEL, DESCENT, mesh, init_params(MODEL, mesh, jax.random.key(0)))
-        make_update(MODEL, DESCENT, RECIPES["grpo"], mesh, WHOLE)(state, None, make_batch(), SCALARS)
+def test_what_a_loss_needs_is_asked_for():
+    with pytest.raises(ValueError, match=r"needs batch\.ref_logp, got None"):
+        run(make_batch()._replace(ref_logp=None))
+    with pytest.raises(ValueError, match=r"needs batch\.values and batch\.returns, got None"):
+        run(make_batch()._replace(values=None), loss=RECIPES["ppo"])
+    mesh = make_mesh(MeshSpec())
+    with pytest.raises(ValueError, match="'whitened_gae': expected a critic, got none"):
+        make_update(MODEL, DESCENT, RECIPES["ppo"], mesh, WHOLE)
+
+
+def test_the_critic_learns_its_returns_and_leaves_the_policy_alone():
+    """Against the loss written down here: 0.5 (V - R)^2 of the hidden state before each token, one mean over all."""
+    batch, loss = make_batch(), recipe("ppo", value_clip=None)
+    state, info = run(batch, UpdateSpec(LayoutSpec((12, 24), 48)), loss=loss)
+    mesh = make_mesh(MeshSpec(), jax.devices()[:1])
+    params = init_params(MODEL, mesh, jax.random.key(0))
+    head = {"vector": jnp.linspace(-1, 1, 16), "bias": jnp.zeros(1)}
+    place = jnp.broadcast_to(jnp.arange(23)[None], (8, 23))
+
+    def objective(params):
+        trunk = {name: x for name, x in params.items() if name != "value_head"}
+        hidden, _ = MODEL.apply({"params": trunk}, jnp.asarray(batch.tokens), place, jnp.asarray(batch.lengths))
+        values = (hidden @ params["value_head"]["vector"] + params["value_head"]["bias"][None])[:, :-1]
+        error = 0.5 * jnp.square(values - batch.returns[:, 1:]) * batch.loss_mask[:, 1:]
+        return jnp.sum(error) / batch.loss_mask.sum()
+
+    value, grads = jax.value_and_grad(objective)(params | {"value_head": head})
+    np.testing.assert_allclose(info["value_loss"], value, rtol=1e-5)
+    moved = jax.tree.map(
+        lambda new, old: (old - new) / SCALARS.critic_learning_rate,
+        state.critic.params, params | {"value_head": head})
+    for x, y in zip(jax.tree.leaves(moved), jax.tree.leaves(grads), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5, rtol=1e-3)
+    alone, _ = run(batch, UpdateSpec(LayoutSpec((12, 24), 48)), loss=recipe("ppo", advantage="group_zscore"))
+    jax.tree.map(np.testing.assert_array_equal, state.params, alone.params)
+
+
+def test_values_are_those_of_the_whole_batch_and_zero_at_the_start():
+    mesh, batch, critic = make_mesh(MeshSpec(data=4)), make_batch(), critic_of(RECIPES["ppo"])
+    state = init_state(MODEL, DESCENT, mesh, init_params(MODEL, mesh, jax.random.key(0)), critic)
+    params = state.critic.params
+    fresh = make_values(critic.model, mesh, WHOLE.layout)(params, batch.tokens, batch.lengths)
+    assert (fresh == 0).all()
+    params["value_head"] = {"vector": jnp.linspace(-1, 1, 16), "bias": jnp.full(1, 0.5)}
+    whole, small = (make_values(critic.model, mesh, layout)(params, batch.tokens, batch.lengths)
+                    for layout in (WHOLE.layout, LayoutSpec((4, 8, 24), 30)))
+    np.testing.assert_allclose(whole, small, atol=1e-5)
+    within = np.arange(23)[None] < batch.lengths[:, None]
+    assert (whole[:, 0] == 0).all() and (whole[~within] == 0).all() and (whole[:, 1:][within[:, 1:]] != 0).all()
+
+
+def test_model_flops_are_six_a_weight_and_token_and_the_attention():
+    """The same number from shapes: kernels and head twice, forward once and backward twice; t + 1 keys for token t."""
+    batch = make_batch()
+    used = batch.lengths[(batch.loss_mask > 0).any(axis=1)]
+    params = init_params(MODEL, make_mesh(MeshSpec(), jax.devices()[:1]), jax.random.key(0))
+    flat = jax.tree_util.tree_flatten_with_path(params)[0]
+    weights = sum(x.size for path, x in flat if "kernel" in str(path) or "embedding" in str(path))
+    keys = sum(sum(range(1, length + 1)) for length in used)
+    attention = 2 * 2 * 4 * 4 * keys * 2  # scores and mixture, 4 heads of size 4, 2 layers
+    assert run()[1]["model_flops"] == 3 * (2 * weights * used.sum() + attention)
+    assert forward_flops(CONFIG, used) * 3 * 2 == run(spec=dataclasses.replace(WHOLE, epochs=2))[1]["model_flops"]
+
+
+def test_rows_without_a_loss_token_are_not_computed():
+    """Groups that were dropped cost nothing, and leave every number of the others as it was."""
+    batch = make_batch()
+    batch.loss_mask[2:4] = 0
+    without = Batch(*(None if x is None else np.delete(x, [2, 3], axis=0) for x in batch))
+    left, right = run(batch), run(without)
+    assert left[1]["tokens"] == int(without.lengths[(without.loss_mask > 0).any(axis=1)].sum())
+    assert_same_update(left, right, tolerance=0)
 
 
 def test_replicas_meet_once_a_micro_batch():
@@ -222,9 +304,8 @@ def test_replicas_meet_once_a_micro_batch():
     mesh, model = make_mesh(MeshSpec(data=-1)), Qwen2(CONFIG, unroll=CONFIG.num_hidden_layers)
     state = init_state(model, DESCENT, mesh, init_params(model, mesh, jax.random.key(0)))
     update = make_update(model, DESCENT, RECIPES["grpo"], mesh, WHOLE)
-    micros, totals = update._place(make_batch(), state.params, state.params, SCALARS)
-    total = update._zeros(state.params, ("clip_share", "entropy", "kl", "logp_gap_max", "logp_gap_mean", "loss",
-                                         "policy_loss", "ratio_max", "ratio_mean"))
-    program = update._accumulate.lower(total, state.params, micros[0], totals, SCALARS).compile().as_text()
+    micros, totals = update.place(make_batch(), state.params, SCALARS)
+    total = update.policy.zeros(state.params, update.policy.names(state.params, micros[0], totals, SCALARS))
+    program = update.policy.accumulate.lower(total, state.params, micros[0], totals, SCALARS).compile().as_text()
     collectives = re.findall(r"\b(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)\(", program)
     assert collectives == ["all-reduce"]

@@ -1,0 +1,73 @@
+"""What a state holds, and what is forgotten with its moments."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl.learning.mesh import MeshSpec, make_mesh
+from jaxrl.learning.optimizer import OptimizerSpec, make_optimizer
+from jaxrl.learning.reference import ReferenceSpec, make_follow
+from jaxrl.learning.state import Critic, fresh_moments, init_params, init_state
+from models.config import Qwen2Config
+from models.qwen2 import Qwen2
+from models.value import Qwen2Value, value_config
+
+MODEL = Qwen2(Qwen2Config(32, 16, 32, 2, 4, 2, 4))
+ADAM = make_optimizer(OptimizerSpec())
+CRITIC = Critic(Qwen2Value(value_config(MODEL.config)), ADAM)
+
+
+@pytest.fixture
+def state():
+    mesh = make_mesh(MeshSpec(data=2, fsdp=2))
+    return init_state(MODEL, ADAM, mesh, init_params(MODEL, mesh, jax.random.key(0)), CRITIC, follows=True)
+
+
+def test_a_critic_starts_with_the_trunk_and_no_head_over_the_vocabulary(state):
+    critic, policy = dict(state.critic.params), dict(state.params)
+    assert not np.any(critic.pop("value_head")["vector"]) and policy.pop("lm_head")
+    jax.tree.map(np.testing.assert_array_equal, critic, policy)
+    jax.tree.map(np.testing.assert_array_equal, state.reference, state.params)
+
+
+def test_no_array_of_the_state_is_another_one(state):
+    """Policy, critic and reference start equal; giving one up must not take another away."""
+    jax.tree.map(lambda x: x.delete(), state.params)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((state.critic, state.reference)))
+
+
+def test_moments_are_forgotten_and_nothing_else(state):
+    marked = jax.tree.map(lambda x: x + jnp.ones((), x.dtype), state)
+    fresh = fresh_moments(marked, ADAM, CRITIC)
+    for found, expected in ((fresh.opt_state, state.opt_state), (fresh.critic.opt_state, state.critic.opt_state),
+                            (fresh.params, marked.params), (fresh.critic.params, marked.critic.params),
+                            (fresh.reference, marked.reference)):
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+        for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert x.sharding.is_equivalent_to(y.sharding, x.ndim)
+
+
+@pytest.mark.parametrize(("spec", "moved"), [
+    (ReferenceSpec(), [0, 0, 0, 0]),
+    (ReferenceSpec(every=2), [0, 1, 1, 1]),
+    (ReferenceSpec(every=1, decay=0.75), [0.25, 0.4375, 0.578125, 0.68359375]),
+])
+def test_the_reference_follows_as_it_is_told(state, spec, moved):
+    """The policy is one away from it; copies every second step, or a moving average."""
+    follow, start = make_follow(spec), np.asarray(state.reference["final_norm"]["scale"])
+    place = state.reference["embed"]["embedding"].sharding
+    state = state._replace(params=jax.tree.map(lambda x: x + 1, state.params))
+    for step, expected in enumerate(moved, start=1):
+        state = follow(state, step)
+        np.testing.assert_allclose(state.reference["final_norm"]["scale"], start + expected, rtol=1e-6)
+    assert state.reference["embed"]["embedding"].sharding.is_equivalent_to(place, 2)
+    jax.tree.map(lambda x: x.delete(), state.params)
+    assert np.isfinite(state.reference["embed"]["embedding"]).all()
+
+
+def test_a_reference_that_can_not_follow_is_refused():
+    with pytest.raises(ValueError, match="does nothing while every is 0"):
+        ReferenceSpec(decay=0.5)
+    with pytest.raises(ValueError, match="expected every of 0 or more and a decay from 0 to under 1"):
+        ReferenceSpec(every=1, decay=1.0)

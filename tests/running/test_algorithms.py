@@ -1,0 +1,222 @@
+"""What some algorithms add to a step: a critic, a reference that follows, greedy completions, other problems."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrl.algorithms.recipes import RECIPES, recipe
+from jaxrl.learning.checkpoint import Checkpoints
+from jaxrl.learning.run_params import restore_params
+from jaxrl.reporting.rollouts import read_rollouts, rollout_path
+from jaxrl.rewards import Verdict
+from jaxrl.running import loop, steps
+from jaxrl.running.replay import replay
+from jaxrl.running.rollout import Rollout, join, score_completions, select, shaped_rewards, with_variance
+from jaxrl.running.settings import run_spec
+from jaxrl.sampling import Completions
+
+STEPS = 6
+# One run of each; what a line of a config changes.
+SETTINGS = {
+    "ppo": {"algorithm.recipe": "ppo", "algorithm.reference.every": 2, "algorithm.reference.decay": 0.5,
+            "algorithm.minibatches": 2, "stages.stage2.fresh_optimizer": True, "checkpoint.keep": 9},
+    "remax": {"algorithm.recipe": "remax", **{f"stages.stage{stage}.samples": 1 for stage in (1, 2, 3)}},
+    "dapo": {"algorithm.recipe": "dapo", "algorithm.refills": 2, "algorithm.overlong_buffer": 0.5},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rare():
+    """Only responses to some problems may be called correct, so that whole groups get one reward and others do not."""
+    patch = pytest.MonkeyPatch()
+    judge = loop.Dialogue.judge
+
+    def some(self, problem, response, truncated):
+        verdict = judge(self, problem, response, truncated)
+        teaches = sum(map(ord, problem.id)) % 2 and len(response) % 2
+        return verdict._replace(verdict="correct", reward=3.0 if teaches else 1.0)
+
+    patch.setattr(loop.Dialogue, "judge", some)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def trained(small, tmp_path_factory):
+    """`trained(name)`: a run of six steps that nothing disturbed, made once."""
+    made = {}
+
+    def train(name):
+        if name not in made:
+            made[name] = small.run(small.fields(tmp_path_factory.mktemp(name) / "run", SETTINGS[name]))
+            made[name].train()
+        return made[name]
+
+    return train
+
+
+def state_of(run):
+    """The newest checkpoint's whole state, critic and reference too."""
+    with Checkpoints(run.spec.workdir / "checkpoints") as checkpoints:
+        return jax.device_get(checkpoints.restore(run.machine.abstract())[0])
+
+
+def rollouts(run, step):
+    return read_rollouts(rollout_path(run.spec.workdir / "rollouts", step))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_run_that_was_killed_equals_one_that_was_not(name, small, trained, tmp_path, monkeypatch):
+    """Law 2, for all that these algorithms keep: killed while step 4 is scored, started again."""
+    fields = small.fields(tmp_path / "run", SETTINGS[name])
+    real = steps.make_batch
+
+    def dies(rollout, longest):
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append(rollout)
+        return real(rollout, longest)
+
+    seen = []
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "make_batch", dies)
+        with pytest.raises(KeyboardInterrupt):
+            small.run(fields).train()
+    again, whole = small.run(fields), trained(name)
+    again.train()
+    assert small.numbers(tmp_path / "run") == small.numbers(whole.spec.workdir)
+    assert rollouts(again, 4) == rollouts(whole, 4)
+    jax.tree.map(np.testing.assert_array_equal, state_of(again), state_of(whole))
+
+
+def test_the_critic_learns_from_the_first_step_on(small, trained):
+    run = trained("ppo")
+    numbers, state = small.numbers(run.spec.workdir), state_of(run)
+    assert numbers[1]["critic/value"] != 0 and numbers[1]["critic/explained_variance"] == 0  # it said 0 before
+    assert all(record["critic/gradient_norm"] > 0 for record in numbers[1:])
+    assert 0 < np.abs(state.critic.params["value_head"]["vector"]).max() < 0.1
+    assert (state.critic.params["embed"]["embedding"] != state.params["embed"]["embedding"]).any()
+    assert state.step == 2 * STEPS  # two optimizer steps a rollout
+
+
+def test_a_reference_that_follows_moves_half_way_every_second_step(small, trained):
+    run = trained("ppo")
+    weights = [load(run, step) for step in range(0, STEPS + 1, 2)]
+    expected = weights[0]
+    for later in weights[1:]:
+        expected = 0.5 * expected + 0.5 * later
+    found = np.asarray(state_of(run).reference["embed"]["embedding"])
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+    assert (found != weights[0]).any() and (found != weights[-1]).any()
+
+
+def load(run, step):
+    """The embedding after a step."""
+    if step == 0:
+        return np.asarray(loop.load_weights(run.machine, run.folder)["embed"]["embedding"])
+    return np.asarray(restore_params(run.spec.workdir, run.machine.config, step)[0]["embed"]["embedding"])
+
+
+def test_samples_behind_those_of_the_stage_are_greedy(trained):
+    """ReMax: the same text whatever the sample number; those of the stage differ."""
+    run = trained("remax")
+    plan = loop.plan_step(run.spec.stages, loop.Progress())
+    params = loop.first_state(run.machine, run.spec, run.folder).params
+    _, drawn = run.steps.complete(params, plan, np.array([0, 1]), np.array([0, 1, 2]))
+    assert (drawn.tokens[[1, 4]] == drawn.tokens[[2, 5]]).all() and (drawn.tokens[[0, 3]] != drawn.tokens[[1, 4]]).any()
+
+
+def test_the_greedy_completion_is_the_baseline_and_no_row_of_the_update(small, trained):
+    run = trained("remax")
+    for record in small.numbers(run.spec.workdir)[1:]:
+        advantages = [group.responses[0].advantage for group in rollouts(run, record["step"])]
+        assert {len(group.responses) for group in rollouts(run, record["step"])} == {1}
+        # the KL of one token is in it too, and small here
+        assert np.mean(advantages) == pytest.approx(record["reward/mean"] - record["reward/greedy"], abs=0.01)
+        assert "groups/no_variance" not in record
+
+
+def test_a_step_asks_other_problems_in_place_of_those_that_teach_nothing(small, trained):
+    run, refills = trained("dapo"), []
+    for record in small.numbers(run.spec.workdir)[1:]:
+        groups = rollouts(run, record["step"])
+        learned = [group for group in groups if group.responses[0].advantage is not None]
+        varied = [group for group in groups if len({response.reward for response in group.responses}) > 1]
+        assert learned == varied[:4] and varied
+        assert len({group.problem for group in groups}) == len(groups) == record["groups/drawn"]
+        assert record["groups/dropped"] == len(groups) - len(learned)
+        assert len(learned) == 4 or len(groups) == 6 or record["groups/refills"] == 2  # full, pool empty, or limit
+        refills.append(record["groups/refills"])
+    assert max(refills) > 0
+
+
+def test_a_completion_of_a_refill_is_drawn_again(trained):
+    run = trained("dapo")
+    assert len(rollouts(run, 1)) > 4
+    found = replay(run, 1, 4, 1)
+    assert found.identical and found.stored == rollouts(run, 1)[4].responses[1].response
+
+
+def completions(rows, length=3):
+    ones = np.ones((rows, length), np.float32)
+    return Completions(np.arange(rows)[:, None] * np.ones((1, length), np.int32), np.full(rows, length, np.int32),
+                       np.ones(rows, bool), ones, ones, 0.5)
+
+
+VERDICT = Verdict("correct", (), 0.0, 0.0, 1.0, "strict-1", ())
+
+
+class Dialogue:
+    """Judges a response by its first token."""
+
+    def decode(self, tokens):
+        return str(tokens[0])
+
+    def judge(self, problem, response, truncated):
+        return VERDICT._replace(reward=float(response))
+
+
+def test_groups_are_split_joined_and_selected_with_all_that_is_theirs():
+    scored = score_completions(Dialogue(), ["a", "b"], [[1], [2]], completions(6), samples=2)
+    assert scored.rewards.tolist() == [[0, 1], [3, 4]] and scored.greedy.tolist() == [2, 5]
+    assert scored.completions.tokens[:, 0].tolist() == [0, 1, 3, 4] and scored.responses == ["0", "1", "3", "4"]
+    both = join([scored, scored._replace(problems=["c", "d"])])
+    chosen = select(both, np.array([3, 0]))
+    assert chosen.problems == ["d", "a"] and chosen.prompts == [[2], [1]] and chosen.greedy.tolist() == [5, 2]
+    assert chosen.rewards.tolist() == [[3, 4], [0, 1]]
+    assert chosen.completions.tokens[:, 0].tolist() == [3, 4, 0, 1]
+    assert with_variance(np.array([[1, 1], [0, 1], [2, 2]])).tolist() == [1]
+
+
+def test_the_penalty_for_length_is_counted_in_tokens():
+    """Limit 10, the last half of it: 8 tokens cost 0.6, whatever number of characters they are."""
+    lengths = np.array([5, 8, 10, 2], np.int32)
+    rollout = Rollout(["a", "b"], [[1], [2]], completions(4)._replace(lengths=lengths), [""] * 4,
+                      [VERDICT] * 4)
+    loss = recipe("dapo", overlong_buffer=0.5)
+    np.testing.assert_allclose(shaped_rewards(rollout, loss, 10), [[1, 0.4], [0, 1]], rtol=1e-6)
+    assert rollout.rewards.tolist() == [[1, 1], [1, 1]]
+    assert (shaped_rewards(rollout, RECIPES["grpo"], 10) == 1).all()
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"algorithm.reference.every": 5, "algorithm.recipe": "dapo"}, "does nothing without a KL"),
+    ({"algorithm.reference.decay": 0.9}, "decay=0.9 does nothing"),
+    ({"algorithm.refills": 2}, "only with drop_equal=True"),
+    ({"algorithm.kl": "k1"}, "k1 in the loss has no gradient"),
+    ({"stages.stage2.samples": 1}, "stage2.samples: expected 2 or more"),
+    ({"stages.stage2.samples": 1, "algorithm.recipe": "ppo", "algorithm.drop_equal": True}, "expected 2 or more"),
+])
+def test_what_can_not_work_is_refused_before_anything_runs(small, tmp_path, changes, said):
+    with pytest.raises(ValueError, match=said):
+        run_spec(small.fields(tmp_path / "run", changes))
+
+
+def test_a_row_is_changed_field_by_field(small, tmp_path):
+    """One line for a recipe as its paper has it, one more for each field that is to differ."""
+    spec = run_spec(small.fields(tmp_path / "run", {
+        "algorithm.recipe": "ppo", "algorithm.lam": 0.95, "algorithm.entropy_coefficient": 0.01,
+        "stages.stage2.kl_coefficient": 0.3}))
+    row = recipe("ppo", lam=0.95, entropy_coefficient=0.01, max_length=8)
+    assert spec.loss == row
+    assert [stage.kl_coefficient for stage in spec.stages] == [row.kl_coefficient, 0.3, row.kl_coefficient]
