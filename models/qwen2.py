@@ -138,7 +138,7 @@ class Block(nn.Module):
 
 
 def _by_rows(x: Float[Array, "B T D"], place: Place | None) -> Float[Array, "B T D"]:
-    """Left alone, the compiler splits activations as the weights are split, with sums over all devices in each layer."""
+    """Left alone, the compiler splits activations as weights are split, with sums over all devices in each layer."""
     return x if place is None else place(x, ("batch", None, None))
 
 
@@ -159,8 +159,8 @@ class Qwen2(nn.Module):
 
     `scan_layers=True` holds all layers stacked under `layers` (training); `False` holds `layers_0`, ... (decoding,
     the only form that takes a cache). See `stack` and `unstack`. `unroll` is the number of stacked layers in one turn
-    of the scan: 1 compiles and fits best on a GPU, all of them run about twice as fast on a CPU. `place` pins activations
-    to the devices that hold their rows.
+    of the scan: 1 compiles and fits best on a GPU, all of them run about twice as fast on a CPU. `place` pins
+    activations to the devices that hold their rows.
     """
 
     config: Qwen2Config

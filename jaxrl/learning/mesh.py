@@ -75,7 +75,10 @@ def abstract_mesh(spec: MeshSpec, count: int) -> AbstractMesh:
 
 
 def partition(
-    names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh, rules: Mapping[str, tuple[str, ...]] = RULES
+    names: tuple[str | None, ...],
+    shape: tuple[int, ...],
+    mesh: Mesh | AbstractMesh,
+    rules: Mapping[str, tuple[str, ...]] = RULES,
 ) -> PartitionSpec:
     """The partition of an array by the rules; an axis that does not divide evenly is not split."""
     if len(names) != len(shape):  # a factored moment keeps its parameter's names, but not its axes

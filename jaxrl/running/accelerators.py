@@ -1,12 +1,16 @@
 """GPUs that programs can be compiled for without owning one, and what their vendor says of their speed."""
 
 import dataclasses
+import math
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
 import jax
 from jax.experimental import topologies
+
+from jaxrl.running.devices import MEMORY_SHARE
 
 _DESCRIPTION = """
 gpu_device_info {{
@@ -58,15 +62,17 @@ class Accelerator:
 
 
 def _a100(memory: int, bandwidth: int, size: str) -> Accelerator:
-    rates = Rates(312e12, bandwidth, 300e9, 25e9, "NVIDIA A100 data sheet (SXM: 312 TFLOPS bfloat16, NVLink 600 GB/s both "
-                  "ways); NVIDIA DGX A100 data sheet (8 x 200 Gb/s)")
+    sheets = ("NVIDIA A100 data sheet (SXM: 312 TFLOPS bfloat16, NVLink 600 GB/s both ways); "
+              "NVIDIA DGX A100 data sheet (8 x 200 Gb/s)")
+    rates = Rates(312e12, bandwidth, 300e9, 25e9, sheets)
     return Accelerator(f"NVIDIA A100-SXM4-{size}", memory, bandwidth, 8, 108, 64, 1.41, 41_943_040, 167_936, 166_912,
                        rates)
 
 
 def _hopper(description: str, memory: int, bandwidth: int, name: str) -> Accelerator:
-    rates = Rates(989.4e12, bandwidth, 450e9, 50e9, f"NVIDIA {name} data sheet (SXM: 1,979 TFLOPS bfloat16 with sparsity, "
-                  f"half of it dense; NVLink 900 GB/s both ways); NVIDIA DGX {name} data sheet (8 x 400 Gb/s)")
+    sheets = (f"NVIDIA {name} data sheet (SXM: 1,979 TFLOPS bfloat16 with sparsity, half of it dense; NVLink 900 GB/s "
+              f"both ways); NVIDIA DGX {name} data sheet (8 x 400 Gb/s)")
+    rates = Rates(989.4e12, bandwidth, 450e9, 50e9, sheets)
     return Accelerator(description, memory, bandwidth, 9, 132, 128, 1.98, 52_428_800, 233_472, 232_448, rates)
 
 
@@ -78,9 +84,74 @@ ACCELERATORS: dict[str, Accelerator] = {
 }
 
 
+HOST = 8  # GPUs of one host, at most
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """So many devices of one kind, evenly on hosts.
+
+    memory: bytes that arrays and programs may take on one of them; 0: not known. accelerator: None for CPUs and for
+    GPUs that are not listed.
+    """
+
+    name: str
+    count: int
+    hosts: int
+    memory: int
+    accelerator: Accelerator | None
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether they are virtual devices of a CPU."""
+        return self.name == "cpu"
+
+    def __str__(self) -> str:
+        hosts = f" in {self.hosts} hosts" if self.hosts > 1 else ""
+        return f"{self.count} x {self.name}{hosts}"
+
+
+def read_devices(text: str, cpus: int = 1, hosts: int = 0) -> Devices:
+    """`4xA100-80GB` or `cpu` (as many virtual devices as `cpus`). hosts 0: as few as eight GPUs a host allow.
+
+    Raises ValueError for anything else.
+    """
+    if text == "cpu":
+        return Devices("cpu", cpus, 1, host_memory() // cpus, None)
+    found = re.fullmatch(r"([1-9]\d*)x(.+)", text)
+    if not found or found[2] not in ACCELERATORS:
+        raise ValueError(f"--devices: expected cpu, or a number, an x and one of {', '.join(ACCELERATORS)}, such as "
+                         f"4xA100-80GB, got {text!r}.")
+    count, accelerator = int(found[1]), ACCELERATORS[found[2]]
+    hosts = hosts or math.ceil(count / HOST)
+    if count % hosts:
+        raise ValueError(f"--hosts: expected a number that divides the {count} devices, got {hosts}.")
+    return Devices(found[2], count, hosts, int(accelerator.memory * MEMORY_SHARE), accelerator)
+
+
+def present_devices() -> Devices:
+    """Those of this process's JAX, with the memory that it may use."""
+    devices = jax.devices()
+    kind, hosts = devices[0].device_kind, jax.process_count()
+    if devices[0].platform == "cpu":
+        return Devices("cpu", len(devices), hosts, host_memory() // jax.local_device_count(), None)
+    name = next((name for name, known in ACCELERATORS.items() if known.description == kind), kind)
+    stats = jax.local_devices()[0].memory_stats() or {"bytes_limit": 0}  # an allocator that does not tell
+    return Devices(name, len(devices), hosts, stats["bytes_limit"], ACCELERATORS.get(name))
+
+
+def host_memory() -> int:
+    """Bytes of this machine's memory, or of what a container may use of it."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and limit.read_text().strip().isdigit():
+        limits.append(int(limit.read_text()))
+    return min(limits)
+
+
 def compiler_at_hand() -> bool:
     """Whether XLA's compiler for CUDA is installed (the extras `cuda12` and `cuda13`)."""
-    return any(find_spec(f"jax_plugins.xla_cuda{major}") for major in (12, 13))
+    return bool(find_spec("jax_plugins")) and any(find_spec(f"jax_plugins.xla_cuda{major}") for major in (12, 13))
 
 
 def compile_only_devices(name: str, count: int, hosts: int = 1) -> list[jax.Device]:

@@ -82,16 +82,18 @@ def learner_parts(
     return Qwen2(config, **settings), make_optimizer(spec.optimizer), critic
 
 
-def build_machine(
-    spec: RunSpec, config: Qwen2Config, longest: int, devices: Sequence[jax.Device] | None = None
-) -> Machine:
-    """Everything but the state, for these devices (None: all there are).
-
-    Raises ValueError where `longest` tokens are more than the model knows positions.
-    """
+def check_positions(longest: int, config: Qwen2Config) -> None:
+    """Raises ValueError where `longest` tokens are more than the model knows positions."""
     if longest > config.max_position_embeddings:
         raise ValueError(f"prompt and response may take {longest} tokens, the model knows "
                          f"{config.max_position_embeddings} positions; lower sampling.max_new_tokens.")
+
+
+def build_machine(
+    spec: RunSpec, config: Qwen2Config, longest: int, devices: Sequence[jax.Device] | None = None
+) -> Machine:
+    """Everything but the state, for these devices (None: all there are). Raises ValueError as `check_positions`."""
+    check_positions(longest, config)
     mesh, layout = make_mesh(spec.mesh, devices), update_spec(spec, longest)
     model, optimizer, critic = learner_parts(spec, config, mesh)
     sampler = Sampler(config, mesh, weight_shardings=decode_shardings(config, mesh), dtype=jnp.dtype(spec.dtype),

@@ -86,7 +86,7 @@ class Programs:
         keys, values = [], []
         for layer in zip(*cache, strict=True):
             grown = program(KVCache(*((side,) for side in layer)))
-            keys, values = keys + [*grown.keys], values + [*grown.values]
+            keys, values = [*keys, *grown.keys], [*values, *grown.values]
             for side in layer:
                 side.delete()
         return KVCache(tuple(keys), tuple(values))
