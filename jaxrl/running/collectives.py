@@ -10,6 +10,7 @@ import numpy as np
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "bf16": 16, "f16": 16, "s16": 16, "u16": 16, "s32": 32,
          "u32": 32, "f32": 32, "s64": 64, "u64": 64, "f64": 64}
+_ORDER = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
 _SHARES = {  # bytes of the whole array that a group works on, as a multiple of those in the instruction's type
     "all-gather": lambda n, start: n / (n + 1) if start else 1,
     "reduce-scatter": lambda n, start: n / (n + 1) if start else n,
@@ -89,21 +90,28 @@ def _group(line: str) -> tuple[int, ...]:
     """The first group of devices that an instruction names; all groups are of one size."""
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
     if listed:
-        return tuple(map(int, listed[1].split(",")))
-    counted = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
+        return tuple(_numbers(listed[1]))
+    counted = re.search(r"replica_groups=\[(\d+),(\d+)\]<=" + _ORDER, line)
     if counted:
-        sizes = [int(size) for size in counted[3].split(",")]
-        order = [int(axis) for axis in counted[4].split(",")] if counted[4] else range(len(sizes))
-        ids = np.arange(math.prod(sizes)).reshape(sizes).transpose(order).reshape(int(counted[1]), int(counted[2]))
-        return tuple(ids[0].tolist())
-    meshed = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line)
+        return tuple(_ids(counted[3], counted[4]).reshape(int(counted[1]), int(counted[2]))[0].tolist())
+    meshed = re.search(rf"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\({_ORDER}\))? \{{((?:'\w+',? ?)+)\}}", line)
     if meshed:
         axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", meshed[1])}
-        named = re.findall(r"'(\w+)'(?!:)", meshed[2])
-        if len(named) == meshed[2].count("'") // 2:
-            ids = np.arange(math.prod(axes.values())).reshape([*axes.values()])
-            return tuple(ids[tuple(slice(None) if axis in named else 0 for axis in axes)].reshape(-1).tolist())
+        named = re.findall(r"'(\w+)'", meshed[4])
+        ids = _ids(meshed[2] or str(math.prod(axes.values())), meshed[3]).reshape([*axes.values()])
+        return tuple(ids[tuple(slice(None) if axis in named else 0 for axis in axes)].reshape(-1).tolist())
     pairs = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)+)\}", line)
     if pairs:
         return tuple(sorted({int(device) for device in re.findall(r"\d+", pairs[1])}))
-    raise ValueError(f"a collective with groups of devices in a form that is not known: {line.strip()[:200]}")
+    raise ValueError(f"a collective with groups of devices in a form that is not known ({line.strip()[:200]}); plan "
+                     "without the compiler, from shapes (--shapes).")
+
+
+def _ids(sizes: str, order: str | None) -> np.ndarray:
+    """Device numbers in the order of `[2,4]T(1,0)`: counted up in these sizes, with the axes then turned."""
+    shape = _numbers(sizes)
+    return np.arange(math.prod(shape)).reshape(shape).transpose(_numbers(order) if order else range(len(shape)))
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]

@@ -34,6 +34,7 @@ ENTRY %main (p: f32[8]) -> f32[8] {
   %open = f32[8]{0} while(%p), condition=%c, body=%branch
   %alone = f32[8]{0} all-reduce(%y), replica_groups={{0},{1}}, to_apply=%add
   %turned = f32[2,4]{1,0} all-to-all(%y), replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}
+  %crossed = f32[4]{0} all-gather(%y), replica_groups=mesh['a'=2,'b'=1,'c'=4], device_ids=([2,2,2]T(1,0,2)) {'a'}
   ROOT %sent = (f32[4]{0}, f32[4]{0}) collective-permute-start(%y), source_target_pairs={{0,1},{1,0}}
 }
 """
@@ -42,6 +43,7 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 def test_kinds_sizes_groups_and_turns():
     assert read_collectives(PROGRAM) == [
         Collective("all-to-all", 32, (0, 4), 1),
+        Collective("all-gather", 16, (0, 2), 1),
         Collective("collective-permute", 16, (0, 1), 1),
         Collective("all-gather", 128, (0, 1, 2, 3), 15),
         Collective("all-reduce", 32, (0, 1), 15),

@@ -8,14 +8,16 @@ import jax
 import pytest
 
 from jaxrl.flags import plain
+from jaxrl.learning.lowered import lower
 from jaxrl.learning.mesh import MeshSpec
 from jaxrl.running import loop
 from jaxrl.running.accelerators import ACCELERATORS, Devices, read_devices
 from jaxrl.running.machine import build_machine
-from jaxrl.running.planning import Job, advice, largest_counts, plan_shapes, refuse_unfit
+from jaxrl.running.planning import Job, advice, largest_counts, largest_shape, plan_shapes, refuse_unfit
 from jaxrl.running.roofline import link_rate, step_times
 from jaxrl.running.settings import run_spec
 from models.config import preset
+from models.folder import read_config
 
 GIB = 2**30
 
@@ -59,6 +61,18 @@ def test_the_recipe_fits_four_a100s_with_seven_gib_to_spare(name):
     plan = plan_shapes(job(name))
     assert {phase.name for phase in plan.phases} == {"sync", "prefill", "decode", "reference", "update"}
     assert plan.fits and plan.largest_phase.bytes < 72 * GIB - 7 * GIB
+
+
+def test_the_estimate_for_the_embedded_model_is_near_what_the_compiler_for_cpus_says():
+    spec = run_spec(plain(importlib.import_module("configs.three_stage").get_config("tiny")))
+    config, devices = read_config("models/tiny"), Devices("cpu", 1, 1, GIB, None)
+    tiny = Job(spec, config, 76, devices)
+    machine = build_machine(spec, config, tiny.longest, jax.devices()[:1])
+    programs = lower(machine.update, machine.abstract(), *largest_shape(tiny))
+    said = {phase.name: phase.parts["temporaries"] for phase in plan_shapes(tiny).phases}
+    for name, phase in (("accumulate", "update"), ("reference", "reference")):
+        real = programs[name].compile().memory_analysis().temp_size_in_bytes
+        assert said[phase] == pytest.approx(real, rel=0.35)
 
 
 def test_without_a_kl_there_is_no_reference_and_no_pass_of_it():
@@ -105,7 +119,7 @@ def test_temporaries_alone_are_warned_of_and_what_is_held_is_refused():
     assert said == []
     refuse_unfit(within(plan, largest.bytes - 1).job, said.append)
     assert len(said) == 1 and "warning: this run needs 63.4 GiB on each device in the phase prefill" in said[0]
-    with pytest.raises(ValueError, match=r"(?s)there are 58.0 GiB.*gradients.*It fits with --config.sampler.rows="):
+    with pytest.raises(ValueError, match=r"(?s)there are 58.0 GiB.*gradients.*It fits with --config"):
         refuse_unfit(within(plan, 58 * GIB).job, said.append)
     refuse_unfit(within(plan, 0).job, said.append)  # devices that don't tell their memory
     assert len(said) == 1
