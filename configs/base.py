@@ -7,7 +7,8 @@ from configs.tiny_base import tiny_puzzles
 
 TINY = "tiny"
 SIZES = {"": "Qwen/Qwen2.5-7B-Instruct-1M", "7b": "Qwen/Qwen2.5-7B-Instruct-1M", "0.5b": "Qwen/Qwen2.5-0.5B-Instruct",
-         "1.5b": "Qwen/Qwen2.5-1.5B-Instruct", "3b": "Qwen/Qwen2.5-3B-Instruct", "14b": "Qwen/Qwen2.5-14B-Instruct-1M"}
+         "1.5b": "Qwen/Qwen2.5-1.5B-Instruct", "3b": "Qwen/Qwen2.5-3B-Instruct", "14b": "Qwen/Qwen2.5-14B-Instruct-1M",
+         "32b": "Qwen/Qwen2.5-32B-Instruct"}
 
 
 def get_run() -> ConfigDict:

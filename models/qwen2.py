@@ -5,7 +5,7 @@ decoding (per-layer weights and caches stay where they are). Precision: paramete
 `dtype`, norms and softmax in float32. Source: Qwen2 technical report, arXiv 2407.10671; names as in Hugging Face.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +19,8 @@ from models.cache import KVCache, write_prefix, write_token
 from models.config import Qwen2Config
 
 Params = Mapping[str, Any]
+Place = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
+"""Says where an array lies: (array, logical axis names) -> the same array; see `jaxrl.learning.mesh.placer`."""
 REMAT = ("none", "full")
 
 
@@ -121,16 +123,23 @@ class Block(nn.Module):
     dtype: DTypeLike
     param_dtype: DTypeLike
     attention: str
+    place: Place | None
 
     @nn.compact
     def __call__(self, x, turn, positions, lengths, layer_cache=None):
         c, sizes = self.config, (self.dtype, self.param_dtype)
+        x = _by_rows(x, self.place)
         normed = RMSNorm(c.rms_norm_eps, self.param_dtype, name="input_norm")(x)
         mixed, layer_cache = Attention(c, *sizes, self.attention, name="attention")(
             normed, turn, positions, lengths, layer_cache)
         x = x + mixed
         x = x + MLP(c, *sizes, name="mlp")(RMSNorm(c.rms_norm_eps, self.param_dtype, name="post_norm")(x))
         return x, layer_cache
+
+
+def _by_rows(x: Float[Array, "B T D"], place: Place | None) -> Float[Array, "B T D"]:
+    """Left alone, the compiler splits activations as weights are split, with sums over all devices in each layer."""
+    return x if place is None else place(x, ("batch", None, None))
 
 
 class Embedding(nn.Module):
@@ -150,7 +159,8 @@ class Qwen2(nn.Module):
 
     `scan_layers=True` holds all layers stacked under `layers` (training); `False` holds `layers_0`, ... (decoding,
     the only form that takes a cache). See `stack` and `unstack`. `unroll` is the number of stacked layers in one turn
-    of the scan: 1 compiles and fits best on a GPU, all of them run about twice as fast on a CPU.
+    of the scan: 1 compiles and fits best on a GPU, all of them run about twice as fast on a CPU. `place` pins
+    activations to the devices that hold their rows.
     """
 
     config: Qwen2Config
@@ -160,6 +170,7 @@ class Qwen2(nn.Module):
     remat: str = "none"
     attention: str = "plain"
     unroll: int = 1
+    place: Place | None = None
 
     @nn.compact
     def __call__(
@@ -184,7 +195,7 @@ class Qwen2(nn.Module):
         block = Block
         if self.remat == "full":
             block = nn.remat(Block, prevent_cse=not self.scan_layers)
-        fields = (c, self.dtype, self.param_dtype, self.attention)
+        fields = (c, self.dtype, self.param_dtype, self.attention, self.place)
         if self.scan_layers:
             layers = nn.scan(
                 block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=(nn.broadcast,) * 3,
@@ -199,7 +210,7 @@ class Qwen2(nn.Module):
                 written.append(layer_cache)
             if cache is not None:
                 cache = KVCache(*(tuple(side) for side in zip(*written, strict=True)))
-        return RMSNorm(c.rms_norm_eps, self.param_dtype, name="final_norm")(x), cache
+        return RMSNorm(c.rms_norm_eps, self.param_dtype, name="final_norm")(_by_rows(x, self.place)), cache
 
 
 def head_kernel(params: Params, config: Qwen2Config) -> Float[Array, "V D"]:

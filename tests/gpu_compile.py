@@ -1,25 +1,34 @@
-"""The decode loop as XLA compiles it for A100s: nothing of cache or weight size is copied, no device waits.
+"""Programs as XLA compiles them for A100s: decoding copies nothing of cache or weight size and no device waits; what a
+plan says from shapes is near what the compiler says, and the recipe fits.
 
     make test-gpu-compile
 
 Not part of `make test`: it needs the extra `cuda12` (about 2 GB), though no GPU.
 """
 
+import dataclasses
+import importlib
 import math
 import re
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxrl.flags import plain
 from jaxrl.learning.mesh import MeshSpec, make_mesh
-from jaxrl.running.accelerators import compile_only_devices
+from jaxrl.running.accelerators import compile_only_devices, read_devices
+from jaxrl.running.machine import build_machine
+from jaxrl.running.planning import Job, largest_counts, plan_compiled, plan_shapes
+from jaxrl.running.roofline import expected_collectives
+from jaxrl.running.settings import run_spec
 from jaxrl.sampling import Sampler
 from jaxrl.sampling.lowered import lower
 from jaxrl.sampling.sampler import abstract_weights
 from models.config import preset
 
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
 SLOTS, POSITIONS = 128, 2048
 LEAST = 16 * MIB  # the keys' and values' matrices and the norms are smaller
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8}
@@ -87,3 +96,63 @@ def test_the_cache_is_written_in_place_with_little_besides(program):
           f"{memory.temp_size_in_bytes / MIB:.0f} MiB, in place {memory.alias_size_in_bytes / MIB:.0f} MiB a device")
     assert memory.temp_size_in_bytes < 256 * MIB
     assert memory.alias_size_in_bytes >= cache
+
+
+def job(name="stage2", size="7b", devices="4xA100-80GB", **fields):
+    """A shipped stage on devices of one host."""
+    spec = run_spec(plain(importlib.import_module(f"configs.{name}").get_config(size)))
+    return Job(dataclasses.replace(spec, **fields), preset(spec.model), 400, read_devices(devices))
+
+
+def compiled_plan(planned):
+    devices = compile_only_devices("A100-80GB", planned.devices.count)
+    return plan_compiled(planned, build_machine(planned.spec, planned.config, planned.longest, devices))
+
+
+@pytest.fixture(scope="module")
+def stage2():
+    return compiled_plan(job())
+
+
+def sent(programs, name):
+    """Bytes that a device sends in a run of the program, by kind."""
+    found = Counter()
+    for collective in programs[name]:
+        found[collective.kind] += collective.sent
+    return found
+
+
+def test_stage_2_at_7b_fits_four_a100s_with_72_gib_in_every_phase(stage2):
+    print("\n" + ", ".join(f"{phase.name} {phase.bytes / GIB:.1f} GiB" for phase in stage2.phases))
+    print("compiled in", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in stage2.compile_seconds.items()))
+    assert stage2.source == "compiler" and stage2.fits
+    assert max(phase.bytes for phase in stage2.phases) <= 72 * GIB
+
+
+@pytest.mark.parametrize("planned", [
+    job(), job("stage3", "1.5b", "1xA100-80GB"), job(mesh=MeshSpec(data=1, fsdp=2, tensor=2), micro_tokens=32_768),
+], ids=["7b on four", "1.5b on one", "7b on two times two"])
+def test_a_plan_from_shapes_is_within_a_tenth_of_the_compilers(planned, stage2):
+    compiled = stage2 if planned == stage2.job else compiled_plan(planned)
+    for phase, said in zip(plan_shapes(planned).phases, compiled.phases, strict=True):
+        print(f"{phase.name}: shapes {phase.bytes / GIB:.2f}, compiler {said.bytes / GIB:.2f} GiB")
+        assert phase.name == said.name and phase.bytes == pytest.approx(said.bytes, rel=0.1)
+
+
+def test_the_update_sends_weights_and_gradients_as_expected(stage2):
+    """FSDP: weights are gathered for each layer, gradients scattered; activations stay where their rows are."""
+    expected = expected_collectives(stage2.job)
+    for name in ("accumulate", "reference"):
+        real, planned = sent(stage2.collectives, name), sent(expected, name)
+        for kind in ("all-gather", "reduce-scatter"):
+            assert real[kind] == pytest.approx(planned[kind], rel=0.02)
+        assert real["all-reduce"] + real["all-to-all"] < 0.01 * real["all-gather"]
+
+
+def test_the_largest_micro_batch_fits_when_it_is_compiled(stage2):
+    """On devices of 55 GiB, where it is not the whole step."""
+    small = dataclasses.replace(stage2.job, devices=dataclasses.replace(stage2.job.devices, memory=55 * GIB))
+    counts = largest_counts(dataclasses.replace(stage2, job=small))
+    update = compiled_plan(small.changed(micro_tokens=counts["layout.micro_tokens"])).phases[-1]
+    print(f"\n{counts}: update {update.bytes / GIB:.2f} GiB")
+    assert 0.9 * 55 * GIB < update.bytes <= 55.5 * GIB

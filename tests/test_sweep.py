@@ -105,7 +105,7 @@ def get_sweep(size=""):
 @pytest.mark.parametrize(("setting", "told"), [
     ('"hot": {"sampling.temperatur": 2.0}', 'setting hot: Did you mean "temperature" instead of "temperatur"?'),
     ('"hot": {"samples": "many"}', "setting hot: .*samples=many"),
-    ('"few": {"samples": 1}', "setting few: stage1.samples: expected 2 or more, got 1"),
+    ('"few": {"samples": 1}', "setting few: stage1.samples: expected 2 or more, as .*, got 1"),
     ('"a/b": {}', "setting 'a/b': expected a name"),
     ('"cold": {"init_from": "/no/run"}', "setting cold: this run starts from /no/run"),
 ])

@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -40,12 +40,8 @@ class MeshSpec:
     tensor: int = 1
 
 
-def make_mesh(spec: MeshSpec, devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh with axes (data, fsdp, tensor) over `devices` (default: all), compiler-chosen (Auto) axis types.
-
-    Raises ValueError when the sizes do not multiply to the number of devices.
-    """
-    devices = jax.devices() if devices is None else devices
+def axis_sizes(spec: MeshSpec, count: int) -> tuple[int, ...]:
+    """Devices along each of AXES. Raises ValueError when the sizes do not multiply to `count` devices."""
     sizes = [spec.data, spec.fsdp, spec.tensor]
     known = math.prod(size for size in sizes if size != -1)
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
@@ -53,18 +49,36 @@ def make_mesh(spec: MeshSpec, devices: list[jax.Device] | None = None) -> Mesh:
             "mesh sizes: expected positive numbers with at most one -1, got "
             f"{dict(zip(AXES, sizes, strict=True))}"
         )
-    if -1 in sizes and len(devices) % known == 0:
-        sizes[sizes.index(-1)] = len(devices) // known
-    if math.prod(sizes) != len(devices):
+    if -1 in sizes and count % known == 0:
+        sizes[sizes.index(-1)] = count // known
+    if math.prod(sizes) != count:
         raise ValueError(
-            f"mesh {dict(zip(AXES, sizes, strict=True))} does not cover the {len(devices)} devices at hand; "
+            f"mesh {dict(zip(AXES, sizes, strict=True))} does not cover the {count} devices at hand; "
             "make the sizes multiply to their number, or set one of them to -1"
         )
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return tuple(sizes)
+
+
+def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with axes (data, fsdp, tensor) over `devices` (default: all), compiler-chosen (Auto) axis types.
+
+    Raises ValueError when the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = axis_sizes(spec, len(devices))
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def abstract_mesh(spec: MeshSpec, count: int) -> AbstractMesh:
+    """The same mesh of `count` devices that need not exist: for shapes and shardings."""
+    return AbstractMesh(axis_sizes(spec, count), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def partition(
-    names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh, rules: Mapping[str, tuple[str, ...]] = RULES
+    names: tuple[str | None, ...],
+    shape: tuple[int, ...],
+    mesh: Mesh | AbstractMesh,
+    rules: Mapping[str, tuple[str, ...]] = RULES,
 ) -> PartitionSpec:
     """The partition of an array by the rules; an axis that does not divide evenly is not split."""
     if len(names) != len(shape):  # a factored moment keeps its parameter's names, but not its axes
@@ -76,7 +90,7 @@ def partition(
     return PartitionSpec(*parts)
 
 
-def shardings_for(abstract: Any, mesh: Mesh, rules: Mapping[str, tuple[str, ...]] = RULES) -> Any:
+def shardings_for(abstract: Any, mesh: Mesh | AbstractMesh, rules: Mapping[str, tuple[str, ...]] = RULES) -> Any:
     """Shardings of a tree of boxed shapes (from `jax.eval_shape(model.init, ...)`); others are whole."""
 
     def place(leaf):
@@ -90,16 +104,25 @@ def shardings_for(abstract: Any, mesh: Mesh, rules: Mapping[str, tuple[str, ...]
     return jax.tree.map(place, abstract, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
 
 
-def row_sharding(mesh: Mesh) -> NamedSharding:
+def placer(mesh: Mesh | AbstractMesh) -> Callable[[jax.Array, tuple[str | None, ...]], jax.Array]:
+    """`place(array, names)`: the array, split over the mesh by the rules."""
+
+    def place(x, names):
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, partition(names, x.shape, mesh)))
+
+    return place
+
+
+def row_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Rows of a batch over the axes that hold different rows."""
     return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The same array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def row_shards(mesh: Mesh) -> int:
+def row_shards(mesh: Mesh | AbstractMesh) -> int:
     """Number of parts the rows of a batch are split into: every micro-batch has a multiple of it."""
     return math.prod(mesh.shape[axis] for axis in RULES["batch"])

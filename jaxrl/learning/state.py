@@ -1,15 +1,16 @@
 """What an update changes, as one NamedTuple; the model and the optimizer stand outside it."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Int
 
-from jaxrl.learning.mesh import DECODE_RULES, replicated, shardings_for
+from jaxrl.learning.mesh import DECODE_RULES, RULES, replicated, shardings_for
 from models.config import Qwen2Config
 from models.qwen2 import Qwen2
 from models.value import Qwen2Value, value_params
@@ -43,16 +44,18 @@ class Critic(NamedTuple):
     optimizer: optax.GradientTransformation
 
 
-def abstract_params(model: nn.Module, mesh: Mesh) -> Any:
+def abstract_params(
+    model: nn.Module, mesh: Mesh | AbstractMesh, rules: Mapping[str, tuple[str, ...]] = RULES
+) -> Any:
     """Shapes, types and shardings of the model's parameters, nothing allocated."""
     boxed = _boxed_params(model)
-    return _with_shardings(nn.meta.unbox(boxed), shardings_for(boxed, mesh))
+    return _with_shardings(nn.meta.unbox(boxed), shardings_for(boxed, mesh, rules))
 
 
 def abstract_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     critic: Critic | None = None,
     *,
     follows: bool = False,

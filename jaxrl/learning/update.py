@@ -131,7 +131,7 @@ class Update:
             )
         self.model, self.loss, self.mesh, self.spec = model, loss, mesh, spec
         places = jax.tree.map(lambda x: x.sharding, abstract_state(model, optimizer, mesh, critic))
-        self._logp = _logp_program(model, mesh, spec)
+        self.logp = _logp_program(model, mesh, spec)
 
         def policy(params, micro, totals, scalars):
             logp, entropy = forward(
@@ -185,7 +185,7 @@ class Update:
         micros = [jax.device_put(take(part, piece), row_sharding(self.mesh)) for piece in self._cut(part)]
         if self.spec.epochs * self.spec.minibatches > 1 and part.old_logp is None:
             micros = [
-                m._replace(old_logp=self._logp(params, m.tokens, m.lengths, scalars.temperature))
+                m._replace(old_logp=self.logp(params, m.tokens, m.lengths, scalars.temperature))
                 for m in micros
             ]
         tokens, rows = part.loss_mask.sum(), (part.loss_mask > 0).any(axis=1).sum()

@@ -1,12 +1,17 @@
-"""GPUs that programs can be compiled for without owning one."""
+"""GPUs that programs can be compiled for without owning one, and what their vendor says of their speed."""
 
 import dataclasses
+import math
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
 import jax
 from jax.experimental import topologies
+
+from jaxrl.running.devices import MEMORY_SHARE
+from jaxrl.running.utilization import peak_flops
 
 _DESCRIPTION = """
 gpu_device_info {{
@@ -26,11 +31,22 @@ device_description_str: "{description}"
 
 
 @dataclasses.dataclass(frozen=True)
+class Rates:
+    """What the vendor's data sheets promise for one GPU, in a host of eight."""
+
+    matmul: float  # floating-point operations a second, bfloat16, dense
+    memory: float  # bytes a second
+    link: float  # bytes a second to the GPUs of the same host, one direction
+    network: float  # bytes a second to other hosts, one direction: the host's adapters, shared out
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Accelerator:
-    """A GPU as XLA's compiler wants it described."""
+    """A GPU as XLA's compiler wants it described (as in openxla/xla, xla/backends/gpu/target_config/specs)."""
 
     description: str
-    memory: int  # bytes that a program can use
+    memory: int  # bytes
     bandwidth: int  # of the memory, bytes a second
     capability: int  # major number
     cores: int
@@ -39,33 +55,116 @@ class Accelerator:
     l2_cache: int  # bytes
     shared_memory_per_core: int  # bytes
     shared_memory_per_block: int  # bytes
+    rates: Rates
 
     def target(self) -> str:
         """What XLA wants to know of the GPU it compiles for (a GpuTargetConfigProto as text)."""
-        return _DESCRIPTION.format(**dataclasses.asdict(self))
+        return _DESCRIPTION.format(**vars(self))
+
+
+def _a100(memory: int, bandwidth: int, size: str) -> Accelerator:
+    sheets = ("NVIDIA A100 data sheet (SXM: 312 TFLOPS bfloat16, NVLink 600 GB/s both ways); "
+              "NVIDIA DGX A100 data sheet (8 x 200 Gb/s)")
+    description = f"NVIDIA A100-SXM4-{size}"
+    rates = Rates(peak_flops(description, "bfloat16"), bandwidth, 300e9, 25e9, sheets)
+    return Accelerator(description, memory, bandwidth, 8, 108, 64, 1.41, 41_943_040, 167_936, 166_912, rates)
+
+
+def _hopper(description: str, memory: int, bandwidth: int, name: str) -> Accelerator:
+    sheets = (f"NVIDIA {name} data sheet (SXM: 1,979 TFLOPS bfloat16 with sparsity, half of it dense; NVLink 900 GB/s "
+              f"both ways); NVIDIA DGX {name} data sheet (8 x 400 Gb/s)")
+    rates = Rates(peak_flops(description, "bfloat16"), bandwidth, 450e9, 50e9, sheets)
+    return Accelerator(description, memory, bandwidth, 9, 132, 128, 1.98, 52_428_800, 233_472, 232_448, rates)
 
 
 ACCELERATORS: dict[str, Accelerator] = {
-    "A100-80GB": Accelerator("NVIDIA A100-SXM4-80GB", 84_987_740_160, 2_039_000_000_000, 8, 108, 64, 1.41, 41_943_040,
-                             167_936, 166_912),
-    "H200": Accelerator("NVIDIA H200", 150_754_820_096, 4_800_000_000_000, 9, 132, 128, 1.98, 52_428_800, 233_472,
-                        232_448),
+    "A100-40GB": _a100(42_331_013_120, 1_555_000_000_000, "40GB"),
+    "A100-80GB": _a100(84_987_740_160, 2_039_000_000_000, "80GB"),
+    "H100-80GB": _hopper("NVIDIA H100 80GB HBM3", 84_942_979_072, 3_350_000_000_000, "H100"),
+    "H200": _hopper("NVIDIA H200", 150_754_820_096, 4_800_000_000_000, "H200"),
 }
+
+
+HOST = 8  # GPUs of one host, at most
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """So many devices of one kind, evenly on hosts.
+
+    memory: bytes that arrays and programs may take on one of them; 0: not known. accelerator: None for CPUs and for
+    GPUs that are not listed.
+    """
+
+    name: str
+    count: int
+    hosts: int
+    memory: int
+    accelerator: Accelerator | None
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether they are virtual devices of a CPU."""
+        return self.name == "cpu"
+
+    def __str__(self) -> str:
+        hosts = f" in {self.hosts} hosts" if self.hosts > 1 else ""
+        return f"{self.count} x {self.name}{hosts}"
+
+
+def read_devices(text: str, cpus: int = 1, hosts: int = 0) -> Devices:
+    """`4xA100-80GB` or `cpu` (as many virtual devices as `cpus`). hosts 0: as few as eight GPUs a host allow.
+
+    Raises ValueError for anything else.
+    """
+    if text == "cpu":
+        return Devices("cpu", cpus, 1, host_memory() // cpus, None)
+    found = re.fullmatch(r"([1-9]\d*)x(.+)", text)
+    if not found or found[2] not in ACCELERATORS:
+        raise ValueError(f"--devices: expected cpu, or a number, an x and one of {', '.join(ACCELERATORS)}, such as "
+                         f"4xA100-80GB, got {text!r}.")
+    count, accelerator = int(found[1]), ACCELERATORS[found[2]]
+    hosts = hosts or math.ceil(count / HOST)
+    if count % hosts:
+        raise ValueError(f"--hosts: expected a number that divides the {count} devices, got {hosts}.")
+    return Devices(found[2], count, hosts, int(accelerator.memory * MEMORY_SHARE), accelerator)
+
+
+def present_devices() -> Devices:
+    """Those of this process's JAX, with the memory that it may use."""
+    devices = jax.devices()
+    kind, hosts = devices[0].device_kind, jax.process_count()
+    if devices[0].platform == "cpu":
+        return Devices("cpu", len(devices), hosts, host_memory() // jax.local_device_count(), None)
+    name = next((name for name, known in ACCELERATORS.items() if known.description == kind), kind)
+    stats = jax.local_devices()[0].memory_stats() or {"bytes_limit": 0}  # an allocator that does not tell
+    return Devices(name, len(devices), hosts, stats["bytes_limit"], ACCELERATORS.get(name))
+
+
+def host_memory() -> int:
+    """Bytes of this machine's memory, or of what a container may use of it."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and limit.read_text().strip().isdigit():
+        limits.append(int(limit.read_text()))
+    return min(limits)
 
 
 def compiler_at_hand() -> bool:
     """Whether XLA's compiler for CUDA is installed (the extras `cuda12` and `cuda13`)."""
-    return any(find_spec(f"jax_plugins.xla_cuda{major}") for major in (12, 13))
+    return bool(find_spec("jax_plugins")) and any(find_spec(f"jax_plugins.xla_cuda{major}") for major in (12, 13))
 
 
-def compile_only_devices(name: str, count: int) -> list[jax.Device]:
-    """Devices of one host that programs can be compiled for; nothing can be put on them or run.
+def compile_only_devices(name: str, count: int, hosts: int = 1) -> list[jax.Device]:
+    """Devices, evenly on so many hosts, that programs can be compiled for; nothing can be put on them or run.
 
     Must come before any other use of a device in the process, which it keeps on the CPU. Raises ValueError for an
-    unknown name, RuntimeError where XLA's compiler for CUDA is not installed.
+    unknown name or hosts that don't divide the count, RuntimeError where XLA's compiler for CUDA is not installed.
     """
     if name not in ACCELERATORS:
         raise ValueError(f"expected a device out of {', '.join(ACCELERATORS)}, got {name!r}.")
+    if count % hosts:
+        raise ValueError(f"expected hosts that divide the {count} devices, got {hosts}.")
     if not compiler_at_hand():
         raise RuntimeError("XLA's compiler for CUDA is not installed: pip install 'jaxrl[cuda12]' (no GPU needed).")
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -75,5 +174,5 @@ def compile_only_devices(name: str, count: int) -> list[jax.Device]:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0 --xla_gpu_cuda_data_dir={nvcc[0]}".strip()
     jax.config.update("jax_platforms", "cpu")
     topology = topologies.get_topology_desc("", platform="cuda", target_config=ACCELERATORS[name].target(),
-                                            topology=f"1x1x{count}")
+                                            topology=f"1x{hosts}x{count // hosts}")
     return list(topology.devices)

@@ -5,6 +5,12 @@ from pathlib import Path
 
 import jax
 
+MEMORY_SHARE = 0.92
+"""Share of a GPU's memory for arrays and programs' temporaries. JAX takes 0.75 unless told otherwise, too little for a
+7B model on an A100; the rest is for CUDA itself, NCCL's buffers and kernels."""
+_SHARE_VARIABLES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE",
+                    "XLA_PYTHON_CLIENT_ALLOCATOR")
+
 
 def prepare_devices(devices: int, compile_cache: str) -> None:
     """So many virtual CPU devices (0: the machine as it is), and compiled programs kept in a folder ("": not kept)."""
@@ -12,6 +18,8 @@ def prepare_devices(devices: int, compile_cache: str) -> None:
         jax.config.update("jax_num_cpu_devices", devices)
     if devices > 1:
         _keep_devices_moving()
+    if not any(name in os.environ for name in _SHARE_VARIABLES):  # what the user has said stands
+        os.environ[_SHARE_VARIABLES[0]] = str(MEMORY_SHARE)
     if compile_cache:
         jax.config.update("jax_compilation_cache_dir", str(Path(compile_cache).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from jaxrl.evaluation.evaluate import evaluate
-from jaxrl.evaluation.overlap import refuse_overlap
 from jaxrl.evaluation.table import EvaluationResult, rows, to_metrics
 from jaxrl.learning.checkpoint import Checkpoints
 from jaxrl.learning.fingerprint import fingerprint
@@ -18,11 +17,14 @@ from jaxrl.learning.state import TrainState, fresh_moments
 from jaxrl.reporting.rollouts import write_rollouts
 from jaxrl.reporting.run_folder import read_evaluations, write_evaluation
 from jaxrl.reporting.terminal import Terminal
+from jaxrl.running.accelerators import present_devices
+from jaxrl.running.asked import load_asked
 from jaxrl.running.guard import dump, find_cause
 from jaxrl.running.ledger import Ledger
 from jaxrl.running.lessons import Lessons
 from jaxrl.running.machine import build_machine, first_state, load_weights
 from jaxrl.running.measures import stage_warnings
+from jaxrl.running.planning import Job, refuse_unfit
 from jaxrl.running.progress import Progress, StepPlan, advance, gone_back, plan_step
 from jaxrl.running.saving import Saver
 from jaxrl.running.settings import RunSpec
@@ -32,8 +34,6 @@ from jaxrl.running.tasks import Dialogue
 from jaxrl.running.workdir import claim_workdir, first_weights, make_manifest, write_manifest
 from jaxrl.sampling import Coordinates
 from models.convert import save_params
-from models.folder import read_config
-from models.tokenizer import check_vocabulary, eos_ids, load_tokenizer
 
 BEFORE, AFTER = "before", "after"
 # Evaluation draws from a seed of its own: its completions must not repeat those of any training step.
@@ -47,28 +47,24 @@ class Run:
     saver: Saver
     ledger: Ledger
     found: dict[str, EvaluationResult]
+    dialogue: Dialogue
 
     def __init__(self, spec: RunSpec, model_folder: Path, terminal: Terminal, config: dict[str, Any]):
         self.spec, self.folder, self.terminal, self.config = spec, model_folder, terminal, config
-        tokenizer = load_tokenizer(model_folder)
-        ends = eos_ids(model_folder, tokenizer)
-        model_config = read_config(model_folder)
-        check_vocabulary(tokenizer, model_config.vocab_size, ends)
-        self.dialogue = Dialogue(spec.task, spec.prompt, spec.rule, spec.values, tokenizer, ends, spec.stop)
-        self.held_out = spec.task.draw("test", spec.evaluation.pool, spec.seed)
-        known = {problem.form for problem in self.held_out}
-        self.pools = {stage.name: spec.task.draw("train", stage.pool, spec.seed, known) for stage in spec.stages}
-        refuse_overlap(self.held_out, [problem for pool in self.pools.values() for problem in pool])
-        self.machine = build_machine(spec, model_config, self._longest())
+        self.asked, model_config = load_asked(spec, model_folder)
+        self.dialogue, self.held_out, self.pools = self.asked.dialogue, self.asked.held_out, self.asked.pools
+        self.machine = build_machine(spec, model_config, self.asked.longest_row(spec))
         kind = Lessons if spec.loss.needs == "solver" else Steps
         self.steps = kind(spec, self.machine, self.dialogue, self.pools, terminal)
 
     def train(self) -> dict[str, EvaluationResult]:
         """All steps that are still to be done; returns the evaluations before and after.
 
-        Raises Stopped at a signal, with what was learned saved, and Ended where the guard gives up.
+        Raises ValueError, before anything is written, where the devices' memory can't hold them; Stopped at a signal,
+        with what was learned saved; Ended where the guard gives up.
         """
         spec = self.spec
+        refuse_unfit(Job(spec, self.machine.config, self.asked.longest_prompt(), present_devices()), self.terminal.say)
         claim_workdir(spec.workdir, self.config)
         with ExitStack() as stack:
             self.signals = stack.enter_context(Signals())
@@ -219,12 +215,6 @@ class Run:
         if self.spec.export:
             self.terminal.phase("export")
             save_params(self.spec.workdir / "export", state.params, self.machine.config, source_folder=self.folder)
-
-    def _longest(self) -> int:
-        """Tokens of the longest prompt with the longest response that this run can ask for."""
-        limits = [(self.pools[stage.name], stage.max_new_tokens) for stage in self.spec.stages]
-        limits.append((self.held_out, self.spec.evaluation.max_new_tokens))
-        return max(max(len(self.dialogue.encode(problem)) for problem in pool) + limit for pool, limit in limits)
 
     @property
     def _needs_reference(self) -> bool:

@@ -1,15 +1,17 @@
 """What a run computes with: model, mesh, sampler, update, state; built once from its specification."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+import optax
+from jax.sharding import AbstractMesh, Mesh
 
 from jaxrl.learning.batching import LayoutSpec, length_buckets
-from jaxrl.learning.mesh import make_mesh
+from jaxrl.learning.mesh import make_mesh, placer
 from jaxrl.learning.optimizer import make_optimizer
 from jaxrl.learning.reference import make_follow
 from jaxrl.learning.run_params import restore_params, split_run
@@ -61,23 +63,41 @@ class Machine:
         return init_state(self.model, self.optimizer, self.mesh, params, self.critic, follows=self.follows)
 
 
-def build_machine(spec: RunSpec, config: Qwen2Config, longest: int) -> Machine:
-    """Everything but the state. Raises ValueError where `longest` tokens are more than the model knows positions."""
-    if longest > config.max_position_embeddings:
-        raise ValueError(f"prompt and response may take {longest} tokens, the model knows "
-                         f"{config.max_position_embeddings} positions; lower sampling.max_new_tokens.")
-    mesh = make_mesh(spec.mesh)
-    dtype = jnp.dtype(spec.dtype)
-    settings = dict(dtype=dtype, remat=spec.remat, attention=spec.attention, unroll=spec.unroll)
-    model, optimizer = Qwen2(config, **settings), make_optimizer(spec.optimizer)
+def update_spec(spec: RunSpec, longest: int) -> UpdateSpec:
+    """How the run cuts up its updates; `longest`: tokens of the longest row."""
+    buckets = length_buckets(longest, shortest=min(48, longest), multiple=spec.length_multiple,
+                             ratio=spec.length_ratio)
+    return UpdateSpec(LayoutSpec(buckets, spec.micro_tokens), spec.epochs, spec.minibatches, spec.head_tokens)
+
+
+def learner_parts(
+    spec: RunSpec, config: Qwen2Config, mesh: Mesh | AbstractMesh
+) -> tuple[Qwen2, optax.GradientTransformation, Critic | None]:
+    """The model as it learns, its optimizer, and the critic of an algorithm that has one."""
+    settings = dict(dtype=jnp.dtype(spec.dtype), remat=spec.remat, attention=spec.attention, unroll=spec.unroll,
+                    place=placer(mesh))
     critic = None
     if spec.loss.needs == "critic":
         critic = Critic(Qwen2Value(value_config(config), **settings), make_optimizer(spec.optimizer))
-    buckets = length_buckets(longest, shortest=min(48, longest), multiple=spec.length_multiple,
-                             ratio=spec.length_ratio)
-    layout = UpdateSpec(LayoutSpec(buckets, spec.micro_tokens), spec.epochs, spec.minibatches, spec.head_tokens)
-    sampler = Sampler(config, mesh, weight_shardings=decode_shardings(config, mesh), dtype=dtype, longest=longest,
-                      rows=spec.sampler_rows, chunk=spec.sampler_chunk)
+    return Qwen2(config, **settings), make_optimizer(spec.optimizer), critic
+
+
+def check_positions(longest: int, config: Qwen2Config) -> None:
+    """Raises ValueError where `longest` tokens are more than the model knows positions."""
+    if longest > config.max_position_embeddings:
+        raise ValueError(f"prompt and response may take {longest} tokens, the model knows "
+                         f"{config.max_position_embeddings} positions; lower sampling.max_new_tokens.")
+
+
+def build_machine(
+    spec: RunSpec, config: Qwen2Config, longest: int, devices: Sequence[jax.Device] | None = None
+) -> Machine:
+    """Everything but the state, for these devices (None: all there are). Raises ValueError as `check_positions`."""
+    check_positions(longest, config)
+    mesh, layout = make_mesh(spec.mesh, devices), update_spec(spec, longest)
+    model, optimizer, critic = learner_parts(spec, config, mesh)
+    sampler = Sampler(config, mesh, weight_shardings=decode_shardings(config, mesh), dtype=jnp.dtype(spec.dtype),
+                      longest=longest, rows=spec.sampler_rows, chunk=spec.sampler_chunk)
     return Machine(
         config, mesh, model, optimizer, sampler, make_update(model, optimizer, spec.loss, mesh, layout, critic),
         make_logp(model, mesh, layout), longest, make_follow(spec.reference), spec.reference.follows, critic,

@@ -186,7 +186,7 @@ class Rollout:
 
     def _grow(self, batch: Batch, size: int):
         if cache_size(batch.cache) < size:
-            batch.cache = self.programs.grow(size)(batch.cache)
+            batch.cache = self.programs.grow(batch.cache, size)
 
     def _collect_first(self, rows: np.ndarray, token: jax.Array, logp: jax.Array):
         token, logp = jax.device_get((token, logp))

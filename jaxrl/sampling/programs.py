@@ -78,10 +78,18 @@ class Programs:
             return output
         return jax.lax.with_sharding_constraint(output, self.heads)
 
-    def grow(self, size: int) -> Callable[[KVCache], KVCache]:
-        """The program that gives a cache room for `size` positions."""
+    def grow(self, cache: KVCache, size: int) -> KVCache:
+        """The cache with room for `size` positions; the old one is given up, layer by layer, so that the two are never
+        held side by side."""
         function = partial(step.grow, blocks=size // BLOCK)
-        return self._sized.setdefault(("grow", size), self._jit("grow", function, (P(self.row_axes),)))
+        program = self._sized.setdefault(("grow", size), self._jit("grow", function, (P(self.row_axes),)))
+        keys, values = [], []
+        for layer in zip(*cache, strict=True):
+            grown = program(KVCache(*((side,) for side in layer)))
+            keys, values = [*keys, *grown.keys], [*values, *grown.values]
+            for side in layer:
+                side.delete()
+        return KVCache(tuple(keys), tuple(values))
 
     def empty_cache(self, size: int) -> KVCache:
         """A cache of `size` positions for the rows of one batch on every row shard."""

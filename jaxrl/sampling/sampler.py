@@ -28,6 +28,17 @@ def default_lengths(shortest: int, longest: int) -> tuple[int, ...]:
     return (*(length for length in ladder if shortest <= length < longest), longest)
 
 
+def default_cache_lengths(rows: int, heads: int, longest: int) -> tuple[int, ...]:
+    """Cache lengths, whole blocks each, up to one that holds `longest` positions."""
+    shortest = max(2 * BLOCK, SMALLEST_SCORES // (rows * heads))
+    return whole_blocks(default_lengths(shortest, max(longest, shortest)))
+
+
+def whole_blocks(lengths: Sequence[int]) -> tuple[int, ...]:
+    """Lengths rounded up to blocks of the cache, each once, ascending."""
+    return tuple(sorted({-(-length // BLOCK) * BLOCK for length in lengths}))
+
+
 def abstract_weights(model: Qwen2) -> Params:
     """Shapes and types of a model's parameters, nothing allocated."""
     one = jnp.zeros((1, 2), jnp.int32)
@@ -82,9 +93,10 @@ class Sampler:
                 f"longest must be at most max_position_embeddings {model_config.max_position_embeddings}, got "
                 f"{self.longest}; shorten the rows or use a longer model."
             )
-        shortest = max(2 * BLOCK, SMALLEST_SCORES // (self.rows * model_config.num_attention_heads))
-        lengths = cache_lengths or default_lengths(shortest, max(self.longest, shortest))
-        self.cache_lengths = tuple(sorted({-(-length // BLOCK) * BLOCK for length in lengths}))
+        heads = model_config.num_attention_heads
+        self.cache_lengths = (
+            whole_blocks(cache_lengths) if cache_lengths else default_cache_lengths(self.rows, heads, self.longest)
+        )
         self.prompt_lengths = tuple(prompt_lengths or default_lengths(BLOCK, max(self.longest, BLOCK)))
         for name in ("rows", "chunk", "prompt_rows", "longest"):
             if getattr(self, name) < 1:

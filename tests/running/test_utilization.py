@@ -8,7 +8,7 @@ from jaxrl.running.utilization import peak_flops
 
 
 @pytest.mark.parametrize(("kind", "dtype", "peak"), [
-    ("NVIDIA A100-SXM4-80GB", "bfloat16", 312e12), ("NVIDIA H100 80GB HBM3", "bfloat16", 989e12),
+    ("NVIDIA A100-SXM4-80GB", "bfloat16", 312e12), ("NVIDIA H100 80GB HBM3", "bfloat16", 989.4e12),
     ("NVIDIA H100 PCIe", "bfloat16", 756e12), ("NVIDIA L4", "bfloat16", 121e12), ("NVIDIA L40S", "bfloat16", 362e12),
     ("NVIDIA A100-SXM4-80GB", "float32", None), ("cpu", "bfloat16", None),
 ])

@@ -1,6 +1,7 @@
 """Law 1 (coordinates, not history), law 3 (one model) and manners of the sampler, on tiny models."""
 
 import re
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -8,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.state import decode_shardings
-from jaxrl.sampling import Coordinates, Sampler, SamplingSpec, StopStrings
+from jaxrl.sampling import Coordinates, Sampler, SamplingSpec, StopStrings, step
 from jaxrl.sampling.loop import unseated
 from models.config import Qwen2Config
 from models.qwen2 import Qwen2, head_kernel
@@ -253,6 +255,22 @@ def test_rows_may_differ_in_settings_and_nothing_compiles_again(samplers, params
     for i, (_, sample) in enumerate(names):
         same = mixed.tokens[i, : mixed.lengths[i]].tolist() == greedy.tokens[i, : greedy.lengths[i]].tolist()
         assert same == (sample == 1) or (same and mixed.lengths[i] < 4)
+
+
+def test_a_cache_grows_layer_by_layer_and_gives_up_the_old_one(samplers):
+    programs, held = samplers[4].programs, []
+    cache = jax.tree.map(lambda x: x + 2, programs.empty_cache(128))
+    grow = programs._sized.setdefault(("grow", 192), programs._jit("grow", partial(step.grow, blocks=3), (P("data"),)))
+
+    def watched(layer):
+        held.append(sum(not x.is_deleted() for x in jax.tree.leaves(cache)))
+        return grow(layer)
+
+    programs._sized["grow", 192] = watched
+    grown = programs.grow(cache, 192)
+    assert held == [4, 2]  # keys and values of each layer that is still to come
+    assert all(x.is_deleted() for x in jax.tree.leaves(cache))
+    assert [(x[:, :, :2].min(), x[:, :, 2:].max()) for x in jax.tree.leaves(grown)] == [(2.0, 0.0)] * 4
 
 
 def test_nan_names_row_and_step(samplers, params):

@@ -1,0 +1,120 @@
+"""Bytes on one device: exact for what is held, by shapes and shardings; estimated for what programs need besides.
+
+The estimates count the few largest arrays that are alive at once. How far they are from XLA's compiler for GPUs is in
+docs/memory.md, and tests/gpu_compile.py holds them to it.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh
+
+from jaxrl.learning.mesh import row_shards
+from models.cache import init_cache
+from models.config import Qwen2Config
+from models.qwen2 import Qwen2
+
+FLOAT = 4  # bytes of float32: masters, gradients, logits, attention's scores
+
+
+class Phase(NamedTuple):
+    """A part of a step and what one device holds in it, in bytes by name; `temporaries` are the programs' own."""
+
+    name: str
+    parts: Mapping[str, int]
+
+    @property
+    def bytes(self) -> int:
+        """All of it."""
+        return sum(self.parts.values())
+
+    @property
+    def held(self) -> int:
+        """Without temporaries: what is known exactly."""
+        return self.bytes - self.parts["temporaries"]
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes on one device of arrays given as shapes with shardings."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def largest_leaf(tree: Any) -> int:
+    """Bytes on one device of the largest array: an optimizer's step goes through them one by one."""
+    return max(device_bytes(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def cache_bytes(config: Qwen2Config, rows: int, positions: int, dtype: Any, split: int) -> int:
+    """Bytes of a cache for `rows` rows; split: devices that share the heads."""
+    shapes = jax.eval_shape(lambda: init_cache(config, rows, positions, jnp.dtype(dtype)))
+    heads = split if config.num_key_value_heads % split == 0 else 1
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)) // heads
+
+
+def learning_temporaries(
+    model: Qwen2, mesh: Mesh | AbstractMesh, rows: int, length: int, head_tokens: int, gradients: int
+) -> int:
+    """Of the gradient of a micro-batch [rows, length] over all devices; gradients: their bytes on one device.
+
+    What is kept for the backward pass, and the larger of two moments: the head's pieces with their logits, or the
+    layers, when the gradients fill up beside those that are summed.
+    """
+    c, sizes = model.config, _sizes(model, mesh, rows, length, head_tokens)
+    layers, tokens = c.num_hidden_layers, sizes.tokens
+    if model.remat == "full":
+        kept = layers * tokens * c.hidden_size * sizes.width
+    else:
+        wide = c.intermediate_size // mesh.shape["tensor"] + c.hidden_size
+        kept = layers * (8 * tokens * wide * sizes.width + sizes.scores)
+    # Gradient of the table or of the head, before it is split over fsdp.
+    whole = c.vocab_size // mesh.shape["tensor"] * c.hidden_size * FLOAT
+    head = 2 * sizes.logits + sizes.kernel + (whole if mesh.shape["fsdp"] > 1 else 0)
+    return kept + max(head, gradients + 2 * whole + 6 * sizes.wide + sizes.scores)
+
+
+def forward_temporaries(model: Qwen2, mesh: Mesh | AbstractMesh, rows: int, length: int, head_tokens: int) -> int:
+    """Of log-probabilities of a micro-batch [rows, length] over all devices, nothing kept for a backward pass."""
+    sizes = _sizes(model, mesh, rows, length, head_tokens)
+    return max(sizes.logits + sizes.kernel, 3 * sizes.wide + sizes.scores)
+
+
+def sync_temporaries(masters: Any, mesh: Mesh | AbstractMesh, dtype: Any) -> int:
+    """Of turning masters (shapes with shardings) into decode weights: a device's part of them in `dtype`."""
+    return device_bytes(masters) * jnp.dtype(dtype).itemsize // FLOAT if mesh.shape["fsdp"] > 1 else 0
+
+
+def prefill_temporaries(config: Qwen2Config, rows: int, length: int, dtype: Any, split: int) -> int:
+    """Of prompts [rows, length] on one device, or on `split` devices together."""
+    tokens, width = rows * length, jnp.dtype(dtype).itemsize
+    scores = rows * config.num_attention_heads * length**2 * (FLOAT + width)
+    return max(3 * tokens * config.intermediate_size * width, scores) // split
+
+
+def decode_temporaries(config: Qwen2Config, rows: int, split: int) -> int:
+    """Of drawing a token for each of `rows` rows: logits, weights, random numbers."""
+    return 13 * rows * config.vocab_size * FLOAT // (4 * split)
+
+
+class _Sizes(NamedTuple):
+    tokens: int  # of a device; the others are bytes on it
+    width: int  # of a product's element
+    wide: int  # an array as wide as the mlp
+    scores: int  # of attention in one layer, where they are held: before and after the softmax
+    logits: int  # of one piece of the head
+    kernel: int  # the head's
+
+
+def _sizes(model: Qwen2, mesh: Mesh | AbstractMesh, rows: int, length: int, head_tokens: int) -> _Sizes:
+    c, tensor, shards = model.config, mesh.shape["tensor"], row_shards(mesh)
+    width = jnp.dtype(model.dtype).itemsize
+    tokens = rows * length // shards
+    pieces = max(1, math.ceil(rows * length / head_tokens))
+    vocabulary = c.vocab_size // tensor
+    scores = rows // shards * c.num_attention_heads // tensor * length**2 * (FLOAT + width)
+    return _Sizes(
+        tokens, width, tokens * c.intermediate_size // tensor * width, scores if model.attention == "plain" else 0,
+        tokens // pieces * vocabulary * FLOAT, vocabulary * c.hidden_size * width,
+    )

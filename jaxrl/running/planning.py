@@ -1,0 +1,360 @@
+"""What a run needs on each device, phase by phase, before anything of it is made."""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh
+
+from jaxrl.algorithms.batch import Batch
+from jaxrl.learning import lowered as learner
+from jaxrl.learning.batching import rows_of
+from jaxrl.learning.memory import (
+    FLOAT,
+    Phase,
+    cache_bytes,
+    decode_temporaries,
+    device_bytes,
+    forward_temporaries,
+    largest_leaf,
+    learning_temporaries,
+    prefill_temporaries,
+    sync_temporaries,
+)
+from jaxrl.learning.mesh import DECODE_RULES, abstract_mesh, row_shards
+from jaxrl.learning.state import TrainState, abstract_params, abstract_state
+from jaxrl.running.accelerators import Devices
+from jaxrl.running.collectives import Collective, read_collectives
+from jaxrl.running.machine import Machine, learner_parts, update_spec
+from jaxrl.running.settings import RunSpec
+from jaxrl.sampling import lowered as sampler
+from jaxrl.sampling.sampler import default_cache_lengths, default_lengths
+from models.cache import BLOCK
+from models.config import Qwen2Config
+
+PROMPT_ROWS = 4  # of one prefill on a device, as the sampler has it
+GIB = 2**30
+DOUBT = 0.35
+"""How far the estimate of temporaries may be too high: `train` refuses only what doesn't fit without this share."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run on devices; prompt: tokens of its longest prompt."""
+
+    spec: RunSpec
+    config: Qwen2Config
+    prompt: int
+    devices: Devices
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row, as `build_machine` wants them."""
+        limits = [stage.max_new_tokens for stage in self.spec.stages]
+        return self.prompt + max(*limits, self.spec.evaluation.max_new_tokens)
+
+    @property
+    def mesh(self) -> AbstractMesh:
+        """The mesh without its devices. Raises ValueError where it does not cover them."""
+        return abstract_mesh(self.spec.mesh, self.devices.count)
+
+    @property
+    def row_shards(self) -> int:
+        """Parts into which the sampler splits its rows."""
+        return self.devices.count // self.split
+
+    @property
+    def asked(self) -> int:
+        """Rows of the largest call of the sampler: a step's, or an evaluation's."""
+        evaluation = self.spec.evaluation
+        return max(self.rows, sum(count for _, count in evaluation.pool) * max(evaluation.samples, 1))
+
+    @property
+    def batches(self) -> int:
+        """Batches of the sampler that a device holds at once: on CPU all rows, see `Sampler`."""
+        return 1 if not self.devices.on_cpu else math.ceil(self.asked / (self.spec.sampler_rows * self.row_shards))
+
+    @property
+    def cache_lengths(self) -> tuple[int, ...]:
+        """Those of the sampler, ascending."""
+        return default_cache_lengths(self.spec.sampler_rows, self.config.num_attention_heads, self.longest)
+
+    @property
+    def prompt_bucket(self) -> int:
+        """Positions of a prefill of the longest prompt."""
+        return next(length for length in default_lengths(BLOCK, max(self.longest, BLOCK)) if length >= self.prompt)
+
+    @property
+    def split(self) -> int:
+        """Devices that decode the same rows together."""
+        return self.mesh.shape["tensor"]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the largest step, over all devices."""
+        return max(stage.prompts * (stage.samples + (self.spec.loss.needs == "greedy")) for stage in self.spec.stages)
+
+    def changed(self, **fields: Any) -> "Job":
+        """The job with other fields of its specification."""
+        return dataclasses.replace(self, spec=dataclasses.replace(self.spec, **fields))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Phases with their bytes, and what follows from them.
+
+    source: "compiler" or "shapes". collectives, compile_seconds: of each program; empty where nothing was compiled.
+    """
+
+    job: Job
+    phases: tuple[Phase, ...]
+    source: str
+    collectives: Mapping[str, Sequence[Collective]]
+    compile_seconds: Mapping[str, float]
+
+    @property
+    def largest_phase(self) -> Phase:
+        """The one that takes most."""
+        return max(self.phases, key=lambda phase: phase.bytes)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every phase does."""
+        return self.largest_phase.bytes <= self.job.devices.memory
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether some phase does not fit even if its temporaries were overestimated by DOUBT."""
+        doubt = DOUBT if self.source == "shapes" else 0.0
+        return any(phase.bytes - doubt * phase.parts["temporaries"] > self.job.devices.memory for phase in self.phases)
+
+
+def plan_shapes(job: Job) -> Plan:
+    """The plan from shapes and shardings alone, in a fraction of a second."""
+    return Plan(job, _phases(job, _estimate(job)), "shapes", {}, {})
+
+
+def plan_compiled(job: Job, machine: Machine) -> Plan:
+    """The plan with the temporaries of the compiler; `machine` is built for devices that can be compiled for."""
+    temporaries, seconds, collectives = {}, {}, {}
+    for name, program in lower_programs(job, machine).items():
+        began = time.perf_counter()
+        compiled = program.compile()
+        seconds[name] = time.perf_counter() - began
+        temporaries[name] = compiled.memory_analysis().temp_size_in_bytes
+        collectives[name] = read_collectives(compiled.as_text())
+    return Plan(job, _phases(job, temporaries), "compiler", collectives, seconds)
+
+
+def lower_programs(job: Job, machine: Machine) -> dict[str, jax.stages.Lowered]:
+    """The largest programs of every phase, as the run would compile them."""
+    state, cache = machine.abstract(), machine.sampler.cache_lengths[-1]
+    truncated = any(stage.top_k or stage.top_p < 1 or stage.min_p for stage in job.spec.stages)
+    return {
+        "sync": machine.sampler.programs.decode_weights.lower(state.params),
+        **sampler.lower(machine.sampler, cache, job.prompt_bucket, truncated),
+        **learner.lower(machine.update, state, *largest_shape(job)),
+    }
+
+
+def largest_shape(job: Job) -> tuple[int, int]:
+    """Rows and length of the micro-batch that needs most, over all devices."""
+    layout, shards = update_spec(job.spec, job.longest).layout, row_shards(job.mesh)
+    shapes = [(rows_of(length, layout.micro_tokens, shards), length) for length in layout.buckets]
+    model, *_ = learner_parts(job.spec, job.config, job.mesh)
+    return max(shapes, key=lambda shape: learning_temporaries(model, job.mesh, *shape, job.spec.head_tokens, 0))
+
+
+def largest_counts(plan: Plan) -> dict[str, int]:
+    """The largest `layout.micro_tokens` and `sampler.rows` that fit when all else stays, up to what a step can use; 0
+    where none does.
+
+    By the estimate; where the plan is the compiler's, moved by what it said of the configured sizes.
+    """
+    job, shards = plan.job, row_shards(plan.job.mesh)
+    estimated = {phase.name: phase.parts["temporaries"] for phase in plan_shapes(job).phases}
+    off = {phase.name: phase.parts["temporaries"] - estimated[phase.name] for phase in plan.phases}
+
+    def fits(changed: Job, names: tuple[str, ...]) -> bool:
+        phases = [phase for phase in plan_shapes(changed).phases if phase.name in names]
+        return all(phase.bytes + off[phase.name] <= job.devices.memory for phase in phases)
+
+    length = update_spec(job.spec, job.longest).layout.buckets[-1]
+    return {
+        "layout.micro_tokens": length * shards * _largest(
+            lambda rows: fits(job.changed(micro_tokens=rows * shards * length), ("reference", "update")),
+            math.ceil(job.rows / shards)),
+        "sampler.rows": _largest(lambda rows: fits(job.changed(sampler_rows=rows), ("prefill", "decode")),
+                                 math.ceil(job.asked / job.row_shards)),
+    }
+
+
+def _largest(fits: Callable[[int], bool], most: int) -> int:
+    """The largest number up to `most` that fits, 0 where 1 does not."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def refuse_unfit(job: Job, say: Callable[[str], None]) -> None:
+    """Raises ValueError with the plan, and what to change, where a run can't fit; warns where it may not."""
+    if not job.devices.memory:
+        return
+    plan = plan_shapes(job)
+    if plan.hopeless:
+        raise ValueError(f"{shortage(plan)}\n{table(plan)}\n{advice(plan)}")
+    if not plan.fits:
+        say(f"warning: {shortage(plan)} {advice(plan)}")
+
+
+def shortage(plan: Plan) -> str:
+    """One sentence: which phase does not fit."""
+    phase, memory = plan.largest_phase, plan.job.devices.memory
+    return (f"this run needs {phase.bytes / GIB:.1f} GiB on each device in the phase {phase.name}, and there are "
+            f"{memory / GIB:.1f} GiB ({plan.job.devices}).")
+
+
+def table(plan: Plan) -> str:
+    """GiB on one device: a line a phase, a column a part."""
+    names = list(dict.fromkeys(name for phase in plan.phases for name in phase.parts))
+    lines = [["phase", "all", *names]]
+    for phase in plan.phases:
+        parts = [f"{phase.parts[name] / GIB:.2f}" if name in phase.parts else "" for name in names]
+        lines.append([phase.name, f"{phase.bytes / GIB:.2f}", *parts])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def advice(plan: Plan) -> str:
+    """What would make it fit: every change that does alone, else several together, else more devices."""
+    job = plan.job
+    alone = [f"--config.{name}={value}" for name, value, change in _changes(plan) if plan_shapes(change(job)).fits]
+    if alone:
+        return f"It fits with {' or '.join(alone)}."
+    together = _together(plan)
+    if together:
+        return f"It fits with {together}."
+    for factor in (2, 4, 8, 16, 32, 64) if -1 in dataclasses.astuple(job.spec.mesh) else ():
+        devices = dataclasses.replace(job.devices, count=factor * job.devices.count, hosts=factor * job.devices.hosts)
+        wider = plan_shapes(dataclasses.replace(job, devices=devices))
+        together = _together(wider)
+        if wider.fits or together:
+            return f"It fits on {devices.count} such devices{'' if wider.fits else f' with {together}'}."
+    return "No change that is known here makes it fit; take a smaller model (for example :1.5b behind the config file)."
+
+
+def _together(plan: Plan) -> str:
+    """Changes, one after another, that make it fit; empty where they don't."""
+    taken = {}
+    for name, value, change in _changes(plan):
+        changed = plan_shapes(change(plan.job))
+        if changed.largest_phase.bytes < plan.largest_phase.bytes:
+            plan, taken[name] = changed, value
+        if plan.fits:
+            break
+    return " ".join(f"--config.{name}={value}" for name, value in taken.items()) if plan.fits else ""
+
+
+def _changes(plan: Plan) -> list[tuple[str, Any, Callable[[Job], Job]]]:
+    """Fields that may be changed against a shortage: name, value, and the changed job."""
+    spec, counts = plan.job.spec, largest_counts(plan)
+
+    def change(**fields: Any) -> Callable[[Job], Job]:
+        return lambda job: job.changed(**fields)
+
+    found = [(name, counts[name], change(**{field: counts[name]}))
+             for name, field in (("layout.micro_tokens", "micro_tokens"), ("sampler.rows", "sampler_rows"))
+             if 0 < counts[name] < getattr(spec, field)]
+    if spec.remat == "none":
+        found.append(("remat", "full", change(remat="full")))
+    if spec.attention == "plain" and not plan.job.devices.on_cpu:
+        found.append(("attention", "cudnn", change(attention="cudnn")))
+    if spec.head_tokens > 2048:
+        found.append(("layout.head_tokens", 2048, change(head_tokens=2048)))
+    if spec.optimizer.moment_dtype == "float32" and spec.optimizer.kind in ("adamw", "muon"):
+        half = dataclasses.replace(spec.optimizer, moment_dtype="bfloat16")
+        found.append(("optimizer.moment_dtype", "bfloat16", change(optimizer=half)))
+    for tensor in (2, 4, 8):
+        divides = plan.job.config.num_key_value_heads % tensor == 0 and plan.job.devices.count % tensor == 0
+        if divides and spec.mesh.tensor < tensor and spec.mesh.fsdp == -1:
+            mesh = dataclasses.replace(spec.mesh, tensor=tensor)
+            found.append(("mesh.tensor", tensor, change(mesh=mesh)))
+    return sorted(found, key=lambda row: row[0] == "sampler.rows")  # last: fewer slots make decoding slower
+
+
+def _phases(job: Job, temporaries: Mapping[str, int]) -> tuple[Phase, ...]:
+    spec, config = job.spec, job.config
+    state, weights = held_state(job)
+    held = {"parameters": device_bytes(state.params), "moments": device_bytes(state.opt_state)}
+    gradients = held["parameters"]
+    referring = spec.loss.kl_placement != "none"
+    if referring:
+        held["reference"] = held["parameters"]  # frozen or following, of one size
+    if state.critic is not None:
+        held["critic"] = device_bytes(state.critic)
+        gradients = max(gradients, device_bytes(state.critic.params))
+    lengths = (0, *job.cache_lengths)
+    cache, before = (job.batches * cache_bytes(config, spec.sampler_rows, length, spec.dtype, job.split)
+                     for length in (lengths[-1], lengths[-2]))
+    grown = before // (job.batches * config.num_hidden_layers)  # a layer of one cache lies beside its longer self
+    sampling = held | {"decode_weights": weights, "cache": cache}
+    # A step's rows lie on their devices all at once, four bytes a token in each field.
+    tokens = job.rows * update_spec(spec, job.longest).layout.buckets[-1] // row_shards(job.mesh)
+    learning = held | {"batch": 4 * len(Batch._fields) * tokens}
+    updates = [size for name, size in temporaries.items() if name.endswith(("accumulate", "finish"))]
+    phases = [
+        Phase("sync", held | {"decode_weights": weights, "temporaries": temporaries["sync"]}),
+        Phase("prefill", sampling | {"prompts": _prompt_bytes(job),
+                                     "temporaries": max(temporaries["prefill"], temporaries["seat"])}),
+        Phase("decode", sampling | {"temporaries": max(temporaries["decode"], grown)}),
+        Phase("reference", learning | {"temporaries": temporaries["reference"]}),
+        Phase("update", learning | {"gradients": gradients, "temporaries": max(updates)}),
+    ]
+    passes = referring or spec.epochs * spec.minibatches > 1  # else nobody asks for log-probabilities alone
+    return tuple(phase for phase in phases if phase.name != "reference" or passes)
+
+
+def _estimate(job: Job) -> dict[str, int]:
+    """Temporaries of each program from shapes."""
+    spec, config, mesh = job.spec, job.config, job.mesh
+    model, *_ = learner_parts(spec, config, mesh)
+    (state, _), shape = held_state(job), largest_shape(job)
+    decode = decode_temporaries(config, spec.sampler_rows, job.split)
+    return {
+        "sync": sync_temporaries(state.params, mesh, spec.dtype),
+        "prefill": prefill_temporaries(config, PROMPT_ROWS, job.prompt_bucket, spec.dtype, job.split),
+        "seat": decode,
+        "decode": decode,
+        "reference": forward_temporaries(model, mesh, *shape, spec.head_tokens),
+        "accumulate": learning_temporaries(model, mesh, *shape, spec.head_tokens, device_bytes(state.params)),
+        "finish": largest_leaf(state.params),
+    }
+
+
+def _prompt_bytes(job: Job) -> int:
+    """Caches and logits of the prompts that wait for a slot on one device: one for each row when drawing greedily."""
+    seats = min(job.spec.sampler_rows * job.batches, math.ceil(job.asked / job.row_shards))
+    prompts = math.ceil(seats / PROMPT_ROWS) * PROMPT_ROWS
+    cache = cache_bytes(job.config, prompts, job.prompt_bucket, job.spec.dtype, job.split)
+    return cache + prompts * job.config.vocab_size * FLOAT
+
+
+def held_state(job: Job) -> tuple[TrainState, int]:
+    """Shapes of the state, and bytes of the decode weights on a device."""
+    return _held_by(dataclasses.replace(job.spec, micro_tokens=1, sampler_rows=1), job.config, job.devices.count)
+
+
+@functools.lru_cache(maxsize=16)
+def _held_by(spec: RunSpec, config: Qwen2Config, count: int) -> tuple[TrainState, int]:
+    mesh = abstract_mesh(spec.mesh, count)
+    model, optimizer, critic = learner_parts(spec, config, mesh)
+    state = abstract_state(model, optimizer, mesh, critic, follows=spec.reference.follows)
+    weights = device_bytes(abstract_params(model, mesh, DECODE_RULES))
+    return state, weights * jnp.dtype(spec.dtype).itemsize // FLOAT
