@@ -25,7 +25,7 @@ CONFIG = Qwen2Config(32, 16, 32, 2, 4, 2, 4, tie_word_embeddings=True)
 MODEL = Qwen2(CONFIG)
 # Plain gradient descent: the change of the parameters is the gradient, and no rule hides its size.
 DESCENT = make_optimizer(OptimizerSpec("sgd", b1=0.0, clip_norm=0.0))
-SCALARS = Scalars(0.1, temperature=1.3, kl_coefficient=0.2, critic_learning_rate=0.1)
+SCALARS = Scalars(0.1, temperature=1.3, kl_coefficient=0.2, critic_learning_rate=0.05)
 WHOLE = UpdateSpec(LayoutSpec((24,), 24 * 8))
 
 

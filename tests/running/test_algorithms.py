@@ -150,6 +150,14 @@ def test_a_step_asks_other_problems_in_place_of_those_that_teach_nothing(small, 
     assert max(refills) > 0
 
 
+def test_spare_problems_are_all_others_in_an_order_of_the_step(trained):
+    run = trained("dapo")
+    plans = [loop.plan_step(run.spec.stages, loop.Progress(step=place, place=place)) for place in range(8)]
+    for plan in plans:
+        assert sorted([*run.steps.indices(plan), *run.steps.spare(plan)]) == list(range(6))
+    assert len({tuple(run.steps.spare(plan)) for plan in plans}) > 1
+
+
 def test_a_completion_of_a_refill_is_drawn_again(trained):
     run = trained("dapo")
     assert len(rollouts(run, 1)) > 4
