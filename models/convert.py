@@ -29,7 +29,7 @@ from models.safetensors_file import CODES, DTYPES, Entry, read_header, transpose
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
 SPARE_BYTES = 1 << 20  # for config and index beside weights and companions
-BLOCK_BYTES = 64 << 20  # of an embedding, which is written in blocks of rows
+BLOCK_BYTES = 16 << 20  # of a tensor at a time; larger buffers go back to the system and are cleared anew each time
 
 
 def load_params(
@@ -211,13 +211,12 @@ def _blocks(params: Mapping[str, Any], slots: Mapping[str, Slot], name: str, dty
     slot = slots.get(name) or slots[EMBEDDING]
     leaf = params[slot.path]
     if slot.layer is not None:
-        piece = _layer(leaf, jnp.int32(slot.layer)) if isinstance(leaf, jax.Array) else leaf[slot.layer]
-        tensor = np.asarray(piece).astype(dtype, copy=False)
-        yield transpose(tensor) if slot.transposed else tensor
-        return
+        leaf = np.asarray(_layer(leaf, jnp.int32(slot.layer)) if isinstance(leaf, jax.Array) else leaf[slot.layer])
     rows = max(1, BLOCK_BYTES * slot.shape[0] // _size(np.dtype(leaf.dtype), slot.shape))
     for start in range(0, slot.shape[0], rows):
-        yield np.asarray(leaf[start:start + rows]).astype(dtype, copy=False)
+        part = slice(start, start + rows)
+        block = transpose(leaf[:, part]) if slot.transposed else np.asarray(leaf[part])
+        yield block.astype(dtype, copy=False)
 
 
 def _file_blocks(params, slots, file: _File) -> Iterator[np.ndarray]:
@@ -333,10 +332,10 @@ def _verify(
 
 def _equal(entry: Entry, blocks: Iterator[np.ndarray]) -> bool:
     """Whether the file holds these blocks, one after another, to the bit."""
-    stored, start = view(entry).reshape(-1), 0
+    start = 0
     for block in blocks:
-        found = stored[start:start + block.size]
+        found = view(entry).reshape(-1)[start:start + block.size]  # mapped anew: what was compared leaves the memory
         if found.dtype != block.dtype or not np.array_equal(found.view(np.uint8), block.reshape(-1).view(np.uint8)):
             return False
         start += block.size
-    return start == stored.size
+    return start == math.prod(entry.shape)

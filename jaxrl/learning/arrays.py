@@ -17,7 +17,7 @@ import tensorstore as ts
 
 from models.convert import FileArray
 
-CHUNK_BYTES = 64 << 20
+CHUNK_BYTES = 32 << 20
 FILE_BYTES = 128 << 20
 
 
@@ -36,13 +36,19 @@ class _FileArrayHandler(ocp.type_handlers.NumpyHandler):
         pending.result()
 
 
-def array_handler() -> ocp.PyTreeCheckpointHandler:
-    """Orbax's handler of a tree of arrays, `FileArray`s among them, in this layout. Reads every other layout too."""
+def array_handler(abstract: Any = None) -> ocp.PyTreeCheckpointHandler:
+    """Orbax's handler of a tree of arrays, `FileArray`s among them, in this layout. Reads every other layout too.
+
+    abstract: the arrays to be restored; their host buffers together are then at most as large as the largest of them.
+    """
+    largest = max((math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract)), default=0)
     kinds = ocp.type_handlers.create_type_handler_registry(
         (FileArray, _FileArrayHandler(deepcopy_host_arrays=False)),
         *((kind, ocp.type_handlers.get_type_handler(kind)) for kind in (np.ndarray, jax.Array)),
     )
-    return ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=kinds)
+    return ocp.PyTreeCheckpointHandler(
+        use_compression=False, type_handler_registry=kinds, restore_concurrent_gb=math.ceil(largest / 10**9) or None
+    )
 
 
 def save_arguments(tree: Any) -> ocp.args.PyTreeSave:

@@ -1,5 +1,6 @@
 """The parameters of a run's checkpoint, without its optimizer: for export, evaluation and generation."""
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -68,9 +69,10 @@ def checkpoint_folder(run: Path, step: int | None = None) -> tuple[Path, int]:
     return (run / "checkpoints" / str(step) / "state").absolute(), step
 
 
-def _stored_shapes(reader: Any, folder: Path, config: Qwen2Config) -> dict[str, Any]:
+def _stored_shapes(folder: Path, config: Qwen2Config) -> dict[str, Any]:
     """Shapes and dtypes of the stored parameters. Raises ValueError where they are of another model."""
-    stored = reader.metadata(folder).tree["params"]
+    with contextlib.closing(array_handler()) as reader:
+        stored = reader.metadata(folder).tree["params"]
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(tuple(leaf.shape), jnp.dtype(leaf.dtype)), stored)
     check_params(shapes, config)
     return shapes
@@ -82,11 +84,7 @@ def open_params(run: Path, config: Qwen2Config, step: int | None = None) -> tupl
     Nothing is read before it is asked for. Raises as `restore_params` does.
     """
     folder, step = checkpoint_folder(run, step)
-    reader = array_handler()
-    try:
-        paths = flatten_dict(_stored_shapes(reader, folder, config))
-    finally:
-        reader.close()
+    paths = flatten_dict(_stored_shapes(folder, config))
     return unflatten_dict({path: open_array(folder, ("params", *path)) for path in paths}), step
 
 
@@ -99,16 +97,13 @@ def restore_params(
     FileNotFoundError where there is no such checkpoint, ValueError where it is of another model.
     """
     folder, step = checkpoint_folder(run, step)
+    shapes = _stored_shapes(folder, config)
     if shardings is None:
         shardings = SingleDeviceSharding(jax.devices()[0])
-    reader = array_handler()
-    try:
-        shapes = _stored_shapes(reader, folder, config)
-        if isinstance(shardings, Sharding):
-            shardings = jax.tree.map(lambda _, place=shardings: place, shapes)
-        placed = jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings
-        )
+    if isinstance(shardings, Sharding):
+        shardings = jax.tree.map(lambda _, place=shardings: place, shapes)
+    placed = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings
+    )
+    with contextlib.closing(array_handler(placed)) as reader:
         return reader.restore(folder, args=restore_arguments({"params": placed}, partial=True))["params"], step
-    finally:
-        reader.close()
