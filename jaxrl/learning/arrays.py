@@ -43,7 +43,7 @@ def array_handler(abstract: Any = None) -> ocp.PyTreeCheckpointHandler:
     """
     largest = max((math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract)), default=0)
     kinds = ocp.type_handlers.create_type_handler_registry(
-        (FileArray, _FileArrayHandler(deepcopy_host_arrays=False)),
+        (FileArray, _FileArrayHandler()),
         *((kind, ocp.type_handlers.get_type_handler(kind)) for kind in (np.ndarray, jax.Array)),
     )
     return ocp.PyTreeCheckpointHandler(
