@@ -10,26 +10,28 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from jaxrl.learning.checkpoint import Checkpoints
 from jaxrl.learning.state import TrainState
-from models.convert import load_params, stored_dtype
-from models.folder import read_config
+from models.convert import open_params, stored_dtype
+from models.folder import read_config, replacing
 from models.source import resolve_model
 
 
 def convert(name: str, output: Path, dtype: str | None) -> str:
-    """Convert one model; returns the sentence that says what was done."""
+    """Convert one model, a few layers in memory at a time; returns the sentence that says what was done."""
     started = time.monotonic()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} is there already and not empty; choose a new folder.")
     folder = resolve_model(name).absolute()
     config = read_config(folder)
-    params = load_params(folder, config, dtype=stored_dtype(dtype))
-    with Checkpoints(output / "checkpoints") as checkpoints:
-        checkpoints.save(0, TrainState(jnp.zeros((), jnp.int32), params, {}), {"model": str(folder)})
-    (output / "config.json").write_text(json.dumps({"model": str(folder)}, indent=2) + "\n", encoding="utf-8")
+    params = open_params(folder, config, dtype=stored_dtype(dtype))
+    with replacing(output) as temporary:
+        with Checkpoints(temporary / "checkpoints") as checkpoints:
+            checkpoints.save(0, TrainState(np.zeros((), np.int32), params, {}), {"model": str(folder)})
+        text = json.dumps({"model": str(folder)}, indent=2) + "\n"
+        (temporary / "config.json").write_text(text, encoding="utf-8")
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     return f"{output}: {size:,} parameters of {folder} as step 0, {time.monotonic() - started:.1f} s"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-from jaxrl.learning.run_params import restore_params, run_config, split_run
+from jaxrl.learning.run_params import open_params, run_config, split_run
 from models.convert import save_params
 from models.folder import read_config
 from models.source import resolve_model
@@ -37,7 +37,7 @@ def export(
     run, step = split_run(run_name)
     folder = resolve_model(source if source is not None else str(run_config(run)["model"]))
     config = read_config(folder)
-    params, step = restore_params(run, config, step)
+    params, step = open_params(run, config, step)
     save_params(output, params, config, source_folder=folder, dtype=dtype, max_shard_bytes=limit)
     size = sum(path.stat().st_size for path in output.iterdir())
     return (f"{output}: step {step} of {run}, {size / 1e6:.1f} MB, re-read and compared, "

@@ -107,7 +107,8 @@ def _refuse_unsupported(config: Mapping[str, Any], kind: str) -> None:
                              f"remove {field} from config.json (and stay within max_position_embeddings) or "
                              "use a model without it.")
     full_layers = config.get("max_window_layers", 0)
-    if config.get("use_sliding_window") and full_layers < config["num_hidden_layers"]:
+    windowed = config.get("use_sliding_window") and full_layers < config["num_hidden_layers"]
+    if windowed or set(config.get("layer_types") or ()) - {"full_attention"}:
         raise ValueError("sliding-window attention is switched on and is not supported; "
                          "set use_sliding_window to false and stay within the window.")
     if kind == "qwen3" and config.get("attention_bias"):

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from jaxrl.learning.arrays import array_handler, restore_arguments, save_arguments
 from jaxrl.learning.state import TrainState
 
 
@@ -78,7 +79,7 @@ class Checkpoints:
         half written is taken away.
         """
         note = {"meta": meta, "leaves": _leaves(state)} | ({} if score is None else {"score": score})
-        parts = ocp.args.Composite(state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note))
+        parts = ocp.args.Composite(state=save_arguments(state), note=ocp.args.JsonSave(note))
         with _explained(self.folder):
             # Asked beforehand, so that a checkpoint that can't be whole does not take the room that metrics need.
             if shutil.disk_usage(self.folder).free < sum(leaf.nbytes for leaf in jax.tree.leaves(state)):
@@ -121,7 +122,7 @@ class Checkpoints:
                 f"checkpoint {self.folder / str(step)} is of another model or optimizer: {len(wrong)} arrays differ, "
                 f"the first is {' '.join(wrong[0])}; use the config it was made with, or another run folder"
             )
-        parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        parts = ocp.args.Composite(state=restore_arguments(abstract))
         return self._manager.restore(step, args=parts).state, note["meta"]
 
     def meta(self, step: int | None = None) -> dict[str, Any]:
@@ -143,7 +144,8 @@ class Checkpoints:
             create=True,
             cleanup_tmp_directories=True,
         )
-        return ocp.CheckpointManager(self.folder, options=options)
+        handlers = {"state": array_handler(), "note": ocp.JsonCheckpointHandler()}
+        return ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     def _note(self, step: int) -> dict[str, Any]:
         return self._manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore())).note
