@@ -75,6 +75,8 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
         """Write `state` and `meta` (JSON) as checkpoint `step`, on disk on return; replaces one of that step.
 
+        A frozen base is left out: it is where the run took it from.
+
         Raises OSError, in one sentence, when there is no room or no permission; what was there stays, what was
         half written is taken away.
         """

@@ -15,8 +15,9 @@ from jaxrl.algorithms.losses import combine_info
 from jaxrl.learning.mesh import replicated, row_sharding, row_shards
 from jaxrl.learning.state import Learned
 
-Objective = Callable[[Any, Batch, Totals, Any], tuple[Float[Array, ""], dict[str, Array]]]
-"""(params, micro-batch, totals of the step, scalars) -> loss and measures, both shares of the whole step."""
+Objective = Callable[[Any, Any, Batch, Totals, Any], tuple[Float[Array, ""], dict[str, Array]]]
+"""(params, frozen base or None, micro-batch, totals of the step, scalars) -> loss and measures, both shares of the whole
+step."""
 
 
 class Accumulator(NamedTuple):
@@ -53,9 +54,9 @@ class Descent:
             shapes = {name: (blocks,) if name.endswith("_max") else () for name in names}
             return placed(grads, {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()})
 
-        def accumulate(total, params, micro, totals, scalars):
+        def accumulate(total, params, base, micro, totals, scalars):
             self.traces[micro.tokens.shape] += 1
-            grads, info = jax.grad(objective, has_aux=True)(params, micro, totals, scalars)
+            grads, info = jax.grad(objective, has_aux=True)(params, base, micro, totals, scalars)
             grads = jax.tree.map(lambda x, y: x + y.astype(x.dtype), total.grads, grads)
             return placed(grads, combine_info(total.info, info))
 
@@ -67,23 +68,24 @@ class Descent:
         self.finish = jax.jit(finish, donate_argnums=0, out_shardings=(places, whole))
 
     def step(
-        self, learned: Learned, micros: Sequence[Batch], totals: Totals, scalars: Any, learning_rate: Any
+        self, learned: Learned, base: Any, micros: Sequence[Batch], totals: Totals, scalars: Any, learning_rate: Any
     ) -> tuple[Learned, dict[str, Array]]:
-        """One optimizer step. `learned` is given up: its buffers are reused.
+        """One optimizer step. `learned` is given up: its buffers are reused. base: what stays frozen, or None.
 
         The measures are those of the objective, and grad_norm, update_norm and skipped: a step whose gradient is not
         finite changes nothing.
         """
-        total = self.zeros(learned.params, self.names(learned.params, micros[0], totals, scalars))
+        total = self.zeros(learned.params, self.names(learned.params, base, micros[0], totals, scalars))
         for micro in micros:
-            total = self.accumulate(total, learned.params, micro, totals, scalars)
+            total = self.accumulate(total, learned.params, base, micro, totals, scalars)
         return self.finish(learned, total, learning_rate)
 
-    def names(self, params: Any, micro: Batch, totals: Totals, scalars: Any) -> tuple[str, ...]:
+    def names(self, params: Any, base: Any, micro: Batch, totals: Totals, scalars: Any) -> tuple[str, ...]:
         """Names that the objective reports for micro-batches with these fields."""
         fields = tuple(values is not None for values in micro)
         if fields not in self._names:
-            self._names[fields] = tuple(sorted(jax.eval_shape(self.objective, params, micro, totals, scalars)[1]))
+            self._names[fields] = tuple(
+                sorted(jax.eval_shape(self.objective, params, base, micro, totals, scalars)[1]))
         return self._names[fields]
 
 

@@ -33,19 +33,19 @@ def lower(update: Update, state: TrainState, rows: int, length: int) -> dict[str
     )
     scalars, totals = Scalars(*(scalar,) * len(Scalars._fields)), Totals(scalar, scalar)
 
-    def descend(descent: Descent, learned: Learned) -> tuple[jax.stages.Lowered, jax.stages.Lowered]:
+    def descend(descent: Descent, learned: Learned, base: Any) -> tuple[jax.stages.Lowered, jax.stages.Lowered]:
         blocks = shape((row_shards(update.mesh),))
-        names = descent.names(learned.params, micro, totals, scalars)
+        names = descent.names(learned.params, base, micro, totals, scalars)
         total = Accumulator(
             jax.tree.map(lambda leaf: shape(leaf.shape, at=leaf.sharding), learned.params),
             {name: blocks if name.endswith("_max") else scalar for name in names},
         )
-        gradient = descent.accumulate.lower(total, learned.params, micro, totals, scalars)
+        gradient = descent.accumulate.lower(total, learned.params, base, micro, totals, scalars)
         return gradient, descent.finish.lower(learned, total, scalar)
 
-    reference = update.logp.lower(state.params, micro.tokens, micro.lengths, scalar)
-    accumulate, finish = descend(update.policy, Learned(state.params, state.opt_state))
+    reference = update.logp.lower(state.weights(state.params), micro.tokens, micro.lengths, scalar)
+    accumulate, finish = descend(update.policy, Learned(state.params, state.opt_state), state.base)
     found = {"reference": reference, "accumulate": accumulate, "finish": finish}
     if update.critic:
-        found["critic_accumulate"], found["critic_finish"] = descend(update.critic, state.critic)
+        found["critic_accumulate"], found["critic_finish"] = descend(update.critic, state.critic, None)
     return found

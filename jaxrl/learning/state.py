@@ -12,6 +12,7 @@ from jaxtyping import Array, Int
 
 from jaxrl.learning.mesh import DECODE_RULES, RULES, replicated, shardings_for
 from models.config import Qwen2Config
+from models.lora import join, split
 from models.qwen2 import Qwen2
 from models.value import Qwen2Value, value_params
 
@@ -27,7 +28,8 @@ class TrainState(NamedTuple):
     """`step` counts optimizer steps; `params` are masters (scanned tree, unboxed), `opt_state` moments.
 
     critic: of an algorithm with one, else None. reference: the weights that the KL is taken to, where these follow the
-    policy (frozen ones stand outside), else None.
+    policy (frozen ones stand outside), else None. base: where `params` are adapters, the frozen weights beside them; no
+    step changes these and no checkpoint has them.
     """
 
     step: Int[Array, ""]
@@ -35,6 +37,11 @@ class TrainState(NamedTuple):
     opt_state: Any
     critic: Learned | None = None
     reference: Any = None
+    base: Any = None
+
+    def weights(self, params: Any) -> Any:
+        """The tree that the model takes, with these trained parameters: the state's own, or those of its reference."""
+        return params if self.base is None else join(self.base, params)
 
 
 class Critic(NamedTuple):
@@ -65,10 +72,11 @@ def abstract_state(
     follows: whether the state has a reference of its own.
     """
     # The boxes travel through the optimizer, so each moment arrives with the logical axes of its parameter.
-    policy = _boxed(model, optimizer)
-    valued = critic and _boxed(critic.model, critic.optimizer)
+    base, params = _trained(model, _boxed_params(model))
+    policy = _boxed(params, optimizer)
+    valued = critic and _boxed(_boxed_params(critic.model), critic.optimizer)
     step = jax.ShapeDtypeStruct((), jnp.int32)
-    boxed = TrainState(step, *policy, valued, policy.params if follows else None)
+    boxed = TrainState(step, *policy, valued, policy.params if follows else None, base)
     shardings = shardings_for(boxed, mesh)
     return _with_shardings(nn.meta.unbox(boxed), shardings)
 
@@ -92,10 +100,12 @@ def init_state(
     critic: Critic | None = None,
     *,
     follows: bool = False,
+    key: Array | None = None,
 ) -> TrainState:
     """State at step 0 with these parameters (copied to where the mesh wants them).
 
-    A critic starts from the same trunk, and a reference that follows from the same weights.
+    A critic starts from the same trunk, and a reference that follows from the same weights. Of a model with adapters
+    the parameters become the frozen base (in place, if they lie there), and the adapters are drawn from `key`.
     """
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state(model, optimizer, mesh, critic, follows=follows))
 
@@ -103,10 +113,14 @@ def init_state(
         params = jax.device_put(params, place.params, may_alias=False)
         return Learned(params, jax.jit(optimizer.init, out_shardings=place.opt_state)(params))
 
+    base = None
+    if shardings.base is not None:
+        base = jax.device_put(params, shardings.base)
+        params = jax.jit(lambda key: split(nn.meta.unbox(_init(model, key)))[1], out_shardings=shardings.params)(key)
     valued = critic and fresh(value_params(params), critic.optimizer, shardings.critic)
     reference = jax.device_put(params, shardings.reference, may_alias=False) if follows else None
     policy = fresh(params, optimizer, shardings)
-    return TrainState(jax.device_put(jnp.zeros((), jnp.int32), replicated(mesh)), *policy, valued, reference)
+    return TrainState(jax.device_put(jnp.zeros((), jnp.int32), replicated(mesh)), *policy, valued, reference, base)
 
 
 def fresh_moments(
@@ -129,8 +143,12 @@ def _init(model, key):
     return model.init(key, tokens, tokens, jnp.ones((1,), jnp.int32))["params"]
 
 
-def _boxed(model, optimizer):
-    params = _boxed_params(model)
+def _trained(model, params):
+    """What of a model's parameters is frozen (None: nothing), and what is trained."""
+    return split(params) if model.lora else (None, params)
+
+
+def _boxed(params, optimizer):
     return Learned(params, jax.eval_shape(optimizer.init, params))
 
 

@@ -22,6 +22,7 @@ from jaxrl.learning.descent import Descent
 from jaxrl.learning.mesh import row_sharding, row_shards
 from jaxrl.learning.state import Critic, Learned, TrainState, abstract_state
 from models.flops import forward_flops
+from models.lora import join
 from models.qwen2 import head_kernel
 from models.value import Qwen2Value
 
@@ -133,10 +134,10 @@ class Update:
         places = jax.tree.map(lambda x: x.sharding, abstract_state(model, optimizer, mesh, critic))
         self.logp = _logp_program(model, mesh, spec)
 
-        def policy(params, micro, totals, scalars):
+        def policy(params, base, micro, totals, scalars):
             logp, entropy = forward(
                 model,
-                params,
+                params if base is None else join(base, params),
                 micro.tokens,
                 micro.lengths,
                 scalars.temperature,
@@ -153,8 +154,8 @@ class Update:
                 row_blocks=row_shards(mesh),
             )
 
-        def value(params, micro, totals, scalars):
-            del scalars
+        def value(params, base, micro, totals, scalars):
+            del base, scalars
             values = forward_values(critic.model, params, micro.tokens, micro.lengths)
             return value_loss(values, micro, loss, totals=totals)
 
@@ -170,7 +171,7 @@ class Update:
         """All optimizer steps of one rollout. `state` is given up: its buffers are reused."""
         scalars = Scalars(*(np.float32(value) for value in scalars))
         parts = self._parts(batch)
-        placed = [self.place(part, state.params, scalars) for part in parts]
+        placed = [self.place(part, state.weights(state.params), scalars) for part in parts]
         infos = []
         for _ in range(self.spec.epochs):
             for micros, totals in placed:
@@ -193,10 +194,11 @@ class Update:
 
     def _step(self, state, micros, totals, scalars):
         policy = Learned(state.params, state.opt_state)
-        policy, info = self.policy.step(policy, micros, totals, scalars, scalars.learning_rate)
-        state = TrainState(state.step + 1, *policy, state.critic, state.reference)
+        policy, info = self.policy.step(policy, state.base, micros, totals, scalars, scalars.learning_rate)
+        state = state._replace(step=state.step + 1, params=policy.params, opt_state=policy.opt_state)
         if self.critic:
-            critic, more = self.critic.step(state.critic, micros, totals, scalars, scalars.critic_learning_rate)
+            critic, more = self.critic.step(
+                state.critic, None, micros, totals, scalars, scalars.critic_learning_rate)
             own = {f"critic_{name}" if name in info else name: x for name, x in more.items()}
             state, info = state._replace(critic=critic), info | own
         return state, info
@@ -227,7 +229,8 @@ class Update:
             flops += forward_flops(self.model.config, lengths, head=False)
             whole = Batch(*(None if x[0] is None else np.concatenate(x) for x in zip(*parts, strict=True)))
             counts["explained_variance"] = explained_variance(whole)
-        return counts | {"model_flops": 3 * self.spec.epochs * flops}
+        passes = 2 if self.model.lora else 3  # nothing is multiplied for the gradients of frozen weights
+        return counts | {"model_flops": passes * self.spec.epochs * flops}
 
 
 def make_update(
@@ -245,7 +248,7 @@ def make_update(
     critic value_loss, value_mean, value_clip_share, critic_grad_norm, critic_update_norm, critic_skipped (all still on
     the device); and tokens, loss_tokens, padding_share, micro_batches, explained_variance (with a critic), model_flops
     (host numbers). `model_flops` are those of forward and backward passes over the true tokens, without what is
-    computed again or for padding. A step whose gradient is not finite changes nothing but `step`, and says skipped = 1.
+    computed again or for padding, nor the few of adapters. A step whose gradient is not finite changes nothing but `step`, and says skipped = 1.
     """
     return Update(model, optimizer, loss, mesh, spec, critic)
 

@@ -1,0 +1,64 @@
+"""Low-rank adapters of linear layers (LoRA: Hu et al. 2021, arXiv 2106.09685): joined with their base, and merged."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+A, B = "_lora_A", "_lora_B"
+"""Endings of an adapter's two matrices: beside `query/kernel` [in, out] lie `query_lora_A/kernel` [in, rank] and
+`query_lora_B/kernel` [rank, out]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRASpec:
+    """x W becomes x W + alpha / rank x A B (equation 3; there W acts from the left, so their BA is our A B)."""
+
+    rank: int
+    alpha: float
+
+    def __post_init__(self):
+        if not isinstance(self.rank, int) or self.rank < 1:
+            raise ValueError(f"lora.rank: expected a whole number of 0 (off) or more, got {self.rank!r}.")
+        if not self.alpha > 0:
+            raise ValueError(f"lora.alpha: expected above 0, got {self.alpha!r}; rank or twice the rank is usual.")
+
+    @property
+    def scale(self) -> float:
+        """What A B is multiplied by."""
+        return self.alpha / self.rank
+
+
+def split(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The base and the adapters of a tree that holds both. Exact inverse of `join`."""
+    parts: tuple[dict, dict] = ({}, {})
+    for path, leaf in flatten_dict(params).items():
+        parts[path[-2].endswith((A, B))][path] = leaf
+    return unflatten_dict(parts[0]), unflatten_dict(parts[1])
+
+
+def join(base: Mapping[str, Any], adapters: Mapping[str, Any]) -> dict[str, Any]:
+    """One tree of both, as a model with adapters takes it; the arrays are shared."""
+    return unflatten_dict(flatten_dict(base) | flatten_dict(adapters))
+
+
+def pairs(adapters: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """Path of the kernel that is adapted, A and B; one after another."""
+    leaves = flatten_dict(adapters)
+    for path, down in leaves.items():
+        *above, name, kernel = path
+        if name.endswith(A):
+            name = name.removesuffix(A)
+            yield (*above, name, kernel), down, leaves[(*above, name + B, kernel)]
+
+
+def merge(base: Mapping[str, Any], adapters: Mapping[str, Any], spec: LoRASpec) -> dict[str, Any]:
+    """Parameters of a model without adapters: W + scale A B, summed in float32 and kept in W's dtype."""
+    leaves = flatten_dict(base)
+    for path, down, up in pairs(adapters):
+        change = jnp.matmul(down, up, precision=jax.lax.Precision.HIGHEST)
+        leaves[path] = (leaves[path].astype(jnp.float32) + spec.scale * change).astype(leaves[path].dtype)
+    return unflatten_dict(leaves)
