@@ -156,7 +156,7 @@ def lower_programs(job: Job, machine: Machine) -> dict[str, jax.stages.Lowered]:
     state, cache = machine.abstract(), machine.sampler.cache_lengths[-1]
     truncated = any(stage.top_k or stage.top_p < 1 or stage.min_p for stage in job.spec.stages)
     return {
-        "sync": machine.sampler.programs.decode_weights.lower(state.params),
+        "sync": machine.sampler.programs.unroll.lower(state.params),
         **sampler.lower(machine.sampler, cache, job.prompt_bucket, truncated),
         **learner.lower(machine.update, state, *largest_shape(job)),
     }
