@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 # Where a model is sampled from that no run speaks of: fields of a run's config.
-HERE = {"devices": 0, "sampler": {"rows": None, "devices": -1}, "compile_cache": "~/.cache/jaxrl"}
+HERE = {"devices": 0, "sampler": {"rows": None, "devices": -1, "memory": 1.0}, "compile_cache": "~/.cache/jaxrl"}
 
 
 def read_prompts(path: Path, tokenizer: Any) -> list[tuple[str, list[int]]]:

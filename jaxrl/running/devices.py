@@ -17,7 +17,7 @@ def prepare_devices(devices: int, compile_cache: str, sampling: int = 0) -> None
 
     sampling: as `sampling_devices` will be asked for them.
     """
-    wanted = max(devices, _count(sampling))
+    wanted = max(devices, sampling_count(sampling))
     if wanted > max(jax.config.jax_num_cpu_devices, 0):
         jax.config.update("jax_num_cpu_devices", wanted)
     if devices > 1:
@@ -41,7 +41,7 @@ def sampling_devices(count: int) -> list[jax.Device] | None:
     A core of its own for every device makes a decode step's many small products twice as fast on two cores, which one
     device can't share out. No device waits for another here, so nothing locks up (see `_keep_devices_moving`).
     """
-    return jax.devices()[: _count(count)] if count and _one_cpu() else None
+    return jax.devices()[: sampling_count(count)] if count and _one_cpu() else None
 
 
 def cores() -> int:
@@ -49,7 +49,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def _count(sampling: int) -> int:
+def sampling_count(sampling: int) -> int:
+    """The number itself; -1: one a core."""
     return cores() if sampling == -1 else sampling
 
 

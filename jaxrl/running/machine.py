@@ -96,7 +96,7 @@ def build_machine(
     mesh, layout = make_mesh(spec.mesh, devices or learning_devices(spec.devices)), update_spec(spec, longest)
     model, optimizer, critic = learner_parts(spec, config, mesh)
     sampler = make_sampler(config, mesh, samplers, dtype=jnp.dtype(spec.dtype), longest=longest,
-                           rows=spec.sampler_rows, chunk=spec.sampler_chunk)
+                           memory=int(spec.sampler_memory * 2**30), rows=spec.sampler_rows, chunk=spec.sampler_chunk)
     return Machine(
         config, mesh, model, optimizer, sampler, make_update(model, optimizer, spec.loss, mesh, layout, critic),
         make_logp(model, mesh, layout), longest, make_follow(spec.reference), spec.reference.follows, critic,

@@ -81,6 +81,7 @@ def load_policy(source: Source, fields: Mapping[str, Any], longest: int) -> tupl
     of prompt and response together."""
     mesh = make_mesh(MeshSpec(data=1, fsdp=-1), learning_devices(fields["devices"]))
     params = load_params_of(source, fields["dtype"], mesh)
-    sampler = make_sampler(source.config, mesh, sampling_devices(fields["sampler"]["devices"]),
-                           dtype=jnp.dtype(fields["dtype"]), longest=longest, rows=fields["sampler"]["rows"])
+    drawing = fields["sampler"]
+    sampler = make_sampler(source.config, mesh, sampling_devices(drawing["devices"]), dtype=jnp.dtype(fields["dtype"]),
+                           longest=longest, rows=drawing["rows"], memory=int(drawing["memory"] * 2**30))
     return sampler, sampler.decode_weights(params)

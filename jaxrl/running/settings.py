@@ -113,6 +113,7 @@ class RunSpec:
     length_ratio: float
     head_tokens: int
     sampler_devices: int
+    sampler_memory: float
     sampler_rows: int
     sampler_chunk: int
     evaluation: EvaluationSpec
@@ -149,7 +150,8 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
                          ("remat", ("none", "full"))):
         if c[field] not in known:
             raise ValueError(f"{field}: expected one of {', '.join(known)}, got {c[field]!r}.")
-    for field, value, least in (("devices", c["devices"], 0), ("sampler.devices", c["sampler"]["devices"], -1)):
+    for field, value, least in (("devices", c["devices"], 0), ("sampler.devices", c["sampler"]["devices"], -1),
+                                ("sampler.memory", c["sampler"]["memory"], 0)):
         if value < least:
             raise ValueError(f"{field}: expected {least} or more, got {value}.")
     if c["rollouts"]["every"] < 1:
@@ -168,7 +170,8 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
         optimizer=OptimizerSpec(**c["optimizer"]), micro_tokens=c["layout"]["micro_tokens"],
         length_multiple=c["layout"]["multiple"], length_ratio=c["layout"]["ratio"],
         head_tokens=c["layout"]["head_tokens"], sampler_devices=c["sampler"]["devices"],
-        sampler_rows=c["sampler"]["rows"], sampler_chunk=c["sampler"]["chunk"], evaluation=evaluation,
+        sampler_memory=c["sampler"]["memory"], sampler_rows=c["sampler"]["rows"],
+        sampler_chunk=c["sampler"]["chunk"], evaluation=evaluation,
         checkpoint=CheckpointSpec(**c["checkpoint"]), guard=GuardSpec(**c["guard"]),
         rollouts_every=c["rollouts"]["every"],
         wandb=WandbSpec(**c["wandb"], name=Path(c["workdir"]).name),

@@ -7,12 +7,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from jaxrl.sampling.loop import Rollout
 from jaxrl.sampling.programs import Programs
 from jaxrl.sampling.request import make_request
 from jaxrl.sampling.state import Completions, Coordinates, SamplingSpec
-from models.cache import BLOCK
+from models.cache import BLOCK, cache_bytes
 from models.config import Qwen2Config
 from models.qwen2 import Params, Qwen2
 
@@ -41,6 +42,11 @@ def whole_blocks(lengths: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted({-(-length // BLOCK) * BLOCK for length in lengths}))
 
 
+def batches_within(memory: int, config: Qwen2Config, rows: int, longest: int, dtype: DTypeLike, split: int) -> int:
+    """Batches whose caches, grown to `longest` positions, take at most `memory` bytes of a device; one at least."""
+    return max(1, memory // cache_bytes(config, rows, longest, dtype, split))
+
+
 def abstract_weights(model: Qwen2) -> Params:
     """Shapes and types of a model's parameters, nothing allocated."""
     one = jnp.zeros((1, 2), jnp.int32)
@@ -59,8 +65,9 @@ class Sampler:
     weight_shardings: where decode weights lie (a tree like them; default: whole on every device); devices along a
     mesh axis that splits weights work on the same rows together, and count as one below. dtype: of weights, cache
     and products. longest: tokens of prompt and completion together at most (default max_position_embeddings). rows:
-    slots of one batch on one device, the unit of all shapes. slots: rows in work at once over all devices (default:
-    all on CPU, one batch a device elsewhere); more wait and take freed slots, those with the largest limits first.
+    slots of one batch on one device, the unit of all shapes. memory: bytes of a device for caches; as many batches are
+    in work at once as fit with the longest cache, at least one, and other rows wait for freed slots, those with the
+    largest limits first (default: no bound). slots: the same bound as a number of rows over all devices.
     chunk: tokens between two acts of the host. cache_lengths, prompt_lengths: ascending sizes, one executable each.
     prompt_rows: prompts per device in one prefill.
     """
@@ -74,6 +81,7 @@ class Sampler:
         dtype: jnp.dtype = jnp.float32,
         longest: int | None = None,
         rows: int | None = None,
+        memory: int | None = None,
         slots: int | None = None,
         chunk: int | None = None,
         cache_lengths: Sequence[int] | None = None,
@@ -116,8 +124,11 @@ class Sampler:
             weight_shardings = jax.tree.map(lambda _: whole, abstract_weights(self.model))
         self.programs = Programs(self.model, mesh, weight_shardings, self.rows, chunk)
         self.devices = self.programs.shards
-        slots = slots or (None if self.on_cpu else self.rows * self.devices)
-        self.batches = None if slots is None else max(1, slots // (self.rows * self.devices))
+        bounds = [max(1, slots // (self.rows * self.devices))] if slots else []
+        if memory is not None:
+            split = mesh.size // self.devices
+            bounds.append(batches_within(memory, model_config, self.rows, self.cache_lengths[-1], dtype, split))
+        self.batches = min(bounds, default=None)
 
     @property
     def traces(self) -> dict[str, int]:

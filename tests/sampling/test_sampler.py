@@ -129,6 +129,16 @@ def test_weights_may_come_from_other_devices_than_those_that_sample(params, samp
     assert by_name(run(samplers[4], here), range(6), range(4)) == reference
 
 
+def test_batches_in_work_are_those_whose_longest_caches_fit_the_memory(params, reference):
+    one = 2 * 2 * 320 * 2 * 8 * 4 * 32  # sides, layers, positions, heads, size of a head, bytes, rows
+    found = {}
+    for memory in (0, 2 * one - 1, 2 * one):
+        sampler = Sampler(CONFIG, mesh(1), rows=32, chunk=16, memory=memory)
+        found[memory] = sampler.batches
+        assert by_name(run(sampler, params, samples=range(8), new=20), range(6), range(8)).keys() > reference.keys()
+    assert found == {0: 1, 2 * one - 1: 1, 2 * one: 2} and Sampler(CONFIG, mesh(1), rows=32).batches is None
+
+
 def test_progress_counts_completions_that_have_ended(params):
     told = []
     sampler = Sampler(CONFIG, mesh(1), rows=16, chunk=5, slots=16)
