@@ -11,7 +11,9 @@ from pathlib import Path
 
 import jax
 
-from jaxrl.learning.run_params import open_params, run_config, split_run
+from jaxrl.learning.run_params import check_base, open_adapters, open_params, run_config, run_lora, split_run
+from models.adapter_folder import save_adapter
+from models.convert import open_params as open_model
 from models.convert import save_params
 from models.folder import read_config
 from models.source import resolve_model
@@ -29,19 +31,40 @@ def parse_size(text: str) -> int:
 
 
 def export(
-    run_name: str, output: Path, source: str | None, dtype: str | None, max_shard_size: str | None
+    run_name: str, output: Path, source: str | None, dtype: str | None, max_shard_size: str | None, adapter: bool = False
 ) -> str:
     """Export one checkpoint; returns the sentence that says what was done."""
     started = time.monotonic()
     limit = None if max_shard_size is None else parse_size(max_shard_size)
     run, step = split_run(run_name)
     folder = resolve_model(source if source is not None else str(run_config(run)["model"]))
-    config = read_config(folder)
-    params, step = open_params(run, config, step)
-    save_params(output, params, config, source_folder=folder, dtype=dtype, max_shard_bytes=limit)
+    if adapter:
+        step = _export_adapter(run, step, output, folder if source else None, dtype or max_shard_size)
+    else:
+        config = read_config(folder)
+        params, step = open_params(run, config, step, folder=folder)
+        save_params(output, params, config, source_folder=folder, dtype=dtype, max_shard_bytes=limit)
     size = sum(path.stat().st_size for path in output.iterdir())
     return (f"{output}: step {step} of {run}, {size / 1e6:.1f} MB, re-read and compared, "
             f"{time.monotonic() - started:.1f} s")
+
+
+def _export_adapter(run: Path, step: int | None, output: Path, base: Path | None, unused: str | None) -> int:
+    lora, fields = run_lora(run), run_config(run)
+    if lora is None:
+        raise ValueError(f"expected a run with adapters (lora.rank above 0) for --adapter, and {run} trained all weights; "
+                         "leave --adapter out.")
+    if unused:
+        raise ValueError(f"--adapter writes one small float32 file: expected no --dtype and no --max-shard-size, got {unused}.")
+    if fields["init_from"] and base is None:
+        raise ValueError(f"the adapters belong to the weights of {fields['init_from']}, which no model folder holds yet; "
+                         "export these first and name that folder with --source.")
+    adapters, step = open_adapters(run, step)
+    if base is not None:
+        check_base(run, open_model(base, read_config(base)), fields["dtype"])
+    loaded = jax.tree.map(lambda leaf: leaf[:], adapters)
+    save_adapter(output, loaded, lora, str(base or fields["model"]))
+    return step
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -51,6 +74,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--source", help="the model it started from; default: the run's field `model`")
     parser.add_argument("--dtype", help="bfloat16, float16 or float32; default: what the source stores")
     parser.add_argument("--max-shard-size", help="such as 5GB; default: the source's own files")
+    parser.add_argument("--adapter", action="store_true",
+                        help="of a run with adapters: these alone, as a folder for PEFT; default: merged into the model")
     return parser.parse_args(arguments)
 
 
@@ -59,7 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = _parse(arguments)
     jax.config.update("jax_platforms", "cpu")  # needs no accelerator, and one may be busy training
     try:
-        print(export(given.checkpoint, given.output, given.source, given.dtype, given.max_shard_size))
+        print(export(given.checkpoint, given.output, given.source, given.dtype, given.max_shard_size,
+                     given.adapter))
     except (OSError, ValueError) as error:
         print(f"jaxrl.export: {error}", file=sys.stderr)
         return 2

@@ -100,7 +100,7 @@ def companions(folder: str | Path) -> list[Path]:
 
 
 def _is_ours(name: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in (CONFIG, INDEX, "*.safetensors", *COMPANIONS))
+    return any(fnmatch(name, pattern) for pattern in (CONFIG, INDEX, "*.safetensors", "adapter_config.json", *COMPANIONS))
 
 
 @contextlib.contextmanager

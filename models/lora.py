@@ -1,11 +1,13 @@
 """Low-rank adapters of linear layers (LoRA: Hu et al. 2021, arXiv 2106.09685): joined with their base, and merged."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 A, B = "_lora_A", "_lora_B"
@@ -62,3 +64,38 @@ def merge(base: Mapping[str, Any], adapters: Mapping[str, Any], spec: LoRASpec) 
         change = jnp.matmul(down, up, precision=jax.lax.Precision.HIGHEST)
         leaves[path] = (leaves[path].astype(jnp.float32) + spec.scale * change).astype(leaves[path].dtype)
     return unflatten_dict(leaves)
+
+
+@dataclasses.dataclass(frozen=True)
+class MergedArray:
+    """One leaf of the merged parameters, none of it in memory: `leaf[i]` and `leaf[i:j]` are computed when asked for.
+
+    kernel, down, up: W, A and B of all layers, arrays or what reads them from files likewise.
+    """
+
+    kernel: Any
+    down: Any
+    up: Any
+    scale: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.kernel.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.float32)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def __getitem__(self, index: int | slice) -> np.ndarray:
+        kernel, down, up = (np.asarray(part[index], np.float32) for part in (self.kernel, self.down, self.up))
+        return kernel + np.float32(self.scale) * (down @ up)
+
+
+def merge_lazily(base: Mapping[str, Any], adapters: Mapping[str, Any], spec: LoRASpec) -> dict[str, Any]:
+    """As `merge` in float32, with a `MergedArray` at each kernel."""
+    merged = {path: MergedArray(flatten_dict(base)[path], down, up, spec.scale) for path, down, up in pairs(adapters)}
+    return unflatten_dict(flatten_dict(base) | merged)

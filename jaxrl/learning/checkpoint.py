@@ -80,6 +80,7 @@ class Checkpoints:
         Raises OSError, in one sentence, when there is no room or no permission; what was there stays, what was
         half written is taken away.
         """
+        state = state._replace(base=None)
         note = {"meta": meta, "leaves": _leaves(state)} | ({} if score is None else {"score": score})
         parts = ocp.args.Composite(state=save_arguments(state), note=ocp.args.JsonSave(note))
         with _explained(self.folder):
@@ -112,11 +113,11 @@ class Checkpoints:
     def restore(self, abstract: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
         """State and note of checkpoint `step` (None: the newest), bit for bit, placed as `abstract` says.
 
-        `abstract` comes from `abstract_state` of any mesh, not only the one that saved. Raises
+        `abstract` comes from `abstract_state` of any mesh, not only the one that saved; its base is not in it. Raises
         FileNotFoundError where there is no such checkpoint, ValueError where it is of another model or
         optimizer.
         """
-        step = self._existing(step)
+        step, abstract = self._existing(step), abstract._replace(base=None)
         note = self._note(step)
         wrong = sorted(set(map(tuple, note["leaves"])) ^ set(map(tuple, _leaves(abstract))))
         if wrong:

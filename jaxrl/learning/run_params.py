@@ -3,17 +3,23 @@
 import contextlib
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Sharding, SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from jaxrl.learning.arrays import array_handler, open_array, restore_arguments
+from jaxrl.learning.fingerprint import fingerprint
 from models.config import Qwen2Config
+from models.convert import load_params
+from models.convert import open_params as open_model
+from models.lora import LoRASpec, merge, merge_lazily
 from models.names import check_params
+from models.source import resolve_model
 
 
 def split_run(name: str) -> tuple[Path, int | None]:
@@ -69,23 +75,69 @@ def checkpoint_folder(run: Path, step: int | None = None) -> tuple[Path, int]:
     return (run / "checkpoints" / str(step) / "state").absolute(), step
 
 
-def _stored_shapes(folder: Path, config: Qwen2Config) -> dict[str, Any]:
-    """Shapes and dtypes of the stored parameters. Raises ValueError where they are of another model."""
+def run_lora(run: Path) -> LoRASpec | None:
+    """The adapters that a run trains; None: it trains all weights."""
+    fields = run_config(run) if (run / "config.json").is_file() else {}
+    adapts = "lora" in fields and fields["lora"]["rank"]  # runs of other commands have no such choice
+    return LoRASpec(**fields["lora"]) if adapts else None
+
+
+def check_base(run: Path, base: Any, dtype: str) -> None:
+    """Raises ValueError where these are not the weights that a run with adapters began with.
+
+    base: arrays, or leaves that read them from files. dtype: what the run rounds a frozen weight to.
+    """
+    path = run / "manifest.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"expected {path} to tell which weights the adapters belong to, found none; name a "
+                                "whole run folder.")
+    then, now = json.loads(path.read_text(encoding="utf-8"))["weights"], fingerprint(base, dtype)
+    if now != then:
+        raise ValueError(f"the adapters of {run} belong to weights with the fingerprint {then}, and those that it began "
+                         f"with (model, or init_from) now have {now}; put the old ones back, or name them.")
+
+
+def open_adapters(run: Path, step: int | None = None) -> tuple[dict[str, Any], int]:
+    """Adapters of checkpoint `step` (None: the newest) with a `StoredArray` at each leaf, and that step."""
+    folder, step = checkpoint_folder(run, step)
+    return _opened(folder, _stored(folder)), step
+
+
+def open_params(
+    run: Path, config: Qwen2Config, step: int | None = None, *, folder: Path | None = None
+) -> tuple[dict[str, Any], int]:
+    """Scanned parameters of checkpoint `step` (None: the newest) with an array in its files at each leaf, and that step.
+
+    Nothing is read before it is asked for, but for a run with adapters, whose base is compared with what the run began
+    with; its leaves are merged as they are read. folder: the run's model, where it is not where the run found it.
+    Raises as `restore_params` does.
+    """
+    lora = run_lora(run)
+    if lora is None:
+        stored, step = checkpoint_folder(run, step)
+        shapes = _stored(stored)
+        check_params(shapes, config)
+        return _opened(stored, shapes), step
+    adapters, step = open_adapters(run, step)
+    fields = run_config(run)
+    if fields["init_from"]:
+        begun, at = split_run(fields["init_from"])
+        base, _ = open_params(begun, config, at, folder=folder)
+    else:
+        base = open_model(folder or resolve_model(fields["model"]), config)
+    check_base(run, base, fields["dtype"])
+    return merge_lazily(base, adapters, lora), step
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    """Shapes and dtypes of what a checkpoint has as parameters."""
     with contextlib.closing(array_handler()) as reader:
         stored = reader.metadata(folder).tree["params"]
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(tuple(leaf.shape), jnp.dtype(leaf.dtype)), stored)
-    check_params(shapes, config)
-    return shapes
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(tuple(leaf.shape), jnp.dtype(leaf.dtype)), stored)
 
 
-def open_params(run: Path, config: Qwen2Config, step: int | None = None) -> tuple[dict[str, Any], int]:
-    """Scanned parameters of checkpoint `step` (None: the newest) with a `StoredArray` at each leaf, and that step.
-
-    Nothing is read before it is asked for. Raises as `restore_params` does.
-    """
-    folder, step = checkpoint_folder(run, step)
-    paths = flatten_dict(_stored_shapes(folder, config))
-    return unflatten_dict({path: open_array(folder, ("params", *path)) for path in paths}), step
+def _opened(folder: Path, shapes: Any) -> dict[str, Any]:
+    return unflatten_dict({path: open_array(folder, ("params", *path)) for path in flatten_dict(shapes)})
 
 
 def restore_params(
@@ -93,17 +145,41 @@ def restore_params(
 ) -> tuple[dict[str, Any], int]:
     """Scanned parameters of checkpoint `step` (None: the newest) in their stored dtype, and that step.
 
+    Adapters are merged with their base, in float32.
     shardings: a tree like the parameters, or one sharding for all; None is the first device. Raises
-    FileNotFoundError where there is no such checkpoint, ValueError where it is of another model.
+    FileNotFoundError where there is no such checkpoint, ValueError where it is of another model, or where the base of
+    adapters is no longer what it was.
     """
     folder, step = checkpoint_folder(run, step)
-    shapes = _stored_shapes(folder, config)
+    lora, shapes = run_lora(run), _stored(folder)
     if shardings is None:
         shardings = SingleDeviceSharding(jax.devices()[0])
+    if lora is None:
+        check_params(shapes, config)
+        return restore_tree(folder, _placed(shapes, shardings)), step
+    fields = run_config(run)
+    if fields["init_from"]:
+        begun, at = split_run(fields["init_from"])
+        base, _ = restore_params(begun, config, at, shardings=shardings)
+    else:
+        base = load_params(resolve_model(fields["model"]), config, shardings=shardings, dtype=jnp.float32)
+    check_base(run, base, fields["dtype"])
+    place = jax.tree.leaves(shardings)[0]
+    whole = NamedSharding(place.mesh, PartitionSpec()) if isinstance(place, NamedSharding) else place
+    adapters = restore_tree(folder, _placed(shapes, whole))
+    merged = jax.jit(partial(merge, spec=lora), out_shardings=shardings, donate_argnums=0)(base, adapters)
+    return merged, step
+
+
+def _placed(shapes: Any, shardings: Any) -> Any:
     if isinstance(shardings, Sharding):
         shardings = jax.tree.map(lambda _, place=shardings: place, shapes)
-    placed = jax.tree.map(
+    return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings
     )
+
+
+def restore_tree(folder: Path, placed: Any) -> Any:
+    """What the checkpoint in `folder` has as parameters, placed as these shapes say."""
     with contextlib.closing(array_handler(placed)) as reader:
-        return reader.restore(folder, args=restore_arguments({"params": placed}, partial=True))["params"], step
+        return reader.restore(folder, args=restore_arguments({"params": placed}, partial=True))["params"]

@@ -46,10 +46,10 @@ class Lessons(Steps):
         return state, {name: value for name, value in record.items() if name not in _SAMPLED}
 
     def complete(
-        self, params: Any, plan: StepPlan, indices: np.ndarray, samples: np.ndarray
+        self, state: TrainState, plan: StepPlan, indices: np.ndarray, samples: np.ndarray
     ) -> tuple[list[list[int]], Completions]:
-        """Prompts of these problems, and the lesson of each, `params` unseen."""
-        del params, samples
+        """Prompts of these problems, and the lesson of each, `state` unseen."""
+        del state, samples
         stage = plan.stage
         lessons = [self.lessons[stage.name][index] for index in indices]
         lengths = np.array(list(map(len, lessons)), np.int32)

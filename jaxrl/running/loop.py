@@ -13,6 +13,7 @@ from jaxrl.evaluation.evaluate import evaluate
 from jaxrl.evaluation.table import EvaluationResult, rows, to_metrics
 from jaxrl.learning.checkpoint import Checkpoints
 from jaxrl.learning.fingerprint import fingerprint
+from jaxrl.learning.run_params import check_base, open_params
 from jaxrl.learning.state import TrainState, fresh_moments
 from jaxrl.reporting.rollouts import write_rollouts
 from jaxrl.reporting.run_folder import read_evaluations, write_evaluation
@@ -22,7 +23,7 @@ from jaxrl.running.asked import load_asked
 from jaxrl.running.guard import dump, find_cause
 from jaxrl.running.ledger import Ledger
 from jaxrl.running.lessons import Lessons
-from jaxrl.running.machine import build_machine, first_state, load_weights
+from jaxrl.running.machine import build_machine, first_weights, frozen_reference
 from jaxrl.running.measures import stage_warnings
 from jaxrl.running.planning import Job, refuse_unfit
 from jaxrl.running.progress import Progress, StepPlan, advance, gone_back, plan_step
@@ -31,8 +32,9 @@ from jaxrl.running.settings import RunSpec
 from jaxrl.running.steps import Drawn, Steps
 from jaxrl.running.stopping import Ended, Signals, Stopped
 from jaxrl.running.tasks import Dialogue
-from jaxrl.running.workdir import claim_workdir, first_weights, make_manifest, write_manifest
+from jaxrl.running.workdir import claim_workdir, make_manifest, manifest_weights, write_manifest
 from jaxrl.sampling import Coordinates
+from models.adapter_folder import save_adapter
 from models.convert import save_params
 
 BEFORE, AFTER = "before", "after"
@@ -64,7 +66,8 @@ class Run:
         with what was learned saved; Ended where the guard gives up.
         """
         spec = self.spec
-        refuse_unfit(Job(spec, self.machine.config, self.asked.longest_prompt(), present_devices()), self.terminal.say)
+        devices = present_devices(self.machine.mesh.devices.flat)
+        refuse_unfit(Job(spec, self.machine.config, self.asked.longest_prompt(), devices), self.terminal.say)
         claim_workdir(spec.workdir, self.config)
         with ExitStack() as stack:
             self.signals = stack.enter_context(Signals())
@@ -74,8 +77,10 @@ class Run:
             if progress.step:
                 self.terminal.say(f"going on after step {progress.step}")
             self.ledger = stack.enter_context(Ledger(spec, self.config, self.terminal, progress.step))
-            write_manifest(spec.workdir, self.manifest(None if progress.step else state.params))
-            reference = load_weights(self.machine, self.folder) if self._needs_reference else None
+            write_manifest(spec.workdir, self.manifest(None if progress.step else _first_weights(state)))
+            reference = None
+            if self._needs_reference:
+                reference = frozen_reference(self.machine, spec, self.folder, state)
             self.found = {result.name: result for result in read_evaluations(spec.workdir)}
             if not self.ledger.begun:
                 self._keep(self._evaluate(state, 0), BEFORE)
@@ -93,17 +98,24 @@ class Run:
         """
         problems = {name: [problem.id for problem in pool] for name, pool in self.pools.items()}
         problems["held_out"] = [problem.id for problem in self.held_out]
-        weights = "" if params else first_weights(self.spec.workdir)
-        weights = weights or fingerprint(params or first_state(self.machine, self.spec, self.folder).params)
+        weights = "" if params else manifest_weights(self.spec.workdir)
+        weights = weights or fingerprint(params or first_weights(self.machine, self.spec, self.folder))
         return make_manifest(self.spec.rule, problems, weights)
 
-    def _state_of(self, step: int | None) -> tuple[TrainState, Progress]:
-        """The state of a checkpoint and how far the run was then; None: the beginning."""
+    def _state_of(self, step: int | None, base: Any = None) -> tuple[TrainState, Progress]:
+        """The state of a checkpoint and how far the run was then; None: the beginning.
+
+        base: of a model with adapters, its frozen weights, if they are at hand. Raises ValueError where they are no
+        longer to be had as they were.
+        """
         machine = self.machine
         if step is None:
-            return first_state(machine, self.spec, self.folder), Progress()
+            return machine.begin(base or first_weights(machine, self.spec, self.folder)), Progress()
         state, meta = self.saver.checkpoints.restore(machine.abstract(), step)
-        return state, Progress(**meta)
+        if self.spec.lora and base is None:
+            base = first_weights(machine, self.spec, self.folder)
+            check_base(self.spec.workdir, base, self.spec.dtype)
+        return state._replace(base=base), Progress(**meta)
 
     def _go_on(self, state: TrainState, progress: Progress, reference: Any) -> TrainState:
         stages, shown = self.spec.stages, None
@@ -176,9 +188,10 @@ class Run:
         if guard.remedy == "stop" or trips > guard.retries:
             raise Ended(f"{said} It had gone back {progress.trips} times; to go on from the last checkpoint, start the "
                         "same command again with another --config.guard.remedy, other bounds or more retries.")
-        for leaf in jax.tree.leaves(state):
+        base = state.base
+        for leaf in jax.tree.leaves(state._replace(base=None)):
             leaf.delete()  # room for the state that comes back
-        state, saved = self._state_of(self.saver.last_regular(progress.step))
+        state, saved = self._state_of(self.saver.last_regular(progress.step), base)
         self.saver.checkpoints.delete_after(saved.step)
         self.ledger.cut_back(saved.step)
         self.found = {name: result for name, result in self.found.items() if result.step <= saved.step}
@@ -188,7 +201,7 @@ class Run:
     def _evaluate(self, state: TrainState, step: int) -> EvaluationResult:
         """The held-out problems with the weights of `state`."""
         spec, asked = self.spec.evaluation, self.spec
-        weights = self.machine.sampler.decode_weights(state.params)
+        weights = self.machine.decode_weights(state)
 
         def generate(prompts: list[list[int]], group_size: int, step: int, greedy: bool):
             told = partial(self.terminal.phase, f"evaluation, {'greedy' if greedy else 'sampled'}")
@@ -214,9 +227,18 @@ class Run:
     def _export(self, state: TrainState) -> None:
         if self.spec.export:
             self.terminal.phase("export")
-            save_params(self.spec.workdir / "export", state.params, self.machine.config, source_folder=self.folder)
+            workdir, params = self.spec.workdir, state.params
+            if self.spec.lora:  # from the files, whose digits the base in memory may have lost
+                params, _ = open_params(workdir, self.machine.config, folder=self.folder)
+                save_adapter(workdir / "adapter", state.params, self.spec.lora, self.spec.model)
+            save_params(workdir / "export", params, self.machine.config, source_folder=self.folder)
 
     @property
     def _needs_reference(self) -> bool:
         """Whether weights that stay as they are have to be loaded: a reference that follows is part of the state."""
         return self.spec.loss.kl_placement != "none" and not self.spec.reference.follows
+
+
+def _first_weights(state: TrainState) -> Any:
+    """Of a state before step 1: what it began with, without the adapters that it drew."""
+    return state.params if state.base is None else state.base

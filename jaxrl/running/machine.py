@@ -1,7 +1,8 @@
 """What a run computes with: model, mesh, sampler, update, state; built once from its specification."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,15 @@ from jaxrl.learning.mesh import make_mesh, placer
 from jaxrl.learning.optimizer import make_optimizer
 from jaxrl.learning.reference import make_follow
 from jaxrl.learning.run_params import restore_params, split_run
-from jaxrl.learning.state import (
-    Critic,
-    TrainState,
-    abstract_params,
-    abstract_state,
-    decode_shardings,
-    init_state,
-)
+from jaxrl.learning.state import Critic, TrainState, abstract_params, abstract_state, init_state
 from jaxrl.learning.update import Update, UpdateSpec, make_logp, make_update, make_values
+from jaxrl.running.devices import learning_devices, sampling_devices
+from jaxrl.running.policies import make_sampler
 from jaxrl.running.settings import RunSpec
 from jaxrl.sampling import Sampler
 from models.config import Qwen2Config
 from models.convert import load_params
+from models.lora import join, merge
 from models.qwen2 import Qwen2
 from models.value import Qwen2Value, value_config
 
@@ -38,7 +35,8 @@ class Machine:
 
     `logp` is the learner's forward pass, for references and old log-probabilities; `longest` the most tokens of prompt
     and response together. follow: moves the reference after a step; follows: whether the state has one. critic, values:
-    of an algorithm with a critic, its parts and its forward pass.
+    of an algorithm with a critic, its parts and its forward pass. merge: of a model with adapters, (base, adapters) -> what
+    the sampler's weights are made of. seed: of what is drawn for the first state.
     """
 
     config: Qwen2Config
@@ -53,6 +51,8 @@ class Machine:
     follows: bool
     critic: Critic | None
     values: Any
+    merge: Any
+    seed: int
 
     def abstract(self) -> TrainState:
         """Shapes, types and shardings of the state."""
@@ -60,7 +60,13 @@ class Machine:
 
     def begin(self, params: Any) -> TrainState:
         """The state before step 1, from these parameters."""
-        return init_state(self.model, self.optimizer, self.mesh, params, self.critic, follows=self.follows)
+        return init_state(self.model, self.optimizer, self.mesh, params, self.critic, follows=self.follows,
+                          key=jax.random.key(self.seed))
+
+    def decode_weights(self, state: TrainState) -> Any:
+        """The sampler's weights; adapters are merged, so that they cost nothing while decoding."""
+        params = state.params if state.base is None else self.merge(state.base, state.params)
+        return self.sampler.decode_weights(params)
 
 
 def update_spec(spec: RunSpec, longest: int) -> UpdateSpec:
@@ -75,7 +81,9 @@ def learner_parts(
 ) -> tuple[Qwen2, optax.GradientTransformation, Critic | None]:
     """The model as it learns, its optimizer, and the critic of an algorithm that has one."""
     settings = dict(dtype=jnp.dtype(spec.dtype), remat=spec.remat, attention=spec.attention, unroll=spec.unroll,
-                    place=placer(mesh))
+                    place=placer(mesh), lora=spec.lora)
+    if spec.lora:
+        settings["param_dtype"] = jnp.dtype(spec.dtype)  # a frozen weight needs no more digits than its products
     critic = None
     if spec.loss.needs == "critic":
         critic = Critic(Qwen2Value(value_config(config), **settings), make_optimizer(spec.optimizer))
@@ -92,37 +100,59 @@ def check_positions(longest: int, config: Qwen2Config) -> None:
 def build_machine(
     spec: RunSpec, config: Qwen2Config, longest: int, devices: Sequence[jax.Device] | None = None
 ) -> Machine:
-    """Everything but the state, for these devices (None: all there are). Raises ValueError as `check_positions`."""
+    """Everything but the state, for these devices (None: as the specification says, out of those there are).
+
+    Raises ValueError as `check_positions`.
+    """
     check_positions(longest, config)
-    mesh, layout = make_mesh(spec.mesh, devices), update_spec(spec, longest)
+    samplers = None if devices else sampling_devices(spec.sampler_devices)
+    mesh, layout = make_mesh(spec.mesh, devices or learning_devices(spec.devices)), update_spec(spec, longest)
     model, optimizer, critic = learner_parts(spec, config, mesh)
-    sampler = Sampler(config, mesh, weight_shardings=decode_shardings(config, mesh), dtype=jnp.dtype(spec.dtype),
-                      longest=longest, rows=spec.sampler_rows, chunk=spec.sampler_chunk)
+    sampler = make_sampler(config, mesh, samplers, dtype=jnp.dtype(spec.dtype), longest=longest,
+                           memory=int(spec.sampler_memory * 2**30), rows=spec.sampler_rows, chunk=spec.sampler_chunk)
     return Machine(
         config, mesh, model, optimizer, sampler, make_update(model, optimizer, spec.loss, mesh, layout, critic),
         make_logp(model, mesh, layout), longest, make_follow(spec.reference), spec.reference.follows, critic,
-        critic and make_values(critic.model, mesh, layout.layout),
+        critic and make_values(critic.model, mesh, layout.layout), spec.lora and _make_merge(model, mesh), spec.seed,
     )
 
 
 def load_weights(machine: Machine, folder: Path) -> Any:
-    """Float32 parameters of a Hugging Face folder, sharded as the learner wants them."""
+    """Parameters of a Hugging Face folder as the learner wants them: their shards, float32 masters or a frozen base."""
     shardings = _param_shardings(machine)
-    return load_params(folder, machine.config, shardings=shardings, dtype=jnp.float32)
+    return load_params(folder, machine.config, shardings=shardings, dtype=machine.model.param_dtype)
 
 
 def restore_weights(machine: Machine, run: Path, step: int | None) -> Any:
-    """Float32 parameters of a run's checkpoint (None: the newest), sharded as the learner wants them."""
-    return restore_params(run, machine.config, step, shardings=_param_shardings(machine))[0]
+    """The same of a run's checkpoint (None: the newest), its adapters merged."""
+    params = restore_params(run, machine.config, step, shardings=_param_shardings(machine))[0]
+    return jax.tree.map(lambda leaf: leaf.astype(machine.model.param_dtype), params)
+
+
+def first_weights(machine: Machine, spec: RunSpec, folder: Path) -> Any:
+    """The weights before step 1: those of `init_from`, or of the model's folder."""
+    if not spec.init_from:
+        return load_weights(machine, folder)
+    return restore_weights(machine, *split_run(spec.init_from))
 
 
 def first_state(machine: Machine, spec: RunSpec, folder: Path) -> TrainState:
-    """The state before step 1: the weights of `init_from`, or of the model's folder, and fresh moments."""
-    if not spec.init_from:
-        return machine.begin(load_weights(machine, folder))
-    run, step = split_run(spec.init_from)
-    return machine.begin(restore_weights(machine, run, step))
+    """The state before step 1: the first weights, and fresh moments and adapters."""
+    return machine.begin(first_weights(machine, spec, folder))
+
+
+def frozen_reference(machine: Machine, spec: RunSpec, folder: Path, state: TrainState) -> Any:
+    """The first model, for a KL that is taken to it: a copy, or the base with adapters that do nothing (no copy)."""
+    if state.base is None:
+        return load_weights(machine, folder)
+    base = load_weights(machine, folder) if spec.init_from else state.base
+    return join(base, jax.tree.map(jnp.zeros_like, state.params))
+
+
+def _make_merge(model: Qwen2, mesh: Mesh) -> Callable[[Any, Any], Any]:
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(model.clone(lora=None), mesh))
+    return jax.jit(functools.partial(merge, spec=model.lora), out_shardings=shardings)
 
 
 def _param_shardings(machine: Machine) -> Any:
-    return jax.tree.map(lambda leaf: leaf.sharding, abstract_params(machine.model, machine.mesh))
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract_params(machine.model.clone(lora=None), machine.mesh))

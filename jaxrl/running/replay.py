@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrl.learning.run_params import run_steps
+from jaxrl.learning.run_params import check_base, checkpoint_folder, restore_tree, run_steps
+from jaxrl.learning.state import TrainState
 from jaxrl.reporting.rollouts import read_rollouts, rollout_path, rollout_steps
 from jaxrl.reporting.writers import read_metrics
 from jaxrl.running.loop import Run
-from jaxrl.running.machine import first_state, restore_weights
+from jaxrl.running.machine import first_state, first_weights, restore_weights
 from jaxrl.running.progress import StepPlan, stored_plan
 
 
@@ -45,7 +46,7 @@ def replay(run: Run, step: int, prompt: int, sample: int) -> Replayed:
             raise ValueError(f"{name}: expected 0 to {there - 1}, as step {step} has {there}, got {place}.")
     group = groups[prompt]
     index = np.array([group.prompt_index])
-    prompts, completions = run.steps.complete(_params(run, step), plan, index, np.array([sample]))
+    prompts, completions = run.steps.complete(_state(run, step), plan, index, np.array([sample]))
     tokens = completions.tokens[0, : completions.lengths[0]].tolist()
     shown = run.dialogue.tokenizer.decode(prompts[0], skip_special_tokens=False)
     return Replayed(shown, group.responses[sample].response, run.dialogue.decode(tokens))
@@ -60,10 +61,10 @@ def _plan(run: Run, step: int) -> StepPlan:
     return stored_plan(run.spec.stages, next(record for record in records if record["step"] == step))
 
 
-def _params(run: Run, step: int):
-    """The weights that step `step` sampled from."""
+def _state(run: Run, step: int) -> TrainState:
+    """The weights that step `step` sampled from, as a state without its moments."""
     if step == 1:
-        return first_state(run.machine, run.spec, run.folder).params
+        return first_state(run.machine, run.spec, run.folder)
     workdir: Path = run.spec.workdir
     steps = run_steps(workdir) if (workdir / "checkpoints").is_dir() else []
     if step - 1 not in steps:
@@ -71,4 +72,9 @@ def _params(run: Run, step: int):
         usable = ", ".join(str(kept + 1) for kept in [0, *steps] if kept + 1 in stored)
         raise FileNotFoundError(f"step {step} sampled from the weights after step {step - 1}, which were not kept; "
                                 f"steps that can be drawn again: {usable} (checkpoint.keep_every keeps more).")
-    return restore_weights(run.machine, workdir, step - 1)
+    if not run.spec.lora:
+        return TrainState(np.int32(step - 1), restore_weights(run.machine, workdir, step - 1), None)
+    base = first_weights(run.machine, run.spec, run.folder)
+    check_base(workdir, base, run.spec.dtype)
+    adapters = restore_tree(*checkpoint_folder(workdir, step - 1)[:1], run.machine.abstract().params)
+    return TrainState(np.int32(step - 1), adapters, None, base=base)

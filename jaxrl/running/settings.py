@@ -18,6 +18,7 @@ from jaxrl.reporting.wandb_writer import WandbSpec
 from jaxrl.rewards import RULES, RewardValues
 from jaxrl.running.guard import GuardSpec
 from jaxrl.running.tasks import Task, check_rule, make_task
+from models.lora import LoRASpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,9 @@ class RunSpec:
     seed: int
     model: str
     init_from: str
+    lora: LoRASpec | None
     workdir: Path
+    devices: int
     mesh: MeshSpec
     dtype: str
     attention: str
@@ -111,6 +114,8 @@ class RunSpec:
     length_multiple: int
     length_ratio: float
     head_tokens: int
+    sampler_devices: int
+    sampler_memory: float
     sampler_rows: int
     sampler_chunk: int
     evaluation: EvaluationSpec
@@ -147,13 +152,19 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
                          ("remat", ("none", "full"))):
         if c[field] not in known:
             raise ValueError(f"{field}: expected one of {', '.join(known)}, got {c[field]!r}.")
+    for field, value, least in (("devices", c["devices"], 0), ("sampler.devices", c["sampler"]["devices"], -1),
+                                ("sampler.memory", c["sampler"]["memory"], 0)):
+        if value < least:
+            raise ValueError(f"{field}: expected {least} or more, got {value}.")
     if c["rollouts"]["every"] < 1:
         raise ValueError(f"rollouts.every: expected 1 or more, got {c['rollouts']['every']}.")
     stage_specs = tuple(_stage(key, fields, loss) for key, fields in sorted(stages.items()))
+    lora = _lora(c["lora"], loss, algorithm["reference"]["decay"])
     _check_evaluated(evaluation, stage_specs, c["checkpoint"]["best"])
     return RunSpec(
-        name=c["name"], seed=c["seed"], model=c["model"], init_from=c["init_from"], workdir=Path(c["workdir"]),
-        mesh=MeshSpec(**c["mesh"]), dtype=c["dtype"], attention=c["attention"], remat=c["remat"], unroll=c["unroll"],
+        name=c["name"], seed=c["seed"], model=c["model"], init_from=c["init_from"], lora=lora, workdir=Path(c["workdir"]),
+        devices=c["devices"], mesh=MeshSpec(**c["mesh"]),
+        dtype=c["dtype"], attention=c["attention"], remat=c["remat"], unroll=c["unroll"],
         prompt=PromptSpec(**c["prompt"]), stop=tuple(c["stop"]), task=task, rule=rule,
         values=RewardValues(**reward),
         loss=loss, reference=ReferenceSpec(**algorithm["reference"]),
@@ -161,7 +172,8 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
         minibatches=algorithm["minibatches"],
         optimizer=OptimizerSpec(**c["optimizer"]), micro_tokens=c["layout"]["micro_tokens"],
         length_multiple=c["layout"]["multiple"], length_ratio=c["layout"]["ratio"],
-        head_tokens=c["layout"]["head_tokens"], sampler_rows=c["sampler"]["rows"],
+        head_tokens=c["layout"]["head_tokens"], sampler_devices=c["sampler"]["devices"],
+        sampler_memory=c["sampler"]["memory"], sampler_rows=c["sampler"]["rows"],
         sampler_chunk=c["sampler"]["chunk"], evaluation=evaluation,
         checkpoint=CheckpointSpec(**c["checkpoint"]), guard=GuardSpec(**c["guard"]),
         rollouts_every=c["rollouts"]["every"],
@@ -206,6 +218,19 @@ def _algorithm(c: dict[str, Any], stages: dict[str, Any]) -> tuple[LossSpec, dic
         raise ValueError(f"algorithm.reference: one that follows does nothing without a KL (recipe {c['recipe']}); set "
                          "algorithm.kl_placement, or reference.every=0.")
     return loss, {field: c[field] for field in outside}
+
+
+def _lora(c: dict[str, Any], loss: LossSpec, decay: float) -> LoRASpec | None:
+    """Adapters, where the run has them. Raises ValueError for parts of an algorithm that are not made for them."""
+    if c["rank"] == 0:
+        return None
+    if loss.needs == "critic":
+        raise ValueError(f"lora.rank: expected 0 with an algorithm that has a critic, got {c['rank']}: the critic's weights "
+                         "and moments would be those of a whole model; take another recipe.")
+    if decay:
+        raise ValueError(f"algorithm.reference.decay: expected 0 with lora.rank={c['rank']}, got {decay}: a mean of "
+                         "adapters is not the mean of the weights they make; a copy every so many steps (decay=0) is.")
+    return LoRASpec(**c)
 
 
 def _stage(name: str, c: dict[str, Any], loss: LossSpec) -> StageSpec:

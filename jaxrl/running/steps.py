@@ -62,7 +62,7 @@ class Steps:
     def draw(self, state: TrainState, reference: Any, plan: StepPlan) -> Drawn:
         """The step's rollout and its batch; nothing is changed yet. FloatingPointError where logits are not finite."""
         began, times, loss = time.perf_counter(), {}, self.spec.loss
-        rollout, indices, refills = self._roll(state.params, plan, times)
+        rollout, indices, refills = self._roll(state, plan, times)
         groups = np.arange(plan.stage.prompts)
         if loss.drop_equal and len(with_variance(rollout.rewards)):
             groups = with_variance(rollout.rewards)[: plan.stage.prompts]
@@ -74,7 +74,7 @@ class Steps:
             batch = with_advantages(batch, rewards, learned.greedy, loss, penalty)
         return Drawn(began, times, indices, rollout, groups, batch, refills)
 
-    def _roll(self, params: Any, plan: StepPlan, times: dict[str, float]) -> tuple[Rollout, np.ndarray, int]:
+    def _roll(self, state: TrainState, plan: StepPlan, times: dict[str, float]) -> tuple[Rollout, np.ndarray, int]:
         """All completions of a step, the indices of its problems, and how often others were asked (dynamic sampling).
 
         Each refill asks as many other problems as groups are missing, so what is drawn depends on nothing but the
@@ -88,7 +88,7 @@ class Steps:
             indices = queue[asked : asked + missing]
             asked += len(indices)
             with self._phase("rollout", times):
-                prompts, completions = self.complete(params, plan, indices, samples)
+                prompts, completions = self.complete(state, plan, indices, samples)
             with self._phase("reward", times):
                 problems = [self.pools[stage.name][index] for index in indices]
                 parts.append(score_completions(self.dialogue, problems, prompts, completions, stage.samples))
@@ -119,6 +119,8 @@ class Steps:
             "speed/update_tokens_per_second": record["tokens/update"] / times["time/update"],
             "speed/update_flops": record["flops/update"] / times["time/update"],
             "memory/peak_bytes": _peak_bytes(),
+            "compiled/sampler": sum(self.machine.sampler.traces.values()),
+            "compiled/update": sum(self.machine.update.traces.values()),
         }
         devices = self.machine.mesh.devices
         if peak := peak_flops(devices.flat[0].device_kind, self.spec.dtype):
@@ -144,7 +146,7 @@ class Steps:
         return draw_seed(self.spec.seed, plan.draw), self.spec.stages.index(plan.stage)
 
     def complete(
-        self, params: Any, plan: StepPlan, indices: np.ndarray, samples: np.ndarray
+        self, state: TrainState, plan: StepPlan, indices: np.ndarray, samples: np.ndarray
     ) -> tuple[list[list[int]], Completions]:
         """Prompts of these problems, and completions with these sample numbers, as the step draws them.
 
@@ -153,7 +155,7 @@ class Steps:
         """
         stage = plan.stage
         prompts = [self.dialogue.encode(self.pools[stage.name][index]) for index in indices]
-        weights = self.machine.sampler.decode_weights(params)
+        weights = self.machine.decode_weights(state)
         coordinates = Coordinates(draw_seed(self.spec.seed, plan.draw), plan.step, indices.astype(np.int32),
                                   samples.astype(np.int32))
         heat = np.tile(np.where(samples < stage.samples, plan.temperature, 0.0), len(indices))
@@ -170,14 +172,15 @@ class Steps:
         if self.machine.values:
             values = self.machine.values(state.critic.params, batch.tokens, batch.lengths)
             batch = batch._replace(values=values * batch.loss_mask)
-        reference = state.reference if self.machine.follows else reference
+        reference = state.weights(state.reference) if self.machine.follows else reference
         if reference is None:
             return batch, None
         referred = self.machine.logp(reference, batch.tokens, batch.lengths, plan.temperature)
         batch = batch._replace(ref_logp=referred * batch.loss_mask)
         if loss.kl_placement != "reward":
             return batch, None
-        own = self.machine.logp(state.params, batch.tokens, batch.lengths, plan.temperature) * batch.loss_mask
+        weights = state.weights(state.params)
+        own = self.machine.logp(weights, batch.tokens, batch.lengths, plan.temperature) * batch.loss_mask
         divergence = ESTIMATORS[loss.kl](jnp.asarray(own), jnp.asarray(batch.ref_logp))
         return batch._replace(old_logp=own), plan.stage.kl_coefficient * np.asarray(divergence) * batch.loss_mask
 

@@ -80,7 +80,7 @@ def write_manifest(workdir: Path, manifest: Mapping[str, Any]) -> None:
     write_text(workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
-def first_weights(workdir: Path) -> str:
+def manifest_weights(workdir: Path) -> str:
     """The fingerprint that the manifest of a run that has begun holds; empty where there is none."""
     path = workdir / "manifest.json"
     return json.loads(path.read_text(encoding="utf-8"))["weights"] if path.is_file() else ""

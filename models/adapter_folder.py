@@ -1,0 +1,50 @@
+"""Adapters as a folder that Hugging Face's PEFT reads: `PeftModel.from_pretrained(model, folder)`."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.folder import replacing
+from models.lora import LoRASpec, pairs
+from models.names import TABLE
+from models.safetensors_file import read_header, view, write_file
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def peft_tensors(adapters: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Float32 tensors by PEFT's names, layer after layer: `...q_proj.lora_A.weight` [rank, in], `lora_B` [out, rank]."""
+    found = {}
+    for path, *parts in pairs(adapters):
+        name = TABLE["/".join(path)].removesuffix(".weight")
+        for side, stacked in zip("AB", parts, strict=True):
+            for layer, matrix in enumerate(np.asarray(stacked)):
+                found[f"base_model.model.{name.format(layer)}.lora_{side}.weight"] = matrix.T
+    return dict(sorted(found.items()))
+
+
+def save_adapter(folder: str | Path, adapters: Mapping[str, Any], spec: LoRASpec, model: str) -> None:
+    """Write adapters (arrays, stacked by layer) for PEFT, read them back, and put the folder in place.
+
+    model: the name or folder of their base, for PEFT to find. Raises OSError where what was read back differs or the
+    disk is full, and as `replacing` does.
+    """
+    tensors = peft_tensors(adapters)
+    config = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": model, "r": spec.rank,
+        "lora_alpha": spec.alpha, "lora_dropout": 0.0, "bias": "none", "use_rslora": False, "use_dora": False,
+        "fan_in_fan_out": False, "init_lora_weights": True, "inference_mode": True,
+        "target_modules": sorted({name.split(".")[-3] for name in tensors}),
+    }
+    with replacing(folder) as temporary:
+        (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        shapes = {name: (matrix.dtype, matrix.shape) for name, matrix in tensors.items()}
+        write_file(temporary / WEIGHTS, shapes, tensors.values(), {"format": "pt"})
+        entries, _ = read_header(temporary / WEIGHTS)
+        wrong = [name for name, matrix in tensors.items() if not np.array_equal(view(entries[name]), matrix)]
+        if wrong:
+            raise OSError(f"what was read back differs from what was written: {', '.join(wrong)}; the disk may be "
+                          "failing, the old folder was left as it was.")
