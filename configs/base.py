@@ -60,7 +60,7 @@ def get_run() -> ConfigDict:
     config.optimizer = ConfigDict(dict(kind="adamw", b1=0.9, b2=0.999, weight_decay=0.0, clip_norm=1.0,
                                        moment_dtype="float32"))
     config.lora = ConfigDict(dict(
-        rank=0,  # of adapters beside all linear layers, the only weights that are then trained; 0: none, all are trained
+        rank=0,  # of adapters beside all linear layers, then the only weights that learn; 0: none
         alpha=32.0,  # what they add is multiplied by alpha / rank
     ))
     config.layout = ConfigDict(dict(

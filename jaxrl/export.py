@@ -31,7 +31,7 @@ def parse_size(text: str) -> int:
 
 
 def export(
-    run_name: str, output: Path, source: str | None, dtype: str | None, max_shard_size: str | None, adapter: bool = False
+    run_name: str, output: Path, source: str | None, dtype: str | None, max_shard_size: str | None, adapter: bool
 ) -> str:
     """Export one checkpoint; returns the sentence that says what was done."""
     started = time.monotonic()
@@ -52,13 +52,14 @@ def export(
 def _export_adapter(run: Path, step: int | None, output: Path, base: Path | None, unused: str | None) -> int:
     lora, fields = run_lora(run), run_config(run)
     if lora is None:
-        raise ValueError(f"expected a run with adapters (lora.rank above 0) for --adapter, and {run} trained all weights; "
+        raise ValueError(f"--adapter: expected a run with adapters (lora.rank above 0), and {run} trained all weights; "
                          "leave --adapter out.")
     if unused:
-        raise ValueError(f"--adapter writes one small float32 file: expected no --dtype and no --max-shard-size, got {unused}.")
+        raise ValueError("--adapter writes one small float32 file: expected no --dtype and no --max-shard-size, got "
+                         f"{unused}.")
     if fields["init_from"] and base is None:
-        raise ValueError(f"the adapters belong to the weights of {fields['init_from']}, which no model folder holds yet; "
-                         "export these first and name that folder with --source.")
+        raise ValueError(f"the adapters belong to the weights of {fields['init_from']}, which no model folder holds "
+                         "yet; export these first and name that folder with --source.")
     adapters, step = open_adapters(run, step)
     if base is not None:
         check_base(run, open_model(base, read_config(base)), fields["dtype"])
@@ -75,7 +76,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", help="bfloat16, float16 or float32; default: what the source stores")
     parser.add_argument("--max-shard-size", help="such as 5GB; default: the source's own files")
     parser.add_argument("--adapter", action="store_true",
-                        help="of a run with adapters: these alone, as a folder for PEFT; default: merged into the model")
+                        help="of a run with adapters: these alone, a folder for PEFT; default: merged into the model")
     return parser.parse_args(arguments)
 
 

@@ -16,7 +16,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def peft_tensors(adapters: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Float32 tensors by PEFT's names, layer after layer: `...q_proj.lora_A.weight` [rank, in], `lora_B` [out, rank]."""
+    """Float32 tensors by PEFT's names: `...q_proj.lora_A.weight` [rank, in], `lora_B` [out, rank]."""
     found = {}
     for path, *parts in pairs(adapters):
         name = TABLE["/".join(path)].removesuffix(".weight")

@@ -19,6 +19,7 @@ CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.
 COMPANIONS = ("generation_config.json", "tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json",
               "added_tokens.json", "chat_template*", "LICENSE*")
 """Files of a model besides config and weights: an export carries them along, a download asks for them."""
+OURS = (CONFIG, INDEX, "*.safetensors", "adapter_config.json", *COMPANIONS)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -100,7 +101,7 @@ def companions(folder: str | Path) -> list[Path]:
 
 
 def _is_ours(name: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in (CONFIG, INDEX, "*.safetensors", "adapter_config.json", *COMPANIONS))
+    return any(fnmatch(name, pattern) for pattern in OURS)
 
 
 @contextlib.contextmanager

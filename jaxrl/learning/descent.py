@@ -16,8 +16,7 @@ from jaxrl.learning.mesh import replicated, row_sharding, row_shards
 from jaxrl.learning.state import Learned
 
 Objective = Callable[[Any, Any, Batch, Totals, Any], tuple[Float[Array, ""], dict[str, Array]]]
-"""(params, frozen base or None, micro-batch, totals of the step, scalars) -> loss and measures, both shares of the whole
-step."""
+"""(params, frozen base or None, micro-batch, totals of the step, scalars) -> loss and measures, shares of the step."""
 
 
 class Accumulator(NamedTuple):

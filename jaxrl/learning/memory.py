@@ -61,8 +61,8 @@ def learning_temporaries(
     else:
         wide = c.intermediate_size // mesh.shape["tensor"] + c.hidden_size
         kept = layers * (8 * tokens * wide * sizes.width + sizes.scores)
-    # Gradient of the table or of the head, before it is split over fsdp.
-    whole = c.vocab_size // mesh.shape["tensor"] * c.hidden_size * FLOAT
+    # Gradient of the table or of the head, before it is split over fsdp; frozen ones have none.
+    whole = 0 if model.lora else c.vocab_size // mesh.shape["tensor"] * c.hidden_size * FLOAT
     head = 2 * sizes.logits + sizes.kernel + (whole if mesh.shape["fsdp"] > 1 else 0)
     return kept + max(head, gradients + 2 * whole + 6 * sizes.wide + sizes.scores)
 
@@ -73,9 +73,10 @@ def forward_temporaries(model: Qwen2, mesh: Mesh | AbstractMesh, rows: int, leng
     return max(sizes.logits + sizes.kernel, 3 * sizes.wide + sizes.scores)
 
 
-def sync_temporaries(masters: Any, mesh: Mesh | AbstractMesh, dtype: Any) -> int:
-    """Of turning masters (shapes with shardings) into decode weights: a device's part of them in `dtype`."""
-    return device_bytes(masters) * jnp.dtype(dtype).itemsize // FLOAT if mesh.shape["fsdp"] > 1 else 0
+def sync_temporaries(weights: Any, mesh: Mesh | AbstractMesh, dtype: Any) -> int:
+    """Of turning the learner's weights (shapes with shardings) into decode weights: a device's part of them in `dtype`."""
+    each = [device_bytes(leaf) // leaf.dtype.itemsize for leaf in jax.tree.leaves(weights)]
+    return sum(each) * jnp.dtype(dtype).itemsize if mesh.shape["fsdp"] > 1 else 0
 
 
 def prefill_temporaries(config: Qwen2Config, rows: int, length: int, dtype: Any, split: int) -> int:

@@ -93,8 +93,8 @@ def check_base(run: Path, base: Any, dtype: str) -> None:
                                 "whole run folder.")
     then, now = json.loads(path.read_text(encoding="utf-8"))["weights"], fingerprint(base, dtype)
     if now != then:
-        raise ValueError(f"the adapters of {run} belong to weights with the fingerprint {then}, and those that it began "
-                         f"with (model, or init_from) now have {now}; put the old ones back, or name them.")
+        raise ValueError(f"the adapters of {run} belong to weights with the fingerprint {then}, and those that it "
+                         f"began with (model, or init_from) now have {now}; put the old ones back, or name them.")
 
 
 def open_adapters(run: Path, step: int | None = None) -> tuple[dict[str, Any], int]:
@@ -106,10 +106,10 @@ def open_adapters(run: Path, step: int | None = None) -> tuple[dict[str, Any], i
 def open_params(
     run: Path, config: Qwen2Config, step: int | None = None, *, folder: Path | None = None
 ) -> tuple[dict[str, Any], int]:
-    """Scanned parameters of checkpoint `step` (None: the newest) with an array in its files at each leaf, and that step.
+    """Scanned parameters of checkpoint `step` (None: the newest), each leaf still in its files, and that step.
 
-    Nothing is read before it is asked for, but for a run with adapters, whose base is compared with what the run began
-    with; its leaves are merged as they are read. folder: the run's model, where it is not where the run found it.
+    Nothing is read before it is asked for, but the base of adapters, to compare it with what the run began with; they
+    are merged as they are read. folder: the run's model, where it is not where the run found it.
     Raises as `restore_params` does.
     """
     lora = run_lora(run)

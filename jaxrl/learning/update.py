@@ -248,7 +248,8 @@ def make_update(
     critic value_loss, value_mean, value_clip_share, critic_grad_norm, critic_update_norm, critic_skipped (all still on
     the device); and tokens, loss_tokens, padding_share, micro_batches, explained_variance (with a critic), model_flops
     (host numbers). `model_flops` are those of forward and backward passes over the true tokens, without what is
-    computed again or for padding, nor the few of adapters. A step whose gradient is not finite changes nothing but `step`, and says skipped = 1.
+    computed again or for padding, nor the few of adapters. A step whose gradient is not finite changes nothing but
+    `step`, and says skipped = 1.
     """
     return Update(model, optimizer, loss, mesh, spec, critic)
 

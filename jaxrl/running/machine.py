@@ -35,8 +35,8 @@ class Machine:
 
     `logp` is the learner's forward pass, for references and old log-probabilities; `longest` the most tokens of prompt
     and response together. follow: moves the reference after a step; follows: whether the state has one. critic, values:
-    of an algorithm with a critic, its parts and its forward pass. merge: of a model with adapters, (base, adapters) -> what
-    the sampler's weights are made of. seed: of what is drawn for the first state.
+    of an algorithm with a critic, its parts and its forward pass. merge: of a model with adapters, (base, adapters) ->
+    weights without any. seed: of the adapters' first state.
     """
 
     config: Qwen2Config

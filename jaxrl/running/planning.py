@@ -36,6 +36,7 @@ from jaxrl.sampling import lowered as sampler
 from jaxrl.sampling.sampler import batches_within, default_cache_lengths, default_lengths
 from models.cache import BLOCK, cache_bytes
 from models.config import Qwen2Config
+from models.qwen2 import Qwen2
 
 PROMPT_ROWS = 4  # of one prefill on a device, as the sampler has it
 GIB = 2**30
@@ -170,7 +171,7 @@ def lower_programs(job: Job, machine: Machine) -> dict[str, jax.stages.Lowered]:
     state, cache = machine.abstract(), machine.sampler.cache_lengths[-1]
     truncated = any(stage.top_k or stage.top_p < 1 or stage.min_p for stage in job.spec.stages)
     return {
-        "sync": machine.sampler.programs.unroll.lower(state.params),
+        "sync": machine.sampler.programs.unroll.lower(state.params if state.base is None else state.base),
         **sampler.lower(machine.sampler, cache, job.prompt_bucket, truncated),
         **learner.lower(machine.update, state, *largest_shape(job)),
     }
@@ -307,10 +308,15 @@ def _phases(job: Job, temporaries: Mapping[str, int]) -> tuple[Phase, ...]:
     spec, config = job.spec, job.config
     state, weights = held_state(job)
     held = {"parameters": device_bytes(state.params), "moments": device_bytes(state.opt_state)}
-    gradients = held["parameters"]
+    gradients, merged = held["parameters"], {}
+    if state.base is not None:
+        held["base"] = device_bytes(state.base)
+        merged = {"merged": held["base"]}  # beside the base until the decode weights are made of it
     referring = spec.loss.kl_placement != "none"
     if referring:
         held["reference"] = held["parameters"]  # frozen or following, of one size
+        if state.base is not None and spec.init_from and not spec.reference.follows:
+            held["reference"] += held["base"]  # the first model is not what the adapters were put beside
     if state.critic is not None:
         held["critic"] = device_bytes(state.critic)
         gradients = max(gradients, device_bytes(state.critic.params))
@@ -326,7 +332,7 @@ def _phases(job: Job, temporaries: Mapping[str, int]) -> tuple[Phase, ...]:
     learning = held | {"batch": 4 * len(Batch._fields) * tokens}
     updates = [size for name, size in temporaries.items() if name.endswith(("accumulate", "finish"))]
     phases = [
-        Phase("sync", held | {"decode_weights": weights, "temporaries": temporaries["sync"]}),
+        Phase("sync", held | merged | {"decode_weights": weights, "temporaries": temporaries["sync"]}),
         Phase("prefill", sampling | {"prompts": _prompt_bytes(job),
                                      "temporaries": max(temporaries["prefill"], temporaries["seat"])}),
         Phase("decode", sampling | {"temporaries": max(temporaries["decode"], grown)}),
@@ -344,7 +350,7 @@ def _estimate(job: Job) -> dict[str, int]:
     (state, _), shape = held_state(job), largest_shape(job)
     decode = decode_temporaries(config, spec.sampler_rows, job.split)
     return {
-        "sync": sync_temporaries(state.params, mesh, spec.dtype),
+        "sync": sync_temporaries(state.params if state.base is None else state.base, mesh, spec.dtype),
         "prefill": prefill_temporaries(config, PROMPT_ROWS, job.prompt_bucket, spec.dtype, job.split),
         "seat": decode,
         "decode": decode,
@@ -372,5 +378,5 @@ def _held_by(spec: RunSpec, config: Qwen2Config, count: int) -> tuple[TrainState
     mesh = abstract_mesh(spec.mesh, count)
     model, optimizer, critic = learner_parts(spec, config, mesh)
     state = abstract_state(model, optimizer, mesh, critic, follows=spec.reference.follows)
-    weights = device_bytes(abstract_params(model, mesh, DECODE_RULES))
+    weights = device_bytes(abstract_params(Qwen2(config), mesh, DECODE_RULES))
     return state, weights * jnp.dtype(spec.dtype).itemsize // FLOAT

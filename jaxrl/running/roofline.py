@@ -97,7 +97,9 @@ def step_work(job: Job, stage: StageSpec, response: int, programs: Mapping[str, 
     """
     spec, config, count = job.spec, job.config, job.devices.count
     state, weights = held_state(job)
-    width, masters = jnp.dtype(spec.dtype).itemsize, device_bytes(state.params)
+    width, trained = jnp.dtype(spec.dtype).itemsize, device_bytes(state.params)
+    frozen = 0 if state.base is None else device_bytes(state.base)
+    used = device_bytes(state.params if state.base is None else state.base)  # what every pass reads
     layout, length = update_spec(spec, job.longest), job.prompt + response
     rows = stage.prompts * stage.samples
     pieces = cut(np.full(rows, length), layout.layout, row_shards(job.mesh))
@@ -112,23 +114,23 @@ def step_work(job: Job, stage: StageSpec, response: int, programs: Mapping[str, 
     drawing = rows * (forward_flops(config, np.array([length])) - forward_flops(config, np.array([job.prompt])))
     asked = np.full(stage.prompts, job.prompt_bucket)
     updates = spec.epochs * spec.minibatches
-    backward = 3 + (spec.remat == "full")
+    backward = (2 if spec.lora else 3) + (spec.remat == "full")  # frozen weights need no product for their gradients
     moments = device_bytes(state.opt_state)
 
     def sent(program: str, times: int) -> tuple[Collective, ...]:
         return tuple(found._replace(times=found.times * times) for found in programs[program])
 
     work = [
-        Work("sync", 0.0, masters + weights, sent("sync", 1)),
+        Work("sync", 0.0, used + 2 * frozen + weights, sent("sync", 1)),  # merged weights are written and read
         Work("prefill", forward_flops(config, asked, head=False) / count, weights, sent("prefill", 1)),
         Work("decode", drawing / count, steps * (weights + read), sent("decode", steps)),
         Work("update", spec.epochs * backward * forward,
              # a sum of gradients for each micro-batch; masters and moments are read and written
-             spec.epochs * len(pieces) * 3 * masters + updates * 2 * (masters + moments),
+             spec.epochs * len(pieces) * (3 * trained + frozen) + updates * 2 * (trained + moments),
              sent("accumulate", spec.epochs * len(pieces)) + sent("finish", updates)),
     ]
     if spec.loss.kl_placement != "none":
-        gathered = masters * width // FLOAT
+        gathered = used * width // (width if spec.lora else FLOAT)
         work.insert(3, Work("reference", forward, len(pieces) * gathered, sent("reference", len(pieces))))
     return work
 
@@ -147,7 +149,9 @@ def expected_collectives(job: Job) -> dict[str, list[Collective]]:
     shards, (rows, length) = row_shards(mesh), largest_shape(job)
     kernel = config.vocab_size * config.hidden_size // sizes["tensor"]  # elements, as those of `stacked`
     masters = device_bytes(state.params) // FLOAT
-    stacked = device_bytes(state.params["layers"]) // FLOAT * sizes["fsdp"]
+    used = state.params if state.base is None else state.base
+    stacked = device_bytes(used["layers"]) // jax.tree.leaves(used)[0].dtype.itemsize * sizes["fsdp"]
+    split = device_bytes(state.params["layers"]) // FLOAT * sizes["fsdp"]
     pieces = max(1, math.ceil(rows * length / spec.head_tokens))
     tokens = rows * length // shards
 
@@ -168,8 +172,8 @@ def expected_collectives(job: Job) -> dict[str, list[Collective]]:
         "prefill": summed(PROMPT_ROWS * job.prompt_bucket, 1),
         "decode": summed(spec.sampler_rows, 1),
         "reference": gathered(1) + summed(tokens, 1),
-        "accumulate": gathered(2) + over("fsdp", "reduce-scatter", stacked * width, 1)
-        + over("fsdp", "reduce-scatter", kernel * FLOAT, pieces) + over("data", "all-reduce", masters * FLOAT, 1)
+        "accumulate": gathered(2) + over("fsdp", "reduce-scatter", split * width, 1)
+        + over("fsdp", "reduce-scatter", 0 if spec.lora else kernel * FLOAT, pieces) + over("data", "all-reduce", masters * FLOAT, 1)
         + summed(tokens, again + 1),
         "finish": [],
     }

@@ -162,7 +162,8 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
     lora = _lora(c["lora"], loss, algorithm["reference"]["decay"])
     _check_evaluated(evaluation, stage_specs, c["checkpoint"]["best"])
     return RunSpec(
-        name=c["name"], seed=c["seed"], model=c["model"], init_from=c["init_from"], lora=lora, workdir=Path(c["workdir"]),
+        name=c["name"], seed=c["seed"], model=c["model"], init_from=c["init_from"], lora=lora,
+        workdir=Path(c["workdir"]),
         devices=c["devices"], mesh=MeshSpec(**c["mesh"]),
         dtype=c["dtype"], attention=c["attention"], remat=c["remat"], unroll=c["unroll"],
         prompt=PromptSpec(**c["prompt"]), stop=tuple(c["stop"]), task=task, rule=rule,
@@ -225,11 +226,11 @@ def _lora(c: dict[str, Any], loss: LossSpec, decay: float) -> LoRASpec | None:
     if c["rank"] == 0:
         return None
     if loss.needs == "critic":
-        raise ValueError(f"lora.rank: expected 0 with an algorithm that has a critic, got {c['rank']}: the critic's weights "
-                         "and moments would be those of a whole model; take another recipe.")
+        raise ValueError(f"lora.rank: expected 0 with an algorithm that has a critic, got {c['rank']}: the critic's "
+                         "weights and moments would be those of a whole model; take another recipe.")
     if decay:
         raise ValueError(f"algorithm.reference.decay: expected 0 with lora.rank={c['rank']}, got {decay}: a mean of "
-                         "adapters is not the mean of the weights they make; a copy every so many steps (decay=0) is.")
+                         "adapters is not the mean of the weights they make; a copy every n steps (decay=0) is one.")
     return LoRASpec(**c)
 
 
