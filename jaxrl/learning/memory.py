@@ -74,7 +74,7 @@ def forward_temporaries(model: Qwen2, mesh: Mesh | AbstractMesh, rows: int, leng
 
 
 def sync_temporaries(weights: Any, mesh: Mesh | AbstractMesh, dtype: Any) -> int:
-    """Of turning the learner's weights (shapes with shardings) into decode weights: a device's part of them in `dtype`."""
+    """Of turning the learner's weights (shapes with shardings) into decode weights: a part of them in `dtype`."""
     each = [device_bytes(leaf) // leaf.dtype.itemsize for leaf in jax.tree.leaves(weights)]
     return sum(each) * jnp.dtype(dtype).itemsize if mesh.shape["fsdp"] > 1 else 0
 

@@ -173,7 +173,7 @@ def expected_collectives(job: Job) -> dict[str, list[Collective]]:
         "decode": summed(spec.sampler_rows, 1),
         "reference": gathered(1) + summed(tokens, 1),
         "accumulate": gathered(2) + over("fsdp", "reduce-scatter", split * width, 1)
-        + over("fsdp", "reduce-scatter", 0 if spec.lora else kernel * FLOAT, pieces) + over("data", "all-reduce", masters * FLOAT, 1)
-        + summed(tokens, again + 1),
+        + over("fsdp", "reduce-scatter", kernel * FLOAT, 0 if spec.lora else pieces)
+        + over("data", "all-reduce", masters * FLOAT, 1) + summed(tokens, again + 1),
         "finish": [],
     }
