@@ -150,7 +150,7 @@ def expected_collectives(job: Job) -> dict[str, list[Collective]]:
     kernel = config.vocab_size * config.hidden_size // sizes["tensor"]  # elements, as those of `stacked`
     masters = device_bytes(state.params) // FLOAT
     used = state.params if state.base is None else state.base
-    stacked = device_bytes(used["layers"]) // jax.tree.leaves(used)[0].dtype.itemsize * sizes["fsdp"]
+    stacked = device_bytes(used["layers"]) // used["final_norm"]["scale"].dtype.itemsize * sizes["fsdp"]
     split = device_bytes(state.params["layers"]) // FLOAT * sizes["fsdp"]
     pieces = max(1, math.ceil(rows * length / spec.head_tokens))
     tokens = rows * length // shards
