@@ -305,7 +305,7 @@ def test_replicas_meet_once_a_micro_batch():
     state = init_state(model, DESCENT, mesh, init_params(model, mesh, jax.random.key(0)))
     update = make_update(model, DESCENT, RECIPES["grpo"], mesh, WHOLE)
     micros, totals = update.place(make_batch(), state.params, SCALARS)
-    total = update.policy.zeros(state.params, update.policy.names(state.params, micros[0], totals, SCALARS))
-    program = update.policy.accumulate.lower(total, state.params, micros[0], totals, SCALARS).compile().as_text()
+    total = update.policy.zeros(state.params, update.policy.names(state.params, None, micros[0], totals, SCALARS))
+    program = update.policy.accumulate.lower(total, state.params, None, micros[0], totals, SCALARS).compile().as_text()
     collectives = re.findall(r"\b(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)\(", program)
     assert collectives == ["all-reduce"]

@@ -10,6 +10,7 @@ from jaxrl.learning.run_params import restore_params
 from jaxrl.reporting.rollouts import read_rollouts, rollout_path
 from jaxrl.rewards import Verdict
 from jaxrl.running import loop, steps
+from jaxrl.running.machine import first_state, load_weights
 from jaxrl.running.replay import replay
 from jaxrl.running.rollout import Rollout, join, score_completions, select, shaped_rewards, with_variance
 from jaxrl.running.settings import run_spec
@@ -113,7 +114,7 @@ def test_a_reference_that_follows_moves_half_way_every_second_step(small, traine
 def load(run, step):
     """The embedding after a step."""
     if step == 0:
-        return np.asarray(loop.load_weights(run.machine, run.folder)["embed"]["embedding"])
+        return np.asarray(load_weights(run.machine, run.folder)["embed"]["embedding"])
     return np.asarray(restore_params(run.spec.workdir, run.machine.config, step)[0]["embed"]["embedding"])
 
 
@@ -121,8 +122,8 @@ def test_samples_behind_those_of_the_stage_are_greedy(trained):
     """ReMax: the same text whatever the sample number; those of the stage differ."""
     run = trained("remax")
     plan = loop.plan_step(run.spec.stages, loop.Progress())
-    params = loop.first_state(run.machine, run.spec, run.folder).params
-    _, drawn = run.steps.complete(params, plan, np.array([0, 1]), np.array([0, 1, 2]))
+    state = first_state(run.machine, run.spec, run.folder)
+    _, drawn = run.steps.complete(state, plan, np.array([0, 1]), np.array([0, 1, 2]))
     assert (drawn.tokens[[1, 4]] == drawn.tokens[[2, 5]]).all() and (drawn.tokens[[0, 3]] != drawn.tokens[[1, 4]]).any()
 
 

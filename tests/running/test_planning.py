@@ -12,7 +12,7 @@ from jaxrl.learning.lowered import lower
 from jaxrl.learning.mesh import MeshSpec
 from jaxrl.running import loop
 from jaxrl.running.accelerators import ACCELERATORS, Devices, read_devices
-from jaxrl.running.machine import build_machine
+from jaxrl.running.machine import build_machine, load_weights
 from jaxrl.running.planning import Job, advice, largest_counts, largest_shape, plan_shapes, refuse_unfit
 from jaxrl.running.roofline import link_rate, step_times
 from jaxrl.running.settings import run_spec
@@ -41,7 +41,7 @@ def test_the_parts_of_a_plan_are_the_bytes_of_the_run(small, tmp_path):
     spec = dataclasses.replace(spec, mesh=MeshSpec(data=2, fsdp=2), optimizer=dataclasses.replace(
         spec.optimizer, moment_dtype="bfloat16"))
     machine = build_machine(spec, small.config, 48)
-    state = machine.begin(loop.load_weights(machine, small.base))
+    state = machine.begin(load_weights(machine, small.base))
     weights = machine.sampler.decode_weights(state.params)
     planned = {phase.name: phase.parts for phase in plan_shapes(Job(spec, small.config, 40, Devices(
         "cpu", 4, 1, GIB, None))).phases}
