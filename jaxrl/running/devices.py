@@ -39,7 +39,7 @@ def join_processes(coordinator: str, count: int, index: int) -> None:
     seconds, with its number.
     """
     if not (coordinator.rpartition(":")[2].isdigit() and 0 <= index < count and count > 1):
-        raise ValueError("expected --coordinator=HOST:PORT, --processes=N of 2 or more and --process=K from 0 to N - 1, "
+        raise ValueError("expected --coordinator=HOST:PORT, --processes=N of 2 or more and --process=K from 0 to N-1, "
                          f"got {coordinator!r}, {count} and {index}.")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=HEARTBEAT)
