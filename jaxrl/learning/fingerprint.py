@@ -11,6 +11,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, UInt32
 
+from jaxrl.learning.processes import fetch
+
 BLOCK_BYTES = 64 << 20  # of an array that is still in its files, at a time
 
 
@@ -24,7 +26,7 @@ def fingerprint(params: Any, dtype: DTypeLike = jnp.float32) -> str:
     apart that differ by accident (2 x 32 bits an array), not those that somebody made to look alike.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-    sums = jax.device_get([_sums_of(leaf, jnp.dtype(dtype)) for _, leaf in leaves])
+    sums = fetch([_sums_of(leaf, jnp.dtype(dtype)) for _, leaf in leaves])
     told = sorted((jax.tree_util.keystr(path), leaf.shape, found.tolist())
                   for (path, leaf), found in zip(leaves, sums, strict=True))
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]

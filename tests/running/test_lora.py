@@ -15,7 +15,7 @@ import jaxrl.export
 from jaxrl.learning.fingerprint import fingerprint
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.run_params import open_params, restore_params, run_lora
-from jaxrl.running import loop
+from jaxrl.running import ledger, loop
 from jaxrl.running.accelerators import Devices
 from jaxrl.running.machine import frozen_reference
 from jaxrl.running.planning import Job, plan_shapes
@@ -37,10 +37,6 @@ def adapted(small, judged, tmp_path_factory):
     run = small.run(small.fields(workdir, ADAPTED))
     run.train()
     return run, workdir
-
-
-def size(tree):
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
 def nbytes(tree):
@@ -70,7 +66,7 @@ def test_the_first_kl_is_nought_and_takes_no_second_model(small, adapted):
 
 
 def test_a_killed_run_equals_one_that_was_not(small, adapted, judged, tmp_path, monkeypatch):
-    fields, real, seen = small.fields(tmp_path / "run", ADAPTED), loop.write_rollouts, []
+    fields, real, seen = small.fields(tmp_path / "run", ADAPTED), ledger.write_rollouts, []
 
     def dies(*args):
         seen.append(args)
@@ -79,7 +75,7 @@ def test_a_killed_run_equals_one_that_was_not(small, adapted, judged, tmp_path, 
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "write_rollouts", dies)
+        patch.setattr(ledger, "write_rollouts", dies)
         with pytest.raises(KeyboardInterrupt):
             small.run(fields).train()
     small.run(fields).train()
