@@ -83,7 +83,7 @@ class Checkpoints:
         """
         state = state._replace(base=None)
         note = {"meta": meta, "leaves": _leaves(state)} | ({} if score is None else {"score": score})
-        parts = ocp.args.Composite(state=save_arguments(state), note=ocp.args.JsonSave(note))
+        parts = ocp.args.Composite(state=save_arguments(_kept(state)), note=ocp.args.JsonSave(note))
         with _explained(self.folder):
             # Asked beforehand, so that a checkpoint that can't be whole does not take the room that metrics need.
             if shared(shutil.disk_usage(self.folder).free) < sum(leaf.nbytes for leaf in jax.tree.leaves(state)):
@@ -126,8 +126,8 @@ class Checkpoints:
                 f"checkpoint {self.folder / str(step)} is of another model or optimizer: {len(wrong)} arrays differ, "
                 f"the first is {' '.join(wrong[0])}; use the config it was made with, or another run folder"
             )
-        parts = ocp.args.Composite(state=restore_arguments(abstract))
-        return self._manager.restore(step, args=parts).state, note["meta"]
+        parts = ocp.args.Composite(state=restore_arguments(_kept(abstract)))
+        return TrainState(**self._manager.restore(step, args=parts).state), note["meta"]
 
     def meta(self, step: int | None = None) -> dict[str, Any]:
         """The note of checkpoint `step` (None: the newest), without its arrays."""
@@ -165,6 +165,11 @@ class Checkpoints:
         if step not in steps:
             raise FileNotFoundError(f"no checkpoint of step {step} in {self.folder}; there are {steps}")
         return step
+
+
+def _kept(state: TrainState) -> dict[str, Any]:
+    """All but the base."""
+    return {name: part for name, part in state._asdict().items() if name != "base"}
 
 
 def _leaves(state: TrainState) -> list[list[str]]:
