@@ -13,6 +13,7 @@ import argparse
 import multiprocessing
 import os
 import statistics
+import sys
 import tempfile
 import time
 from importlib.metadata import version
@@ -79,8 +80,10 @@ def ours(pipe: Connection) -> None:
 
     prepare_devices(1, "")
     config = stage1.get_config("tiny")
-    config.prompts, config.samples, config.kl_coefficient, config.unroll = PROMPTS, SAMPLES, KL, 6
-    config.sampling.max_new_tokens = NEW
+    config.prompts, config.samples, config.kl_coefficient = PROMPTS, SAMPLES, KL
+    config.sampling.max_new_tokens, config.unroll = NEW, SHAPE["num_hidden_layers"]
+    config.sampler.rows = config.sampler.chunk = PROMPTS * SAMPLES  # all rows in one batch
+    config.layout.micro_tokens = 2 * (PROMPT + NEW)  # what a micro-batch needs stays in the cores' caches
     spec = run_spec(plain(config))
     model = Qwen2Config(**SHAPE, head_dim=HEAD_DIM, max_position_embeddings=POSITIONS)
     machine = build_machine(spec, model, PROMPT + NEW)
@@ -110,6 +113,8 @@ def theirs(pipe: Connection) -> None:
     from trl import GRPOConfig, GRPOTrainer
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     words = Tokenizer(models.WordLevel({str(i): i for i in range(SHAPE["vocab_size"])}, unk_token="0"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="0", eos_token="0")
@@ -160,6 +165,8 @@ def compare(workers: list, rounds: int) -> list[list[float]]:
                 pipe.send("step")
                 found.append(pipe.recv())
         return seconds
+    except (EOFError, BrokenPipeError):
+        sys.exit("one of the programs ended before its steps were done; its error stands above")
     finally:
         for process in processes:
             process.kill()
