@@ -1,10 +1,11 @@
 """Tokens a second of the sampler beside Hugging Face's `generate`: same weights, float32, CPU, one process, A B A B.
 
-    python benchmarks/sampler.py [--cores=1] [--rounds=3]
+    python benchmarks/sampler.py [--cores=1] [--rounds=3] [--shapes=tiny,mid]
 
 fixed: 8 prompts x 8 samples, exactly 256 new tokens. lengths: 512 rows over 64 slots, their lengths log-normal (median
 100, at most 512) as in real rollouts; Hugging Face takes them in batches of 64, each as long as its longest row.
-Only tokens that a row keeps are counted. Needs the test extra (torch).
+Only tokens that a row keeps are counted. Ours has a virtual device for each core; fixed: all rows in one batch on each,
+lengths: batches of 32 rows. Needs the test extra (torch).
 """
 
 import argparse
@@ -51,11 +52,14 @@ def make_model(shape: str, folder: Path):
     return model, config, load_params(folder, config)
 
 
-def ours(config, params, prompts: np.ndarray, slots: int, spec, group: int) -> tuple[Callable[[int], float], object]:
-    """(a run with a step number that returns the slots' occupancy, the sampler); weights are taken over once."""
+def ours(config, params, prompts: np.ndarray, rows: int, spec, group: int) -> tuple[Callable[[int], float], object]:
+    """(a run with a step number that returns the slots' occupancy, the sampler); weights are taken over once.
+
+    rows: of a batch on a device.
+    """
     from jaxrl.sampling import Coordinates, Sampler
 
-    sampler = Sampler(config, longest=PROMPT + LONGEST, slots=slots)
+    sampler = Sampler(config, longest=PROMPT + LONGEST, slots=SLOTS, rows=rows)
     weights = sampler.decode_weights(params)
 
     def run(step: int) -> float:
@@ -103,26 +107,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cores", type=int, default=os.cpu_count(), help="cores that both may use")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--shapes", default=",".join(SHAPES))
     given = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])  # before XLA and torch count cores
+    import jax
     import torch
 
     from jaxrl.sampling import SamplingSpec
 
+    jax.config.update("jax_num_cpu_devices", given.cores)
     torch.set_num_threads(given.cores)
     generator = np.random.default_rng(0)
     prompts = generator.integers(1, VOCABULARY, (PROMPTS, PROMPT))
     lengths = spread_lengths(generator)
     print(f"{given.cores} cores, {given.rounds} rounds")
-    for shape in SHAPES:
+    for shape in given.shapes.split(","):
         with tempfile.TemporaryDirectory() as folder:
             model, config, params = make_model(shape, Path(folder))
-        run, _ = ours(config, params, prompts, SLOTS, SamplingSpec(NEW, ()), SAMPLES)
+        run, _ = ours(config, params, prompts, SLOTS // given.cores, SamplingSpec(NEW, ()), SAMPLES)
         repeated = np.repeat(prompts, SAMPLES, axis=0)
         fixed = np.full(PROMPTS * SAMPLES, NEW)
         compare(f"{shape}, fixed", int(fixed.sum()), run, theirs(model, repeated, fixed), given.rounds)
         group = ROWS // PROMPTS
-        run, sampler = ours(config, params, prompts, SLOTS, SamplingSpec(lengths, ()), group)
+        run, sampler = ours(config, params, prompts, 32, SamplingSpec(lengths, ()), group)
         repeated = np.repeat(prompts, group, axis=0)
         compare(f"{shape}, lengths", int(lengths.sum()), run, theirs(model, repeated, lengths), given.rounds)
         before = sampler.traces

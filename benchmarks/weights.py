@@ -74,7 +74,7 @@ def read_all(folder: Path) -> float:
     return time.perf_counter() - began
 
 
-_MEASURED = """
+_COMMAND = """
 import resource, runpy, sys
 sys.argv = sys.argv[1:]
 try:
@@ -84,12 +84,20 @@ except SystemExit as end:
         raise
 print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
+_LOAD = """
+import resource, sys
+import jax
+from models.convert import load_params
+from models.folder import read_config
+params = jax.block_until_ready(load_params(sys.argv[1], read_config(sys.argv[1])))
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
 
 
-def command(*words: str) -> tuple[float, int]:
-    """(seconds, peak bytes of memory) of a command of this project."""
+def measured(program: str, *words: str) -> tuple[float, int]:
+    """(seconds, peak bytes of memory) of a program in a process of its own."""
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", _MEASURED, *words], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program, *words], stdout=subprocess.PIPE, text=True, check=True)
     return time.perf_counter() - began, int(done.stdout.rpartition("peak ")[2])
 
 
@@ -106,15 +114,17 @@ def main() -> None:
         reading = read_all(source)
         drop(source)
         print(f"{size / GIB:.2f} GiB of bfloat16 in {FILES} files; plain reading {size / reading / 1e9:.2f} GB/s")
-        idle = command("jaxrl.convert", "--help")[1]
-        for name, words, read in (
-            ("convert", ("jaxrl.convert", f"--input={source}", f"--output={run}"), source),
-            ("export", ("jaxrl.export", f"--checkpoint={run}", f"--output={out}"), run),
+        idle = measured(_COMMAND, "jaxrl.convert", "--help")[1]
+        for name, program, words, read, held in (
+            ("load_params, arrays on the CPU", _LOAD, (str(source),), source, size),
+            ("convert", _COMMAND, ("jaxrl.convert", f"--input={source}", f"--output={run}"), source, 0),
+            ("export", _COMMAND, ("jaxrl.export", f"--checkpoint={run}", f"--output={out}"), run, 0),
         ):
             drop(read)
-            seconds, peak = command(*words)
-            print(f"{name}: {seconds:.1f} s, {size / seconds / 1e9:.2f} GB/s, peak {peak / GIB:.2f} GiB: "
-                  f"{(peak - size - idle) / GIB:+.2f} GiB beside the arrays and the idle program", flush=True)
+            seconds, peak = measured(program, *words)
+            print(f"{name}: {seconds:.1f} s, {size / seconds / 1e9:.2f} GB/s, peak {peak / GIB:.2f} GiB, "
+                  f"{(peak - held - idle) / GIB:.2f} GiB beside the idle program's {idle / GIB:.2f}"
+                  + (" and the arrays" if held else ""), flush=True)
         names = sorted(path.name for path in source.iterdir())
         same = filecmp.cmpfiles(source, out, names, shallow=False)[0]
         print(f"{len(same)} of {len(names)} files are the same to the byte")

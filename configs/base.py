@@ -64,7 +64,11 @@ def get_run() -> ConfigDict:
         multiple=128, ratio=1.06,  # row lengths are padded to multiples, each at most `ratio` times the last
         head_tokens=8_192,  # tokens of one piece of the head: memory is this times the vocabulary times 4 bytes
     ))
-    config.sampler = ConfigDict(dict(rows=128, chunk=64))  # slots of a batch on a device; tokens between host acts
+    config.sampler = ConfigDict(dict(
+        rows=128, chunk=64,  # slots of a batch on a device; tokens between host acts
+        memory=0.0,  # GiB of a device for caches: so many batches at once as fit; 0: one
+        devices=0,  # on a CPU: virtual devices that sample, -1: one a core; 0: those that learn
+    ))
     config.evaluation = ConfigDict(dict(
         pool={"p3": 100, "p5": 100}, samples=8,  # held-out problems by kind (p3: three people); samples of each
         temperature=1.0, max_new_tokens=2048, every=0,  # every: steps between evaluations, 0: first and last only
@@ -131,7 +135,7 @@ def small(config: ConfigDict) -> ConfigDict:
     config.algorithm.critic_learning_rate = 3e-4
     config.optimizer.b2 = 0.98  # a short run: the second moment has to follow faster
     config.layout.update(dict(micro_tokens=1536, multiple=8, ratio=1.12, head_tokens=4096))
-    config.sampler.update(dict(rows=16, chunk=16))
+    config.sampler.update(dict(rows=32, chunk=16, memory=1.0, devices=-1))
     config.evaluation.update(dict(pool=ConfigDict({"p2": 20, "p3": 500, "p4": 100, "p5": 100}), samples=4,
                                   max_new_tokens=352))
     config.checkpoint.every = 10

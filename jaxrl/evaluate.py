@@ -41,7 +41,7 @@ PLAIN = {
                    "rule": ""},
     "seed": 0,
     "dtype": "bfloat16",
-    "sampler": {"rows": None},
+    "sampler": {"rows": None, "devices": -1, "memory": 1.0},
     "devices": 0,
     "compile_cache": "~/.cache/jaxrl",
 }
@@ -120,7 +120,7 @@ def evaluate_model(source: "Source", asked: Asked, label: str) -> "EvaluationRes
     dialogue = _dialogue(asked, source.tokenizer, source.eos_ids)
     problems = dialogue.task.draw("test", asked.pool, asked.seed)
     longest = max(len(dialogue.encode(problem)) for problem in problems) + asked.max_new_tokens
-    sampler, weights = load_policy(source, asked.fields["dtype"], longest, asked.fields["sampler"]["rows"])
+    sampler, weights = load_policy(source, asked.fields, longest)
 
     def generate(prompts: list[list[int]], group_size: int, step: int, greedy: bool):
         coordinates = Coordinates(asked.seed, step, np.arange(len(prompts), dtype=np.int32),
@@ -274,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asked = _settings(given)
         from jaxrl.running.devices import prepare_devices
 
-        prepare_devices(asked.fields["devices"], asked.fields["compile_cache"])
+        prepare_devices(asked.fields["devices"], asked.fields["compile_cache"], asked.fields["sampler"]["devices"])
         from jaxrl.evaluation.examples import side_by_side
         from jaxrl.evaluation.table import comparison_markdown, markdown, to_json
         from jaxrl.reporting.files import write_text

@@ -12,6 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+# Where a model is sampled from that no run speaks of: fields of a run's config.
+HERE = {"devices": 0, "sampler": {"rows": None, "devices": -1, "memory": 1.0}, "compile_cache": "~/.cache/jaxrl"}
+
 
 def read_prompts(path: Path, tokenizer: Any) -> list[tuple[str, list[int]]]:
     """(id, token ids) of a file with `id` and `prompt` (text) or `messages` (chat) in each line.
@@ -88,7 +91,7 @@ def complete(given: argparse.Namespace) -> Iterator[str]:
     if done:
         yield f"{len(done)} of {len(prompts)} prompts are in {given.output} already"
     longest = max(len(tokens) for _, tokens in prompts) + given.max_new_tokens
-    sampler, weights = load_policy(source, given.dtype, longest)
+    sampler, weights = load_policy(source, HERE | {"dtype": given.dtype}, longest)
     stop = StopStrings(tuple(given.stop), decode)
     drawing = SamplingSpec(given.max_new_tokens, source.eos_ids, given.temperature, given.top_k, given.top_p,
                            given.min_p, stop)
@@ -121,7 +124,7 @@ def replay_one(given: argparse.Namespace) -> int:
     from models.source import resolve_model
 
     config = run_config(Path(given.replay)) | {"workdir": given.replay}
-    prepare_devices(config["devices"], config["compile_cache"])
+    prepare_devices(config["devices"], config["compile_cache"], config["sampler"]["devices"])
     from jaxrl.running.loop import Run
     from jaxrl.running.replay import replay
 
@@ -173,6 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.replay:
             return replay_one(given)
+        from jaxrl.running.devices import prepare_devices
+
+        prepare_devices(HERE["devices"], HERE["compile_cache"], HERE["sampler"]["devices"])
         for sentence in complete(given):
             print(sentence, flush=True)
         print(f"completions: {given.output}")

@@ -30,7 +30,7 @@ def train(config: ConfigDict | None) -> None:
     model_folder = resolve_model(spec.model)
     check_start(spec)
     check_workdir(spec.workdir, fields)
-    prepare_devices(fields["devices"], fields["compile_cache"])
+    prepare_devices(fields["devices"], fields["compile_cache"], fields["sampler"]["devices"])
 
     from jaxrl.evaluation.examples import side_by_side
     from jaxrl.evaluation.table import comparison_markdown

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from models.config import Qwen2Config
@@ -37,6 +38,13 @@ def init_cache(config: Qwen2Config, batch: int, size: int, dtype: jnp.dtype) -> 
 def cache_size(cache: KVCache) -> int:
     """Positions a row can hold."""
     return cache.values[0].shape[2] * cache.values[0].shape[3]
+
+
+def cache_bytes(config: Qwen2Config, rows: int, positions: int, dtype: DTypeLike, split: int = 1) -> int:
+    """Bytes of a cache for `rows` rows; split: devices that share the heads, if these can be divided."""
+    shapes = jax.eval_shape(lambda: init_cache(config, rows, positions, jnp.dtype(dtype)))
+    heads = split if config.num_key_value_heads % split == 0 else 1
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)) // heads
 
 
 def write_prefix(

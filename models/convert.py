@@ -78,7 +78,7 @@ class FileArray:
 
     def __getitem__(self, index: int | slice) -> np.ndarray:
         if not self.stacked:
-            return view(self.tensors[0][1])[index].astype(self.dtype, copy=False)
+            return np.asarray(view(self.tensors[0][1])[index], self.dtype)
         if isinstance(index, slice):
             return np.stack([self[layer] for layer in range(*index.indices(self.shape[0]))])
         slot, entry = self.tensors[index]

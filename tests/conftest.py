@@ -17,6 +17,7 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
+from jaxrl.running import devices
 from jaxrl.running.devices import prepare_devices
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -30,6 +31,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 prepare_devices(4, "")
+devices.cores = lambda: 4  # commands that ask for a device a core find these
 
 install_import_hook(["models", "jaxrl.algorithms"], "beartype.beartype")
 

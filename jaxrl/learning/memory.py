@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
 from jaxrl.learning.mesh import row_shards
-from models.cache import init_cache
 from models.config import Qwen2Config
 from models.qwen2 import Qwen2
 
@@ -45,13 +44,6 @@ def device_bytes(tree: Any) -> int:
 def largest_leaf(tree: Any) -> int:
     """Bytes on one device of the largest array: an optimizer's step goes through them one by one."""
     return max(device_bytes(leaf) for leaf in jax.tree.leaves(tree))
-
-
-def cache_bytes(config: Qwen2Config, rows: int, positions: int, dtype: Any, split: int) -> int:
-    """Bytes of a cache for `rows` rows; split: devices that share the heads."""
-    shapes = jax.eval_shape(lambda: init_cache(config, rows, positions, jnp.dtype(dtype)))
-    heads = split if config.num_key_value_heads % split == 0 else 1
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)) // heads
 
 
 def learning_temporaries(

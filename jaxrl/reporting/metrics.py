@@ -91,6 +91,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("tokens/update", "tokens", "true tokens, prompts included, that the update read"),
     Metric("tokens/padding_share", "share", "positions of the update's batches that were padding"),
     Metric("tokens/slot_occupancy", "share", "decode steps of the sampler's slots that drew a token"),
+    Metric(
+        "compiled/sampler", "programs", "compiled by the sampler since the start: new lengths, not new prompts", False
+    ),
+    Metric("compiled/update", "programs", "compiled by the update since the start: one for each shape", False),
     Metric("speed/rollout_tokens_per_second", "tokens/s", "sampled tokens a second while sampling", False),
     Metric("speed/update_tokens_per_second", "tokens/s", "true tokens a second while updating", False),
     Metric(

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import re
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -130,12 +131,11 @@ def read_devices(text: str, cpus: int = 1, hosts: int = 0) -> Devices:
     return Devices(found[2], count, hosts, int(accelerator.memory * MEMORY_SHARE), accelerator)
 
 
-def present_devices() -> Devices:
-    """Those of this process's JAX, with the memory that it may use."""
-    devices = jax.devices()
+def present_devices(devices: Sequence[jax.Device]) -> Devices:
+    """These devices, of this process and others, with the memory that this process may use."""
     kind, hosts = devices[0].device_kind, jax.process_count()
     if devices[0].platform == "cpu":
-        return Devices("cpu", len(devices), hosts, host_memory() // jax.local_device_count(), None)
+        return Devices("cpu", len(devices), hosts, host_memory() * hosts // len(devices), None)
     name = next((name for name, known in ACCELERATORS.items() if known.description == kind), kind)
     stats = jax.local_devices()[0].memory_stats() or {"bytes_limit": 0}  # an allocator that does not tell
     return Devices(name, len(devices), hosts, stats["bytes_limit"], ACCELERATORS.get(name))

@@ -64,7 +64,8 @@ class Run:
         with what was learned saved; Ended where the guard gives up.
         """
         spec = self.spec
-        refuse_unfit(Job(spec, self.machine.config, self.asked.longest_prompt(), present_devices()), self.terminal.say)
+        devices = present_devices(self.machine.mesh.devices.flat)
+        refuse_unfit(Job(spec, self.machine.config, self.asked.longest_prompt(), devices), self.terminal.say)
         claim_workdir(spec.workdir, self.config)
         with ExitStack() as stack:
             self.signals = stack.enter_context(Signals())

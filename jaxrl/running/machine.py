@@ -15,15 +15,10 @@ from jaxrl.learning.mesh import make_mesh, placer
 from jaxrl.learning.optimizer import make_optimizer
 from jaxrl.learning.reference import make_follow
 from jaxrl.learning.run_params import restore_params, split_run
-from jaxrl.learning.state import (
-    Critic,
-    TrainState,
-    abstract_params,
-    abstract_state,
-    decode_shardings,
-    init_state,
-)
+from jaxrl.learning.state import Critic, TrainState, abstract_params, abstract_state, init_state
 from jaxrl.learning.update import Update, UpdateSpec, make_logp, make_update, make_values
+from jaxrl.running.devices import learning_devices, sampling_devices
+from jaxrl.running.policies import make_sampler
 from jaxrl.running.settings import RunSpec
 from jaxrl.sampling import Sampler
 from models.config import Qwen2Config
@@ -92,12 +87,16 @@ def check_positions(longest: int, config: Qwen2Config) -> None:
 def build_machine(
     spec: RunSpec, config: Qwen2Config, longest: int, devices: Sequence[jax.Device] | None = None
 ) -> Machine:
-    """Everything but the state, for these devices (None: all there are). Raises ValueError as `check_positions`."""
+    """Everything but the state, for these devices (None: as the specification says, out of those there are).
+
+    Raises ValueError as `check_positions`.
+    """
     check_positions(longest, config)
-    mesh, layout = make_mesh(spec.mesh, devices), update_spec(spec, longest)
+    samplers = None if devices else sampling_devices(spec.sampler_devices)
+    mesh, layout = make_mesh(spec.mesh, devices or learning_devices(spec.devices)), update_spec(spec, longest)
     model, optimizer, critic = learner_parts(spec, config, mesh)
-    sampler = Sampler(config, mesh, weight_shardings=decode_shardings(config, mesh), dtype=jnp.dtype(spec.dtype),
-                      longest=longest, rows=spec.sampler_rows, chunk=spec.sampler_chunk)
+    sampler = make_sampler(config, mesh, samplers, dtype=jnp.dtype(spec.dtype), longest=longest,
+                           memory=int(spec.sampler_memory * 2**30), rows=spec.sampler_rows, chunk=spec.sampler_chunk)
     return Machine(
         config, mesh, model, optimizer, sampler, make_update(model, optimizer, spec.loss, mesh, layout, critic),
         make_logp(model, mesh, layout), longest, make_follow(spec.reference), spec.reference.follows, critic,

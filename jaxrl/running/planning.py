@@ -17,7 +17,6 @@ from jaxrl.learning.batching import rows_of
 from jaxrl.learning.memory import (
     FLOAT,
     Phase,
-    cache_bytes,
     decode_temporaries,
     device_bytes,
     forward_temporaries,
@@ -30,11 +29,12 @@ from jaxrl.learning.mesh import DECODE_RULES, abstract_mesh, row_shards
 from jaxrl.learning.state import TrainState, abstract_params, abstract_state
 from jaxrl.running.accelerators import Devices
 from jaxrl.running.collectives import Collective, read_collectives
+from jaxrl.running.devices import sampling_count
 from jaxrl.running.machine import Machine, learner_parts, update_spec
 from jaxrl.running.settings import RunSpec
 from jaxrl.sampling import lowered as sampler
-from jaxrl.sampling.sampler import default_cache_lengths, default_lengths
-from models.cache import BLOCK
+from jaxrl.sampling.sampler import batches_within, default_cache_lengths, default_lengths
+from models.cache import BLOCK, cache_bytes
 from models.config import Qwen2Config
 
 PROMPT_ROWS = 4  # of one prefill on a device, as the sampler has it
@@ -64,9 +64,20 @@ class Job:
         return abstract_mesh(self.spec.mesh, self.devices.count)
 
     @property
+    def samplers(self) -> int:
+        """Devices that sample."""
+        count = sampling_count(self.spec.sampler_devices) if self.devices.on_cpu and self.devices.hosts == 1 else 0
+        return count or self.devices.count
+
+    @property
+    def beside(self) -> int:
+        """Devices that sample out of the memory of one that learns."""
+        return math.ceil(self.samplers / self.devices.count)
+
+    @property
     def row_shards(self) -> int:
         """Parts into which the sampler splits its rows."""
-        return self.devices.count // self.split
+        return self.samplers // self.split
 
     @property
     def asked(self) -> int:
@@ -76,8 +87,11 @@ class Job:
 
     @property
     def batches(self) -> int:
-        """Batches of the sampler that a device holds at once: on CPU all rows, see `Sampler`."""
-        return 1 if not self.devices.on_cpu else math.ceil(self.asked / (self.spec.sampler_rows * self.row_shards))
+        """Batches of the sampler that a device holds at once."""
+        spec, longest = self.spec, self.cache_lengths[-1]
+        fit = batches_within(int(spec.sampler_memory * GIB), self.config, spec.sampler_rows, longest, spec.dtype,
+                             self.split)
+        return min(fit, math.ceil(self.asked / (spec.sampler_rows * self.row_shards)))
 
     @property
     def cache_lengths(self) -> tuple[int, ...]:
@@ -156,7 +170,7 @@ def lower_programs(job: Job, machine: Machine) -> dict[str, jax.stages.Lowered]:
     state, cache = machine.abstract(), machine.sampler.cache_lengths[-1]
     truncated = any(stage.top_k or stage.top_p < 1 or stage.min_p for stage in job.spec.stages)
     return {
-        "sync": machine.sampler.programs.decode_weights.lower(state.params),
+        "sync": machine.sampler.programs.unroll.lower(state.params),
         **sampler.lower(machine.sampler, cache, job.prompt_bucket, truncated),
         **learner.lower(machine.update, state, *largest_shape(job)),
     }
@@ -301,9 +315,11 @@ def _phases(job: Job, temporaries: Mapping[str, int]) -> tuple[Phase, ...]:
         held["critic"] = device_bytes(state.critic)
         gradients = max(gradients, device_bytes(state.critic.params))
     lengths = (0, *job.cache_lengths)
-    cache, before = (job.batches * cache_bytes(config, spec.sampler_rows, length, spec.dtype, job.split)
+    weights *= job.beside
+    cache, before = (job.beside * job.batches * cache_bytes(config, spec.sampler_rows, length, spec.dtype, job.split)
                      for length in (lengths[-1], lengths[-2]))
-    grown = before // (job.batches * config.num_hidden_layers)  # a layer of one cache lies beside its longer self
+    # A layer of one cache lies beside its longer self.
+    grown = before // (job.beside * job.batches * config.num_hidden_layers)
     sampling = held | {"decode_weights": weights, "cache": cache}
     # A step's rows lie on their devices all at once, four bytes a token in each field.
     tokens = job.rows * update_spec(spec, job.longest).layout.buckets[-1] // row_shards(job.mesh)
@@ -343,7 +359,7 @@ def _prompt_bytes(job: Job) -> int:
     seats = min(job.spec.sampler_rows * job.batches, math.ceil(job.asked / job.row_shards))
     prompts = math.ceil(seats / PROMPT_ROWS) * PROMPT_ROWS
     cache = cache_bytes(job.config, prompts, job.prompt_bucket, job.spec.dtype, job.split)
-    return cache + prompts * job.config.vocab_size * FLOAT
+    return job.beside * (cache + prompts * job.config.vocab_size * FLOAT)
 
 
 def held_state(job: Job) -> tuple[TrainState, int]:

@@ -1,5 +1,6 @@
 """A model from wherever it stands, ready to be sampled from: a Hugging Face folder or name, or a run's checkpoint."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,8 @@ from jax.sharding import Mesh
 
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.run_params import restore_params, run_config, split_run
-from jaxrl.learning.state import abstract_params
+from jaxrl.learning.state import abstract_params, decode_shardings
+from jaxrl.running.devices import learning_devices, sampling_devices
 from jaxrl.sampling import Sampler
 from models.config import Qwen2Config
 from models.convert import load_params
@@ -66,9 +68,20 @@ def load_params_of(source: Source, dtype: str, mesh: Mesh) -> Any:
     return restore_params(source.run, source.config, source.step, shardings=shardings)[0]
 
 
-def load_policy(source: Source, dtype: str, longest: int, rows: int | None = None) -> tuple[Sampler, Any]:
-    """A sampler over all devices and its decode weights. `longest`: tokens of prompt and response together."""
-    mesh = make_mesh(MeshSpec(data=1, fsdp=-1))
-    params = load_params_of(source, dtype, mesh)
-    sampler = Sampler(source.config, mesh, dtype=jnp.dtype(dtype), longest=longest, rows=rows)
+def make_sampler(config: Qwen2Config, mesh: Mesh, devices: Sequence[jax.Device] | None, **settings: Any) -> Sampler:
+    """A `Sampler` over these devices, each with whole weights, or (None) over the learner's mesh, split as it splits
+    weights that decode."""
+    if devices is None:
+        return Sampler(config, mesh, weight_shardings=decode_shardings(config, mesh), **settings)
+    return Sampler(config, make_mesh(MeshSpec(), devices), **settings)
+
+
+def load_policy(source: Source, fields: Mapping[str, Any], longest: int) -> tuple[Sampler, Any]:
+    """A sampler and its decode weights. fields: `dtype`, `devices` and `sampler` of a run's config; `longest`: tokens
+    of prompt and response together."""
+    mesh = make_mesh(MeshSpec(data=1, fsdp=-1), learning_devices(fields["devices"]))
+    params = load_params_of(source, fields["dtype"], mesh)
+    drawing = fields["sampler"]
+    sampler = make_sampler(source.config, mesh, sampling_devices(drawing["devices"]), dtype=jnp.dtype(fields["dtype"]),
+                           longest=longest, rows=drawing["rows"], memory=int(drawing["memory"] * 2**30))
     return sampler, sampler.decode_weights(params)

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.learning.batching import cut
-from jaxrl.learning.memory import FLOAT, cache_bytes, device_bytes
+from jaxrl.learning.memory import FLOAT, device_bytes
 from jaxrl.learning.mesh import row_shards
 from jaxrl.running.accelerators import Devices
 from jaxrl.running.collectives import Collective
 from jaxrl.running.machine import update_spec
 from jaxrl.running.planning import GIB, PROMPT_ROWS, Job, Plan, held_state, largest_shape
 from jaxrl.running.settings import StageSpec
-from models.cache import BLOCK
+from models.cache import BLOCK, cache_bytes
 from models.flops import forward_flops
 
 

@@ -91,6 +91,7 @@ class RunSpec:
     model: str
     init_from: str
     workdir: Path
+    devices: int
     mesh: MeshSpec
     dtype: str
     attention: str
@@ -111,6 +112,8 @@ class RunSpec:
     length_multiple: int
     length_ratio: float
     head_tokens: int
+    sampler_devices: int
+    sampler_memory: float
     sampler_rows: int
     sampler_chunk: int
     evaluation: EvaluationSpec
@@ -147,13 +150,18 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
                          ("remat", ("none", "full"))):
         if c[field] not in known:
             raise ValueError(f"{field}: expected one of {', '.join(known)}, got {c[field]!r}.")
+    for field, value, least in (("devices", c["devices"], 0), ("sampler.devices", c["sampler"]["devices"], -1),
+                                ("sampler.memory", c["sampler"]["memory"], 0)):
+        if value < least:
+            raise ValueError(f"{field}: expected {least} or more, got {value}.")
     if c["rollouts"]["every"] < 1:
         raise ValueError(f"rollouts.every: expected 1 or more, got {c['rollouts']['every']}.")
     stage_specs = tuple(_stage(key, fields, loss) for key, fields in sorted(stages.items()))
     _check_evaluated(evaluation, stage_specs, c["checkpoint"]["best"])
     return RunSpec(
         name=c["name"], seed=c["seed"], model=c["model"], init_from=c["init_from"], workdir=Path(c["workdir"]),
-        mesh=MeshSpec(**c["mesh"]), dtype=c["dtype"], attention=c["attention"], remat=c["remat"], unroll=c["unroll"],
+        devices=c["devices"], mesh=MeshSpec(**c["mesh"]),
+        dtype=c["dtype"], attention=c["attention"], remat=c["remat"], unroll=c["unroll"],
         prompt=PromptSpec(**c["prompt"]), stop=tuple(c["stop"]), task=task, rule=rule,
         values=RewardValues(**reward),
         loss=loss, reference=ReferenceSpec(**algorithm["reference"]),
@@ -161,7 +169,8 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
         minibatches=algorithm["minibatches"],
         optimizer=OptimizerSpec(**c["optimizer"]), micro_tokens=c["layout"]["micro_tokens"],
         length_multiple=c["layout"]["multiple"], length_ratio=c["layout"]["ratio"],
-        head_tokens=c["layout"]["head_tokens"], sampler_rows=c["sampler"]["rows"],
+        head_tokens=c["layout"]["head_tokens"], sampler_devices=c["sampler"]["devices"],
+        sampler_memory=c["sampler"]["memory"], sampler_rows=c["sampler"]["rows"],
         sampler_chunk=c["sampler"]["chunk"], evaluation=evaluation,
         checkpoint=CheckpointSpec(**c["checkpoint"]), guard=GuardSpec(**c["guard"]),
         rollouts_every=c["rollouts"]["every"],

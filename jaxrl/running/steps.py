@@ -119,6 +119,8 @@ class Steps:
             "speed/update_tokens_per_second": record["tokens/update"] / times["time/update"],
             "speed/update_flops": record["flops/update"] / times["time/update"],
             "memory/peak_bytes": _peak_bytes(),
+            "compiled/sampler": sum(self.machine.sampler.traces.values()),
+            "compiled/update": sum(self.machine.update.traces.values()),
         }
         devices = self.machine.mesh.devices
         if peak := peak_flops(devices.flat[0].device_kind, self.spec.dtype):

@@ -28,10 +28,15 @@ class Batch:
 
 
 class Queue:
-    """Rows that wait for a slot, a stretch for each device; one that runs out takes from the longest."""
+    """Rows that wait for a slot, a stretch for each device; one that runs out takes from the longest.
 
-    def __init__(self, rows: int, devices: int):
-        self.waiting = [list(part)[::-1] for part in np.array_split(np.arange(rows), devices)]
+    limit: tokens that each row may draw. Rows with more go first, so that no long one starts when the others have
+    ended (Graham 1969, longest processing time first).
+    """
+
+    def __init__(self, limit: np.ndarray, devices: int):
+        parts = np.array_split(np.arange(len(limit)), devices)
+        self.waiting = [list(part[np.argsort(-limit[part], kind="stable")][::-1]) for part in parts]
 
     def __len__(self) -> int:
         return sum(len(part) for part in self.waiting)

@@ -63,7 +63,7 @@ class Rollout:
         self.produced, self.finished = np.zeros(total, np.int32), np.zeros(total, bool)
         self.searched = np.zeros(total, np.int32)  # tokens in which no stop string ends
         self.slot_steps = self.row_steps = 0  # decode steps of all slots, and those that drew a token
-        self.queue = Queue(total, self.devices)
+        self.queue = Queue(self.limit, self.devices)
         self.prefilled: dict[tuple[int, int], tuple[Prefilled, int]] = {}  # (device, prompt) -> where it lies
         key = jax.random.fold_in(jax.random.key(request.seed, impl="threefry2x32"), request.step)
         eos = jnp.asarray(request.eos_ids or (-1,), jnp.int32)

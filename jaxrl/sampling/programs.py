@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxrl.sampling import step
 from models.cache import BLOCK, KVCache, init_cache
-from models.qwen2 import Qwen2, unstack
+from models.qwen2 import Params, Qwen2, unstack
 
 
 class Programs:
@@ -57,10 +57,18 @@ class Programs:
         self.retire = self._jit("retire", step.retire, (rows, rows), donate=(0,))
         self.move = self._jit("move", step.move, (rows,) * 6, donate=(0, 1))
         self._sized: dict[tuple[str, int], Callable] = {}
-        self.decode_weights = jax.jit(
-            lambda params: jax.tree.map(lambda x: x.astype(model.dtype), unstack(params, layers)),
-            out_shardings=weights,
-        )
+
+        def unroll(params):
+            return jax.tree.map(lambda x: x.astype(model.dtype), unstack(params, layers))
+
+        self.unroll, self.unroll_elsewhere = jax.jit(unroll, out_shardings=weights), jax.jit(unroll)
+
+    def decode_weights(self, params: Params) -> Params:
+        """Scanned parameters unrolled, where the decode weights lie; they may come from other devices."""
+        first = jax.tree.leaves(params)[0]
+        if isinstance(first, jax.Array) and first.sharding.device_set != set(self.mesh.devices.flat):
+            return jax.device_put(self.unroll_elsewhere(params), self.weights)
+        return self.unroll(params)
 
     def _jit(self, name: str, function: Callable, specs: tuple, donate: tuple[int, ...] = ()) -> Callable:
         def counted(*args):

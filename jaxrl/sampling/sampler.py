@@ -7,12 +7,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from jaxrl.sampling.loop import Rollout
 from jaxrl.sampling.programs import Programs
 from jaxrl.sampling.request import make_request
 from jaxrl.sampling.state import Completions, Coordinates, SamplingSpec
-from models.cache import BLOCK
+from models.cache import BLOCK, cache_bytes
 from models.config import Qwen2Config
 from models.qwen2 import Params, Qwen2
 
@@ -20,6 +21,8 @@ from models.qwen2 import Params, Qwen2
 # 0.10.2: exp of fewer than 4,096 elements differs in the last bit), so no attention score array may be
 # smaller.
 SMALLEST_SCORES = 4096
+# Rows that a product takes at a time on CPU: numbers do not depend on `rows`, as long as it is a multiple of this.
+ROW_UNIT = 32
 
 
 def default_lengths(shortest: int, longest: int) -> tuple[int, ...]:
@@ -39,6 +42,11 @@ def whole_blocks(lengths: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted({-(-length // BLOCK) * BLOCK for length in lengths}))
 
 
+def batches_within(memory: int, config: Qwen2Config, rows: int, longest: int, dtype: DTypeLike, split: int) -> int:
+    """Batches whose caches, grown to `longest` positions, take at most `memory` bytes of a device; one at least."""
+    return max(1, memory // cache_bytes(config, rows, longest, dtype, split))
+
+
 def abstract_weights(model: Qwen2) -> Params:
     """Shapes and types of a model's parameters, nothing allocated."""
     one = jnp.zeros((1, 2), jnp.int32)
@@ -49,18 +57,19 @@ class Sampler:
     """Draws completions of many prompts on all devices of a mesh, row by row independent of each other.
 
     Rows are decoded in batches of `rows` slots a device, each batch with a cache of its own length. A batch
-    has one shape whatever the request, and attention does not depend on the cache length, so on CPU in
-    float32 a completion does not depend, bit for bit, on slot, neighbours, batch count, group size, cache
-    length, refill order or devices.
+    has one shape whatever the request, its products take ROW_UNIT rows at a time, and attention does not depend on
+    the cache length, so on CPU in float32 a completion does not depend, bit for bit, on slot, neighbours, batch size
+    (a multiple of ROW_UNIT), batch count, group size, cache length, refill order or devices.
 
     model_config: the model. mesh: rows are spread over all its devices (default: all devices there are).
     weight_shardings: where decode weights lie (a tree like them; default: whole on every device); devices along a
     mesh axis that splits weights work on the same rows together, and count as one below. dtype: of weights, cache
     and products. longest: tokens of prompt and completion together at most (default max_position_embeddings). rows:
-    slots of one batch on one device; it is the unit of all shapes and belongs to the numerical recipe. slots: rows
-    in work at once over all devices (default: all on CPU, one batch a device elsewhere); more wait and take freed
-    slots. chunk: tokens between two acts of the host. cache_lengths, prompt_lengths: ascending sizes, one
-    executable each. prompt_rows: prompts per device in one prefill.
+    slots of one batch on one device, the unit of all shapes. memory: bytes of a device for caches; as many batches are
+    in work at once as fit with the longest cache, at least one, and other rows wait for freed slots, those with the
+    largest limits first (default: no bound). slots: the same bound as a number of rows over all devices.
+    chunk: tokens between two acts of the host. cache_lengths, prompt_lengths: ascending sizes, one executable each.
+    prompt_rows: prompts per device in one prefill.
     """
 
     def __init__(
@@ -72,6 +81,7 @@ class Sampler:
         dtype: jnp.dtype = jnp.float32,
         longest: int | None = None,
         rows: int | None = None,
+        memory: int | None = None,
         slots: int | None = None,
         chunk: int | None = None,
         cache_lengths: Sequence[int] | None = None,
@@ -82,9 +92,10 @@ class Sampler:
             mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
         self.on_cpu = mesh.devices.flat[0].platform == "cpu"
         dtype = jnp.dtype(dtype)
-        self.model = Qwen2(model_config, scan_layers=False, dtype=dtype, param_dtype=dtype)
+        unit = ROW_UNIT if self.on_cpu else 0
+        self.model = Qwen2(model_config, scan_layers=False, dtype=dtype, param_dtype=dtype, row_unit=unit)
         self.config, self.dtype = model_config, dtype
-        self.rows = rows or (16 if self.on_cpu else 128)
+        self.rows = rows or (ROW_UNIT if self.on_cpu else 128)
         self.prompt_rows = prompt_rows
         self.chunk = chunk = chunk or (16 if self.on_cpu else 64)
         self.longest = longest or model_config.max_position_embeddings
@@ -113,8 +124,11 @@ class Sampler:
             weight_shardings = jax.tree.map(lambda _: whole, abstract_weights(self.model))
         self.programs = Programs(self.model, mesh, weight_shardings, self.rows, chunk)
         self.devices = self.programs.shards
-        slots = slots or (None if self.on_cpu else self.rows * self.devices)
-        self.batches = None if slots is None else max(1, slots // (self.rows * self.devices))
+        bounds = [max(1, slots // (self.rows * self.devices))] if slots else []
+        if memory is not None:
+            split = mesh.size // self.devices
+            bounds.append(batches_within(memory, model_config, self.rows, self.cache_lengths[-1], dtype, split))
+        self.batches = min(bounds, default=None)
 
     @property
     def traces(self) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """The device programs of sampling, each a pure function: prefill prompts, seat rows, decode a chunk, and small ones."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrl.sampling.state import Slots
 from jaxrl.sampling.truncation import truncate
 from models.cache import KVCache, init_cache
-from models.qwen2 import Params, Qwen2, head_kernel
+from models.qwen2 import Params, Qwen2, dot_by_rows, head_kernel
 
 # Entries of a stretch of the vocabulary in the two races of a draw, or the largest power of two that divides both.
 STRETCH = 128
@@ -17,7 +18,8 @@ STRETCH = 128
 
 def _logits(model: Qwen2, params: Params, hidden: Float[Array, "B D"]) -> Float[Array, "B V"]:
     kernel = head_kernel(params, model.config).astype(hidden.dtype)
-    return jnp.einsum("bd,vd->bv", hidden, kernel, preferred_element_type=jnp.float32)
+    dot = partial(dot_by_rows, model.row_unit) if model.row_unit else jax.lax.dot_general
+    return dot(hidden, kernel, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
 
 
 def draw(

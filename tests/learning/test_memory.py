@@ -6,7 +6,6 @@ import pytest
 
 from jaxrl.learning.memory import (
     Phase,
-    cache_bytes,
     decode_temporaries,
     device_bytes,
     forward_temporaries,
@@ -16,7 +15,7 @@ from jaxrl.learning.memory import (
 from jaxrl.learning.mesh import MeshSpec, abstract_mesh, make_mesh
 from jaxrl.learning.optimizer import OptimizerSpec, make_optimizer
 from jaxrl.learning.state import abstract_state, init_params, init_state
-from models.cache import init_cache
+from models.cache import cache_bytes, init_cache
 from models.config import PRESETS, Qwen2Config
 from models.qwen2 import Qwen2
 

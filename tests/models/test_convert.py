@@ -4,6 +4,7 @@ import errno
 import filecmp
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 import models.convert
 import models.folder
 from models.config import Qwen2Config
-from models.convert import load_params, save_params
+from models.convert import load_params, open_params, save_params
 from models.folder import INDEX, WEIGHTS, read_config
 from models.names import TABLE, abstract_params, tensor_slots
 
@@ -105,7 +106,21 @@ def test_four_devices_hold_their_quarter_and_the_same_numbers(tmp_path, monkeypa
     assert jax.tree.all(jax.tree.map(lambda leaf, s: leaf.sharding == s, four, shardings))
     gate = four["layers"]["mlp"]["gate"]["kernel"]
     assert {shard.data.shape for shard in gate.addressable_shards} == {(3, 8, 12)}
+    # Nor does one borrow another's part on the way: the program that writes a layer moves nothing between devices.
+    one_layer = jax.device_put(gate[0], NamedSharding(mesh, PartitionSpec("fsdp", "tensor")))
+    placing = models.convert._place(gate.sharding).lower(gate, one_layer, np.int32(0)).compile()
+    assert not re.search("all-gather|all-reduce|collective|all-to-all", placing.as_text())
     save_params(tmp_path / "export", four, CONFIG, source_folder=source)
+    assert same_files(source, tmp_path / "export")
+
+
+def test_leaves_that_are_still_in_files_hold_the_numbers_that_loading_gives(tmp_path, monkeypatch):
+    source = make_folder(tmp_path / "source", files=2)
+    arrays, waiting = load_params(source, CONFIG, dtype="float32"), open_params(source, CONFIG, dtype="float32")
+    assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b[:]) and a.dtype == b[:].dtype == b.dtype, arrays, waiting))
+    assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a[-1], b[a.shape[0] - 1]), arrays, waiting))
+    monkeypatch.setattr(models.convert, "BLOCK_BYTES", 200)  # every tensor in several blocks
+    save_params(tmp_path / "export", waiting, CONFIG, source_folder=source)
     assert same_files(source, tmp_path / "export")
 
 

@@ -3,17 +3,28 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+import torch
+import transformers
+from safetensors.numpy import load_file, save_file
 
 import jaxrl.convert
 import jaxrl.export
+from jaxrl.learning.checkpoint import Checkpoints
+from jaxrl.learning.mesh import MeshSpec, make_mesh
+from jaxrl.learning.optimizer import OptimizerSpec, make_optimizer
+from jaxrl.learning.state import init_params, init_state
 from models.config import Qwen2Config
+from models.convert import load_params, save_params
+from models.folder import read_config
 from models.names import tensor_slots
+from models.qwen2 import Qwen2
 
 CONFIG = Qwen2Config(vocab_size=24, hidden_size=8, intermediate_size=12, num_hidden_layers=2,
                      num_attention_heads=2, num_key_value_heads=1, head_dim=4)
@@ -65,6 +76,61 @@ def test_sizes():
     for wrong in ("", "GB", "-1GB", "0", "5 parsecs"):
         with pytest.raises(ValueError, match="expected a size"):
             jaxrl.export.parse_size(wrong)
+
+
+def test_dtype_and_shard_size_reach_the_files(run, tmp_path):
+    out = tmp_path / "out"
+    assert jaxrl.export.main([f"--checkpoint={run}", f"--output={out}", "--dtype=float32", "--max-shard-size=2KB"]) == 0
+    files = sorted(out.glob("*.safetensors"))
+    assert len(files) > 1 and max(file.stat().st_size for file in files) < 4000
+    found = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    for name, tensor in load_file(run.parent / "source" / "model.safetensors").items():
+        np.testing.assert_array_equal(found[name], tensor.astype(np.float32), strict=True)
+
+
+def test_a_trained_state_on_four_devices_is_exported_as_it_stands(run, tmp_path):
+    """Float32 masters, sharded, with an optimizer beside them: they come out rounded to the source's bfloat16."""
+    mesh = make_mesh(MeshSpec(data=1, fsdp=2, tensor=2))
+    model, optimizer = Qwen2(CONFIG), make_optimizer(OptimizerSpec())
+    state = init_state(model, optimizer, mesh, init_params(model, mesh, jax.random.key(1)))
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        for step in (3, 7):
+            checkpoints.save(step, state, {})
+            state = state._replace(params=jax.tree.map(lambda leaf: leaf * np.float32(1.5), state.params))
+    (tmp_path / "run" / "config.json").write_text((run / "config.json").read_text())
+    assert jaxrl.export.main([f"--checkpoint={tmp_path / 'run'}@7", f"--output={tmp_path / 'out'}"]) == 0
+    kernel = np.asarray(state.params["layers"]["mlp"]["up"]["kernel"]) / 1.5
+    found = load_file(tmp_path / "out" / "model.safetensors")["model.layers.1.mlp.up_proj.weight"]
+    np.testing.assert_array_equal(found, kernel[1].T.astype(ml_dtypes.bfloat16), strict=True)
+    assert (tmp_path / "out" / "config.json").read_bytes() == (run.parent / "source" / "config.json").read_bytes()
+
+
+def test_transformers_loads_model_and_tokenizer_of_what_was_converted_and_exported(tmp_path):
+    config = read_config("models/tiny")
+    source = tmp_path / "source"
+    params = load_params("models/tiny", config)
+    save_params(source, params, config, source_folder="models/tiny", max_shard_bytes=2_000_000)
+    assert jaxrl.convert.main([f"--input={source}", f"--output={tmp_path / 'run'}"]) == 0
+    assert jaxrl.export.main([f"--checkpoint={tmp_path / 'run'}", f"--output={tmp_path / 'out'}"]) == 0
+    assert len(list(source.glob("*.safetensors"))) > 1
+    for path in source.iterdir():
+        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
+    text = "Ann says: Bob is a knave."
+    before, after = (transformers.AutoTokenizer.from_pretrained(place) for place in ("models/tiny", tmp_path / "out"))
+    assert before(text)["input_ids"] == after(text)["input_ids"]
+    ids = torch.tensor([before(text)["input_ids"]])
+    logits = [transformers.AutoModelForCausalLM.from_pretrained(place)(ids).logits
+              for place in ("models/tiny", tmp_path / "out")]
+    assert torch.equal(*logits)
+
+
+def test_a_full_disk_ends_convert_in_one_sentence_and_leaves_nothing(run, tmp_path, capsys, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    assert jaxrl.convert.main([f"--input={run.parent / 'source'}", f"--output={tmp_path / 'run'}"]) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"jaxrl.convert: no space left while writing .*run; free some space .*\n", said)
+    assert not os.listdir(tmp_path)
 
 
 def test_convert_never_writes_into_a_folder_that_holds_something(run, capsys):

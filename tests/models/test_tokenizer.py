@@ -1,14 +1,21 @@
 """Tokenizers load without torch, end where the model says, fit its rows, and never show half a character."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
+import huggingface_hub
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
 from models.source import resolve_model
 from models.tokenizer import Detokenizer, check_vocabulary, eos_ids, load_tokenizer
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +71,63 @@ def test_bytes_that_never_become_a_character_come_out_at_the_end(folder):
     assert shower.push(tokenizer.encode("a")[0]) == "a"
     assert shower.push(first) == ""
     assert shower.finish() == "\ufffd"
+
+
+# What a repository of the hub may hold besides the model that is read.
+REPOSITORY = {
+    "config.json": True, "generation_config.json": True, "model.safetensors.index.json": True,
+    "model-00001-of-00002.safetensors": True, "tokenizer.json": True, "tokenizer_config.json": True,
+    "vocab.json": True, "merges.txt": True, "special_tokens_map.json": True, "added_tokens.json": True,
+    "chat_template.jinja": True, "LICENSE": True, "README.md": False, "pytorch_model.bin": False,
+    "model.Q4_K_M.gguf": False, "tf_model.h5": False, "original/model.safetensors": False, "onnx/config.json": False,
+    "figures/result.png": False, ".gitattributes": False,
+}
+
+
+def test_only_the_needed_files_are_asked_of_the_hub(tmp_path, monkeypatch):
+    asked = {}
+
+    def download(name, **how):
+        asked.update(how, name=name)
+        return tmp_path
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert resolve_model("Qwen/Qwen2.5-7B-Instruct-1M") == tmp_path
+    assert asked["name"] == "Qwen/Qwen2.5-7B-Instruct-1M"
+    chosen = filter_repo_objects(
+        REPOSITORY, allow_patterns=asked["allow_patterns"], ignore_patterns=asked["ignore_patterns"])
+    assert set(chosen) == {file for file, needed in REPOSITORY.items() if needed}
+
+
+def test_a_model_downloaded_before_is_found_without_a_network(tmp_path, monkeypatch):
+    commit = "0" * 40
+    snapshot = tmp_path / "models--Qwen--Qwen2.5-0.5B" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (tmp_path / "models--Qwen--Qwen2.5-0.5B" / "refs").mkdir()
+    (tmp_path / "models--Qwen--Qwen2.5-0.5B" / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert resolve_model("Qwen/Qwen2.5-0.5B") == snapshot
+    told = f"no folder .*Qwen2.5-7B, no whole copy in {tmp_path}, and the hub is out"
+    with pytest.raises(FileNotFoundError, match=told):
+        resolve_model("Qwen/Qwen2.5-7B")
+
+
+def test_the_tokenizer_loads_where_there_is_no_torch(folder):
+    program = """
+import sys
+from importlib.machinery import PathFinder
+class WithoutTorch(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name == "torch" else super().find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutTorch
+from models.tokenizer import load_tokenizer
+print(load_tokenizer(sys.argv[1]).decode([65]), "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(folder)], cwd=ROOT, capture_output=True, text=True,
+                          check=False)
+    assert done.stdout.split() == [load_tokenizer(folder).decode([65]), "False"], done.stderr
 
 
 def test_a_model_that_is_not_to_be_had_names_the_three_ways_on(folder, tmp_path):

@@ -126,7 +126,7 @@ def test_temporaries_alone_are_warned_of_and_what_is_held_is_refused():
 
 
 def test_train_refuses_before_anything_is_written(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "present_devices", lambda: Devices("cpu", 1, 1, 2**16, None))
+    monkeypatch.setattr(loop, "present_devices", lambda devices: Devices("cpu", 1, 1, 2**16, None))
     run = small.run(small.fields(tmp_path / "run"))
     with pytest.raises(ValueError, match=r"this run needs .* GiB on each device in the phase"):
         run.train()

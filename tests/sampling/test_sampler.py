@@ -115,6 +115,30 @@ def test_a_completion_does_not_know_refill_order_or_number_of_slots(params, refe
     )
 
 
+def test_a_completion_does_not_know_the_rows_of_a_batch(params):
+    """32, 64 and 96 rows multiply in units of 32."""
+    drawn = [by_name(run(Sampler(CONFIG, mesh(1), rows=rows, chunk=16), params, samples=range(16), new=30), range(6),
+                     range(16)) for rows in (32, 64, 96)]  # fmt: skip
+    assert drawn[0] == drawn[1] == drawn[2]
+
+
+def test_weights_may_come_from_other_devices_than_those_that_sample(params, samplers, reference):
+    here = jax.device_put(params, jax.devices()[3])
+    weights = samplers[1].decode_weights(here)
+    assert {leaf.sharding for leaf in jax.tree.leaves(weights)} == {samplers[1].programs.whole}
+    assert by_name(run(samplers[4], here), range(6), range(4)) == reference
+
+
+def test_batches_in_work_are_those_whose_longest_caches_fit_the_memory(params, reference):
+    one = 2 * 2 * 320 * 2 * 8 * 4 * 32  # sides, layers, positions, heads, size of a head, bytes, rows
+    found = {}
+    for memory in (0, 2 * one - 1, 2 * one):
+        sampler = Sampler(CONFIG, mesh(1), rows=32, chunk=16, memory=memory)
+        found[memory] = sampler.batches
+        assert by_name(run(sampler, params, samples=range(8), new=20), range(6), range(8)).keys() > reference.keys()
+    assert found == {0: 1, 2 * one - 1: 1, 2 * one: 2} and Sampler(CONFIG, mesh(1), rows=32).batches is None
+
+
 def test_progress_counts_completions_that_have_ended(params):
     told = []
     sampler = Sampler(CONFIG, mesh(1), rows=16, chunk=5, slots=16)
