@@ -51,7 +51,8 @@ def test_a_window_that_no_layer_uses_and_a_dual_chunk_within_its_window_are_plai
     assert Qwen2Config.from_hugging_face(SMALL | window).max_position_embeddings == 262_144
 
 
-# From the published config.json of each: hidden, mlp, layers, heads, key-value heads, vocabulary, rope theta, tied.
+# Each model's published config.json on the hub:
+# hidden, mlp, layers, heads, key-value heads, vocabulary, rope theta, tied.
 PUBLISHED = {
     "3b": (2048, 11_008, 36, 16, 2, 151_936, 1e6, True),
     "7b": (3584, 18_944, 28, 28, 4, 152_064, 1e6, False),

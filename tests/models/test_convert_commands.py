@@ -89,7 +89,7 @@ def test_dtype_and_shard_size_reach_the_files(run, tmp_path):
 
 
 def test_a_trained_state_on_four_devices_is_exported_as_it_stands(run, tmp_path):
-    """Float32 masters, sharded, with an optimizer beside them: they come out rounded to the source's bfloat16."""
+    """Float32 masters, sharded, an optimizer beside them: the weights come out in the source's bfloat16."""
     mesh = make_mesh(MeshSpec(data=1, fsdp=2, tensor=2))
     model, optimizer = Qwen2(CONFIG), make_optimizer(OptimizerSpec())
     state = init_state(model, optimizer, mesh, init_params(model, mesh, jax.random.key(1)))
@@ -116,11 +116,11 @@ def test_transformers_loads_model_and_tokenizer_of_what_was_converted_and_export
     for path in source.iterdir():
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
     text = "Ann says: Bob is a knave."
-    before, after = (transformers.AutoTokenizer.from_pretrained(place) for place in ("models/tiny", tmp_path / "out"))
+    places = ("models/tiny", tmp_path / "out")
+    before, after = (transformers.AutoTokenizer.from_pretrained(place) for place in places)
     assert before(text)["input_ids"] == after(text)["input_ids"]
     ids = torch.tensor([before(text)["input_ids"]])
-    logits = [transformers.AutoModelForCausalLM.from_pretrained(place)(ids).logits
-              for place in ("models/tiny", tmp_path / "out")]
+    logits = [transformers.AutoModelForCausalLM.from_pretrained(place)(ids).logits for place in places]
     assert torch.equal(*logits)
 
 
