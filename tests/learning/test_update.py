@@ -29,6 +29,14 @@ SCALARS = Scalars(0.1, temperature=1.3, kl_coefficient=0.2, critic_learning_rate
 WHOLE = UpdateSpec(LayoutSpec((24,), 24 * 8))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_in_a_hurry():
+    """Most of the seconds here would be the compiler's optimizations, and none of these laws hangs on them."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def make_batch(seed=0):
     """8 rows of very unequal lengths: one whose first new token is EOS, one without any loss token."""
     rng = np.random.default_rng(seed)
