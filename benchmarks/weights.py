@@ -2,7 +2,7 @@
 
     python benchmarks/weights.py [--folder=FOLDER] [--layers=36]
 
-A random bfloat16 model of the shape of Qwen2.5-3B in four files is loaded into arrays, then goes through `jaxrl.convert`
+A random bfloat16 model of the shape of Qwen2.5-3B in four files is loaded, and goes through `jaxrl.convert`
 and `jaxrl.export`, each in a process of its own; the files that come out are compared with those that went in, byte by
 byte. Files are dropped from the page cache before they are read. Peaks are those of the resident memory, mapped pages
 of files included. Needs about 20 GB of disk in FOLDER (default: the folder for temporary files).
