@@ -11,12 +11,15 @@ from ml_collections import ConfigDict
 
 from jaxrl.flags import WORKDIR, plain, run
 
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where several processes make the run.")
+_PROCESSES = flags.DEFINE_integer("processes", 1, "How many they are; each gets the same command.", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process", 0, "Which of them this is, from 0.", lower_bound=0)
 _MANIFEST = flags.DEFINE_string("manifest", None, "manifest.json of a past run to train again, instead of --config.")
 
 
 def train(config: ConfigDict | None) -> None:
     """The command behind the flags. Raises ValueError and OSError with one sentence each."""
-    from jaxrl.running.devices import prepare_devices
+    from jaxrl.running.devices import join_processes, prepare_devices
     from jaxrl.running.settings import run_spec
     from jaxrl.running.workdir import check_start, check_workdir, compare_manifests
     from models.source import resolve_model
@@ -30,20 +33,29 @@ def train(config: ConfigDict | None) -> None:
     model_folder = resolve_model(spec.model)
     check_start(spec)
     check_workdir(spec.workdir, fields)
-    prepare_devices(fields["devices"], fields["compile_cache"], fields["sampler"]["devices"])
+    several = _PROCESSES.value > 1 or _COORDINATOR.value is not None
+    prepare_devices(fields["devices"], fields["compile_cache"], 0 if several else fields["sampler"]["devices"])
+    if several:
+        join_processes(_COORDINATOR.value or "", _PROCESSES.value, _PROCESS.value)
+
+    from rich.console import Console
 
     from jaxrl.evaluation.examples import side_by_side
     from jaxrl.evaluation.table import comparison_markdown
+    from jaxrl.learning.processes import leads
     from jaxrl.reporting.page import write_page
     from jaxrl.reporting.run_folder import read_run
     from jaxrl.reporting.terminal import Terminal
     from jaxrl.running.loop import AFTER, BEFORE, Run
 
-    with Terminal(spec.total_steps, f"jaxrl {spec.name}") as terminal:
+    console = None if leads() else Console(quiet=True)
+    with Terminal(spec.total_steps, f"jaxrl {spec.name}", console) as terminal:
         training = Run(spec, model_folder, terminal, fields)
         for line in compare_manifests(then, training.manifest()) if then else ():
             terminal.say(line)
         found = training.train()
+    if not leads():
+        return
     page = write_page(spec.workdir / "report.html", [read_run(spec.workdir)])
     print(side_by_side(found[BEFORE], found[AFTER]))
     print(comparison_markdown(found[BEFORE], found[AFTER]))

@@ -13,6 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxrl.learning.arrays import array_handler, restore_arguments, save_arguments
+from jaxrl.learning.processes import shared
 from jaxrl.learning.state import TrainState
 
 
@@ -82,7 +83,7 @@ class Checkpoints:
         parts = ocp.args.Composite(state=save_arguments(state), note=ocp.args.JsonSave(note))
         with _explained(self.folder):
             # Asked beforehand, so that a checkpoint that can't be whole does not take the room that metrics need.
-            if shutil.disk_usage(self.folder).free < sum(leaf.nbytes for leaf in jax.tree.leaves(state)):
+            if shared(shutil.disk_usage(self.folder).free) < sum(leaf.nbytes for leaf in jax.tree.leaves(state)):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if step in self._manager.all_steps():
                 self._manager.delete(step)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt32
 
+from jaxrl.learning.processes import fetch
+
 
 def fingerprint(params: Any) -> str:
     """32 hexadecimal digits of the names, shapes and float32 bits of all arrays; the same on any mesh.
@@ -17,7 +19,7 @@ def fingerprint(params: Any) -> str:
     apart that differ by accident (2 x 32 bits an array), not those that somebody made to look alike.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-    sums = jax.device_get([_sums(leaf) for _, leaf in leaves])
+    sums = fetch([_sums(leaf) for _, leaf in leaves])
     told = sorted((jax.tree_util.keystr(path), leaf.shape, found.tolist())
                   for (path, leaf), found in zip(leaves, sums, strict=True))
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]

@@ -20,6 +20,7 @@ from jaxrl.algorithms.values import explained_variance, value_loss
 from jaxrl.learning.batching import LayoutSpec, Piece, cut, padding_share, take
 from jaxrl.learning.descent import Descent
 from jaxrl.learning.mesh import row_sharding, row_shards
+from jaxrl.learning.processes import fetch
 from jaxrl.learning.state import Critic, Learned, TrainState, abstract_state
 from models.flops import forward_flops
 from models.qwen2 import head_kernel
@@ -261,7 +262,7 @@ def _by_pieces(program, mesh, layout, params, tokens, lengths, *arguments):
         parts.append(program(params, micro.tokens, micro.lengths, *arguments))
     for piece, part in zip(pieces, parts, strict=True):
         width = min(piece.length, out.shape[1])
-        out[piece.rows, :width] = np.asarray(part)[: len(piece.rows), :width]
+        out[piece.rows, :width] = fetch(part)[: len(piece.rows), :width]
     return np.where(np.arange(out.shape[1])[None] < lengths[:, None], out, np.float32(0))
 
 

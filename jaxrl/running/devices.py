@@ -8,6 +8,8 @@ import jax
 MEMORY_SHARE = 0.92
 """Share of a GPU's memory for arrays and programs' temporaries. JAX takes 0.75 unless told otherwise, too little for a
 7B model on an A100; the rest is for CUDA itself, NCCL's buffers and kernels."""
+HEARTBEAT = 30
+"""Seconds without a sign of life after which a process of several is given up, and the run with it."""
 _SHARE_VARIABLES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE",
                     "XLA_PYTHON_CLIENT_ALLOCATOR")
 
@@ -27,6 +29,20 @@ def prepare_devices(devices: int, compile_cache: str, sampling: int = 0) -> None
     if compile_cache:
         jax.config.update("jax_compilation_cache_dir", str(Path(compile_cache).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def join_processes(coordinator: str, count: int, index: int) -> None:
+    """Make this process number `index` of `count` that make one run. Must come before JAX touches a device.
+
+    coordinator: host:port of process 0, as all reach it. Waits until all are there. Raises ValueError for numbers that
+    do not fit, RuntimeError where the others do not come. A process that dies takes the others down after HEARTBEAT
+    seconds, with its number.
+    """
+    if not (coordinator.rpartition(":")[2].isdigit() and 0 <= index < count and count > 1):
+        raise ValueError("expected --coordinator=HOST:PORT, --processes=N of 2 or more and --process=K from 0 to N-1, "
+                         f"got {coordinator!r}, {count} and {index}.")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=HEARTBEAT)
 
 
 def learning_devices(count: int) -> list[jax.Device]:

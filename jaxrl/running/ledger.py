@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxrl.reporting.rollouts import GroupRecord, drop_rollouts_after
+from jaxrl.learning.processes import leads, shared
+from jaxrl.reporting.rollouts import GroupRecord, drop_rollouts_after, write_rollouts
 from jaxrl.reporting.run_folder import drop_evaluations_after
 from jaxrl.reporting.terminal import Terminal
 from jaxrl.reporting.wandb_writer import WandbWriter
@@ -12,28 +13,30 @@ from jaxrl.running.settings import RunSpec
 
 
 class Ledger:
-    """The lines of a run up to the step it goes on from, and from there on. Use as a context manager."""
+    """The lines of a run up to the step it goes on from, and from there on. Use as a context manager.
+
+    Of several processes one writes. begun: whether the line of step 0 is written.
+    """
 
     def __init__(self, spec: RunSpec, config: Mapping[str, Any], terminal: Terminal, done: int):
         self.spec, self.terminal = spec, terminal
         self.metrics: JsonlWriter | None = None
         self.cut_back(done)
-        self.wandb = WandbWriter(spec.wandb, spec.workdir, config, terminal.say)
+        self.wandb = WandbWriter(spec.wandb, spec.workdir, config, terminal.say) if leads() else None
+        self.begun: bool = shared(bool(self.metrics) and self.metrics.last_step >= 0)
 
     def __enter__(self) -> "Ledger":
         return self
 
     def __exit__(self, *error) -> None:
-        self.metrics.close()
-        self.wandb.close()
-
-    @property
-    def begun(self) -> bool:
-        """Whether the line of step 0 is written."""
-        return self.metrics.last_step >= 0
+        if leads():
+            self.metrics.close()
+            self.wandb.close()
 
     def cut_back(self, done: int) -> None:
         """Take away all that was written of the steps after `done`."""
+        if not leads():
+            return
         if self.metrics:
             self.metrics.close()
         drop_rollouts_after(self.spec.workdir / "rollouts", done)
@@ -41,11 +44,14 @@ class Ledger:
         self.metrics = JsonlWriter(self.spec.workdir / "metrics.jsonl", done)
 
     def write_samples(self, step: int, groups: Sequence[GroupRecord]) -> None:
-        """Responses of a step, where somebody wants to read some."""
-        self.wandb.write_samples(step, groups)
+        """The responses of a step, in the run's folder and where somebody wants to read some."""
+        if leads():
+            write_rollouts(self.spec.workdir / "rollouts", step, groups)
+            self.wandb.write_samples(step, groups)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """One step's line, everywhere."""
-        self.metrics.write(record)
-        self.wandb.write(record)
+        if leads():
+            self.metrics.write(record)
+            self.wandb.write(record)
         self.terminal.step(record)

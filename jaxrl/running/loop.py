@@ -13,8 +13,8 @@ from jaxrl.evaluation.evaluate import evaluate
 from jaxrl.evaluation.table import EvaluationResult, rows, to_metrics
 from jaxrl.learning.checkpoint import Checkpoints
 from jaxrl.learning.fingerprint import fingerprint
+from jaxrl.learning.processes import fetch, leads, shared
 from jaxrl.learning.state import TrainState, fresh_moments
-from jaxrl.reporting.rollouts import write_rollouts
 from jaxrl.reporting.run_folder import read_evaluations, write_evaluation
 from jaxrl.reporting.terminal import Terminal
 from jaxrl.running.accelerators import present_devices
@@ -68,7 +68,7 @@ class Run:
         refuse_unfit(Job(spec, self.machine.config, self.asked.longest_prompt(), devices), self.terminal.say)
         claim_workdir(spec.workdir, self.config)
         with ExitStack() as stack:
-            self.signals = stack.enter_context(Signals())
+            self.signals = stack.enter_context(Signals(alone=jax.process_count() == 1))
             checkpoints = stack.enter_context(Checkpoints(spec.workdir / "checkpoints", spec.checkpoint))
             self.saver = Saver(checkpoints, self.terminal.say)
             state, progress = self._state_of(max(checkpoints.steps(), default=None))
@@ -147,7 +147,6 @@ class Run:
         spec, stages, result, score = self.spec, self.spec.stages, None, None
         if plan.step % spec.rollouts_every == 0:
             groups = self.steps.records(plan, drawn)
-            write_rollouts(spec.workdir / "rollouts", plan.step, groups)
             self.ledger.write_samples(plan.step, groups)
         every, planned = spec.evaluation.every, plan.stage is stages[-1] and plan.place + 1 == plan.stage.steps
         if planned or (every and plan.step % every == 0):
@@ -172,7 +171,9 @@ class Run:
         """Undo a refused step and those since the last regular checkpoint; raises Ended where the limit is reached."""
         guard, trips = self.spec.guard, progress.trips + 1
         folder = self.spec.workdir / "guard" / f"trip_{trips}"
-        dump(folder, plan.step, cause, record, drawn and drawn.batch, self.steps.records(plan, drawn) if drawn else [])
+        if leads():
+            groups = self.steps.records(plan, drawn) if drawn else []
+            dump(folder, plan.step, cause, record, drawn and drawn.batch, groups)
         said = f"the guard refused step {plan.step}: {cause} The step is kept in {folder}."
         if guard.remedy == "stop" or trips > guard.retries:
             raise Ended(f"{said} It had gone back {progress.trips} times; to go on from the last checkpoint, start the "
@@ -210,12 +211,16 @@ class Run:
     def _keep(self, result: EvaluationResult, name: str) -> None:
         """Store an evaluation in evaluations/ under this name."""
         self.found[name] = dataclasses.replace(result, name=name)
-        write_evaluation(self.spec.workdir, self.found[name])
+        if leads():
+            write_evaluation(self.spec.workdir, self.found[name])
 
     def _export(self, state: TrainState) -> None:
         if self.spec.export:
             self.terminal.phase("export")
-            save_params(self.spec.workdir / "export", state.params, self.machine.config, source_folder=self.folder)
+            params = state.params if jax.process_count() == 1 else fetch(state.params)
+            if leads():
+                save_params(self.spec.workdir / "export", params, self.machine.config, source_folder=self.folder)
+            shared(True)  # no process ends before all is written
 
     @property
     def _needs_reference(self) -> bool:

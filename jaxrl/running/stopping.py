@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from jaxrl.learning.processes import any_process
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -25,12 +27,14 @@ class Signals:
     """SIGTERM and SIGINT as `Stopped`, raised where the run can be left; a second signal ends the process at once.
 
     Use as a context manager. Inside `held` nothing is raised until its end, so that what has begun there is whole.
-    Outside the main thread, which alone gets signals, it does nothing.
+    Outside the main thread, which alone gets signals, it does nothing. Of several processes (`alone` False) all stop
+    together, at the beginning or the end of a `held`, where they ask each other.
     """
 
-    def __init__(self):
+    def __init__(self, *, alone: bool = True):
         self.asked: signal.Signals | None = None
-        self._held = False
+        self._held = not alone
+        self._alone = alone
         self._before = {}
 
     def __enter__(self) -> "Signals":
@@ -50,7 +54,7 @@ class Signals:
         try:
             yield
         finally:
-            self._held = False
+            self._held = not self._alone
         self._check()
 
     def _take(self, number: int, frame: object) -> None:
@@ -61,5 +65,6 @@ class Signals:
             self._check()
 
     def _check(self) -> None:
-        if self.asked:
-            raise Stopped(f"stopped by {self.asked.name}; start the same command again to go on.")
+        if any_process(self.asked is not None):
+            name = self.asked.name if self.asked else "a signal to another process"
+            raise Stopped(f"stopped by {name}; start the same command again to go on.")

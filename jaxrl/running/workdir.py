@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from jaxrl.learning.processes import leads, shared
 from jaxrl.learning.run_params import split_run
 from jaxrl.reporting.files import write_text
 from jaxrl.running.settings import RunSpec
@@ -42,9 +43,16 @@ def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
 
 
 def claim_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Make the folder and write its config.json. Raises OSError where that can't be done, and as `check_workdir`."""
+    """Make the folder and write its config.json. Raises OSError where that can't be done, and as `check_workdir`.
+
+    Of several processes one writes; the others wait for it.
+    """
     check_workdir(workdir, config)
-    write_text(workdir / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if leads():
+        write_text(workdir / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if not shared(True) or not (workdir / "config.json").is_file():
+        raise OSError(f"process {jax.process_index()} does not find {workdir / 'config.json'}, which process 0 has "
+                      "written; choose a --workdir in a file system that all hosts share.")
 
 
 def check_start(spec: RunSpec) -> None:
@@ -77,7 +85,8 @@ def make_manifest(rule: str, problems: Mapping[str, list[str]], weights: str) ->
 
 def write_manifest(workdir: Path, manifest: Mapping[str, Any]) -> None:
     """`manifest.json` of the run."""
-    write_text(workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    if leads():
+        write_text(workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
 def first_weights(workdir: Path) -> str:

@@ -30,12 +30,12 @@ class Batch:
 class Queue:
     """Rows that wait for a slot, a stretch for each device; one that runs out takes from the longest.
 
-    limit: tokens that each row may draw. Rows with more go first, so that no long one starts when the others have
-    ended (Graham 1969, longest processing time first).
+    limit: tokens that each row may draw; rows: those that wait. The ones with most go first, so that no long one starts
+    when the others have ended (Graham 1969, longest processing time first).
     """
 
-    def __init__(self, limit: np.ndarray, devices: int):
-        parts = np.array_split(np.arange(len(limit)), devices)
+    def __init__(self, limit: np.ndarray, devices: int, rows: np.ndarray):
+        parts = np.array_split(rows, devices)
         self.waiting = [list(part[np.argsort(-limit[part], kind="stable")][::-1]) for part in parts]
 
     def __len__(self) -> int:

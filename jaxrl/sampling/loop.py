@@ -53,8 +53,10 @@ class Rollout:
     """The work of one call: seat rows, decode a chunk, collect, merge batches as rows end."""
 
     def __init__(
-        self, sampler, params: Params, request: Request, progress: Callable[[int, int], None] | None = None
+        self, sampler, params: Params, request: Request, progress: Callable[[int, int], None] | None = None,
+        own: np.ndarray | None = None,
     ):
+        """own: the rows to draw, rising (None: all); the others stay zero."""
         self.sampler, self.params, self.request, self.programs = sampler, params, request, sampler.programs
         self.devices, self.rows, self.progress, self.ended = sampler.devices, sampler.rows, progress, 0
         self.limit = request.settings["max_new_tokens"]
@@ -63,12 +65,14 @@ class Rollout:
         self.produced, self.finished = np.zeros(total, np.int32), np.zeros(total, bool)
         self.searched = np.zeros(total, np.int32)  # tokens in which no stop string ends
         self.slot_steps = self.row_steps = 0  # decode steps of all slots, and those that drew a token
-        self.queue = Queue(self.limit, self.devices)
+        own = np.arange(total) if own is None else own
+        self.queue = Queue(self.limit, self.devices, own)
         self.prefilled: dict[tuple[int, int], tuple[Prefilled, int]] = {}  # (device, prompt) -> where it lies
+        self.asked = len(own)
         key = jax.random.fold_in(jax.random.key(request.seed, impl="threefry2x32"), request.step)
         eos = jnp.asarray(request.eos_ids or (-1,), jnp.int32)
         self.key, self.eos = jax.device_put((key, eos), self.programs.whole)
-        wanted = -(-total // (self.devices * self.rows))
+        wanted = -(-len(own) // (self.devices * self.rows))
         self.batches = [self._empty_batch() for _ in range(min(wanted, sampler.batches or wanted))]
 
     def run(self) -> Completions:
@@ -81,7 +85,7 @@ class Rollout:
             for chunk in chunks:
                 self._collect(*chunk)
             if self.progress:
-                self.progress(self.ended, len(self.produced))
+                self.progress(self.ended, self.asked)
             if not len(self.queue):
                 self._merge()
         occupancy = self.row_steps / self.slot_steps if self.slot_steps else 1.0

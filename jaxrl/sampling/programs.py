@@ -1,6 +1,7 @@
 """The compiled programs of a sampler: every row shard works on its own rows, with no collective between them."""
 
 import collections
+import functools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -63,12 +64,21 @@ class Programs:
 
         self.unroll, self.unroll_elsewhere = jax.jit(unroll, out_shardings=weights), jax.jit(unroll)
 
+        @functools.cache
+        def unroll_everywhere(mesh):
+            """For weights of several processes: each has all on its devices, as this mesh of its own splits them."""
+            return jax.jit(unroll, out_shardings=jax.tree.map(lambda place: NamedSharding(mesh, place.spec), weights))
+
+        self.unroll_everywhere = unroll_everywhere
+
     def decode_weights(self, params: Params) -> Params:
         """Scanned parameters unrolled, where the decode weights lie; they may come from other devices."""
         first = jax.tree.leaves(params)[0]
-        if isinstance(first, jax.Array) and first.sharding.device_set != set(self.mesh.devices.flat):
+        if not isinstance(first, jax.Array) or first.sharding.device_set == set(self.mesh.devices.flat):
+            return self.unroll(params)
+        if first.is_fully_addressable:
             return jax.device_put(self.unroll_elsewhere(params), self.weights)
-        return self.unroll(params)
+        return jax.tree.map(_held_here, self.unroll_everywhere(first.sharding.mesh)(params), self.weights)
 
     def _jit(self, name: str, function: Callable, specs: tuple, donate: tuple[int, ...] = ()) -> Callable:
         def counted(*args):
@@ -110,6 +120,11 @@ class Programs:
     def put(self, tree):
         """Host arrays [shards * n, ...] to the devices, split by rows."""
         return jax.device_put(tree, self.rows)
+
+
+def _held_here(leaf: jax.Array, place: NamedSharding) -> jax.Array:
+    """The part of an array of several processes that this one holds, as an array of its own; nothing is copied."""
+    return jax.make_array_from_single_device_arrays(leaf.shape, place, [x.data for x in leaf.addressable_shards])
 
 
 def _axes(spec: P) -> list[str]:

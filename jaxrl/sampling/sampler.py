@@ -6,12 +6,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from jaxrl.sampling.loop import Rollout
 from jaxrl.sampling.programs import Programs
-from jaxrl.sampling.request import make_request
+from jaxrl.sampling.request import Request, make_request
 from jaxrl.sampling.state import Completions, Coordinates, SamplingSpec
 from models.cache import BLOCK, cache_bytes
 from models.config import Qwen2Config
@@ -23,6 +25,8 @@ from models.qwen2 import Params, Qwen2
 SMALLEST_SCORES = 4096
 # Rows that a product takes at a time on CPU: numbers do not depend on `rows`, as long as it is a multiple of this.
 ROW_UNIT = 32
+# Bytes for what one process has to tell the others when it stops.
+SENTENCE = 1024
 
 
 def default_lengths(shortest: int, longest: int) -> tuple[int, ...]:
@@ -61,7 +65,8 @@ class Sampler:
     the cache length, so on CPU in float32 a completion does not depend, bit for bit, on slot, neighbours, batch size
     (a multiple of ROW_UNIT), batch count, group size, cache length, refill order or devices.
 
-    model_config: the model. mesh: rows are spread over all its devices (default: all devices there are).
+    model_config: the model. mesh: rows are spread over all its devices (default: all devices there are); where these
+    are of several processes, all must call `sample` alike, and each gets all completions.
     weight_shardings: where decode weights lie (a tree like them; default: whole on every device); devices along a
     mesh axis that splits weights work on the same rows together, and count as one below. dtype: of weights, cache
     and products. longest: tokens of prompt and completion together at most (default max_position_embeddings). rows:
@@ -90,6 +95,9 @@ class Sampler:
     ):
         if mesh is None:
             mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+        # Each of several processes draws its part of the rows, on the devices that it holds.
+        self.processes = jax.process_count()
+        mesh = mesh.local_mesh if self.processes > 1 else mesh
         self.on_cpu = mesh.devices.flat[0].platform == "cpu"
         dtype = jnp.dtype(dtype)
         unit = ROW_UNIT if self.on_cpu else 0
@@ -122,6 +130,7 @@ class Sampler:
         if weight_shardings is None:
             whole = NamedSharding(mesh, PartitionSpec())
             weight_shardings = jax.tree.map(lambda _: whole, abstract_weights(self.model))
+        weight_shardings = jax.tree.map(lambda place: NamedSharding(mesh, place.spec), weight_shardings)
         self.programs = Programs(self.model, mesh, weight_shardings, self.rows, chunk)
         self.devices = self.programs.shards
         bounds = [max(1, slots // (self.rows * self.devices))] if slots else []
@@ -158,4 +167,27 @@ class Sampler:
         request = make_request(
             prompts, group_size, coordinates, spec, vocab_size=self.config.vocab_size, longest=self.longest
         )
-        return Rollout(self, decode_params, request, progress).run()
+        if self.processes == 1:
+            return Rollout(self, decode_params, request, progress).run()
+        return _draw_together(self, decode_params, request, progress)
+
+
+def _draw_together(sampler: Sampler, params: Params, request: Request, progress: Any) -> Completions:
+    """Every process draws a stretch of the rows, then all have all of them."""
+    own = np.array_split(np.arange(len(request.length)), sampler.processes)[jax.process_index()]
+    broken, found = "", None
+    rollout = Rollout(sampler, params, request, progress, own)
+    try:
+        found = rollout.run()
+    except FloatingPointError as error:
+        broken = str(error)
+    # The others must not wait for one that has stopped.
+    said = np.zeros(SENTENCE, np.uint8)
+    said[: len(broken.encode())] = np.frombuffer(broken.encode(), np.uint8)
+    for sentence in multihost_utils.process_allgather(said):
+        if sentence.any():
+            raise FloatingPointError(bytes(sentence).rstrip(b"\0").decode())
+    steps = np.array([rollout.row_steps, rollout.slot_steps], np.int32)
+    # A row is zero everywhere but in the process that drew it.
+    *drawn, steps = (x.sum(axis=0, dtype=x.dtype) for x in multihost_utils.process_allgather((*found[:-1], steps)))
+    return Completions(*drawn, float(steps[0] / max(steps[1], 1)))

@@ -10,7 +10,7 @@ import pytest
 
 from jaxrl.learning.fingerprint import fingerprint
 from jaxrl.reporting.rollouts import read_rollouts, rollout_path
-from jaxrl.running import loop, steps
+from jaxrl.running import ledger, steps
 from jaxrl.running.replay import replay
 from jaxrl.running.workdir import check_workdir, compare_manifests, read_past_run
 from models.convert import load_params, save_params
@@ -31,7 +31,7 @@ def test_the_terminal_is_told_how_far_sampling_is(whole):
     assert run.phases.count(("evaluation, greedy", 6, 6)) == run.phases.count(("evaluation, sampled", 12, 12)) == 2
 
 
-@pytest.mark.parametrize(("room", "name", "calls"), [(loop, "write_rollouts", 4), (steps, "score_completions", 3)])
+@pytest.mark.parametrize(("room", "name", "calls"), [(ledger, "write_rollouts", 4), (steps, "score_completions", 3)])
 def test_a_run_that_was_killed_equals_one_that_was_not(small, whole, judged, tmp_path, monkeypatch, room, name, calls):
     """Law 2: the process dies inside step `calls`; the same command goes on, bit for bit."""
     fields = small.fields(tmp_path / "run")

@@ -1,0 +1,128 @@
+"""Several processes make one run: the numbers of one process with as many devices, and one end for all."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrl.flags import overrides
+from jaxrl.reporting.metrics import deterministic
+from jaxrl.reporting.rollouts import rollout_path
+from jaxrl.reporting.writers import read_metrics
+from jaxrl.running.devices import join_processes
+
+ROOT = Path(__file__).parents[2]
+STEPS = 3
+STAGE = {"steps": 1, "prompts": 4, "samples": 4, "pool.p3": 6, "sampling.max_new_tokens": 8}
+FIELDS = {
+    "devices": 0, "sampler.devices": 0, "mesh.fsdp": 2, "unroll": 1, "wandb.mode": "off", "checkpoint.every": 1,
+    "layout.micro_tokens": 512, "layout.multiple": 64, "layout.ratio": 2.0, "evaluation.samples": 2,
+    "evaluation.max_new_tokens": 8, "evaluation.pool.p2": 0, "evaluation.pool.p3": 3, "evaluation.pool.p4": 0,
+    "evaluation.pool.p5": 0, "reward.format_wrong": -0.5,
+    **{f"stages.stage{stage}.{field}": value for stage in (1, 2, 3) for field, value in STAGE.items()},
+}
+
+
+class Runs:
+    """Starts one run as one process with four devices, or as two with two each."""
+
+    def __init__(self, model, folder):
+        self.fields, self.folder = FIELDS | {"model": model, "compile_cache": folder / "cache"}, folder
+
+    def start(self, workdir, processes):
+        # Set from outside, so that the config is the same; the rest as `prepare_devices` has it for several.
+        environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(4 // processes), "JAX_CPU_ENABLE_ASYNC_DISPATCH": "0",
+                                    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        joined = [] if processes == 1 else [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}"]
+        return [
+            subprocess.Popen([sys.executable, "-m", "jaxrl.train", "--config=configs/three_stage.py:tiny",
+                              f"--workdir={workdir}", *overrides(self.fields), *joined,
+                              *([f"--process={index}"] if joined else [])],
+                             cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            for index in range(processes)
+        ]
+
+    def finish(self, workdir, processes, status=0):
+        """What each said, once all have ended with this status."""
+        return self.ended(self.start(workdir, processes), status)
+
+    def ended(self, started, status=0):
+        said = [process.communicate(timeout=500)[0] for process in started]
+        assert [process.returncode for process in started] == [status] * len(started), "\n".join(said)
+        return said
+
+
+@pytest.fixture(scope="module")
+def runs(small, tmp_path_factory):
+    runs = Runs(small.base, tmp_path_factory.mktemp("processes"))
+    runs.finish(runs.folder / "one", 1)
+    return runs
+
+
+def wait_for(started, path):
+    while not path.exists():
+        assert all(process.poll() is None for process in started), [process.communicate()[0] for process in started]
+        time.sleep(0.01)
+
+
+def assert_same(small, workdir, other):
+    mine, theirs = ([deterministic(record) for record in read_metrics(folder / "metrics.jsonl")]
+                    for folder in (workdir, other))
+    assert [record["step"] for record in mine] == list(range(STEPS + 1))
+    for one, two in zip(mine, theirs, strict=True):
+        numbers = {name: value for name, value in two.items() if isinstance(value, float)}
+        assert one == {name: pytest.approx(value, rel=1e-4, abs=1e-6) if name in numbers else value
+                       for name, value in two.items()}
+    for step in range(1, STEPS + 1):
+        first, second = (rollout_path(folder / "rollouts", step) for folder in (workdir, other))
+        assert first.read_bytes() == second.read_bytes()
+    for first, second in zip(small.params(workdir), small.params(other), strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-6)
+
+
+def test_a_run_changes_hands_between_one_process_and_two(small, runs, tmp_path):
+    """One is stopped after a step, two go on and are stopped by a signal to one of them, one ends it."""
+    workdir = tmp_path / "run"
+    for processes, step in ((1, 1), (2, 2)):
+        started = runs.start(workdir, processes)
+        wait_for(started, rollout_path(workdir / "rollouts", step))
+        started[-1].send_signal(signal.SIGTERM)
+        said = runs.ended(started, 75)
+        assert all(re.search(r"after step \d: stopped by", text) for text in said)
+    assert len(list((workdir / "checkpoints").iterdir())) >= 1
+    runs.finish(workdir, 1)
+    assert_same(small, workdir, runs.folder / "one")
+
+
+def test_a_process_that_dies_ends_the_run_with_its_number_and_both_start_again(small, runs, tmp_path):
+    workdir = tmp_path / "run"
+    started = runs.start(workdir, 2)
+    wait_for(started, workdir / "checkpoints" / "1")
+    began = time.monotonic()
+    started[1].kill()
+    started[1].communicate()
+    said = started[0].communicate(timeout=500)[0]
+    assert started[0].returncode not in (0, 75) and time.monotonic() - began < 60
+    assert re.search(r"[Tt]ask[: ]1\b", said), said
+    said = runs.finish(workdir, 2)
+    assert "going on after step" in said[0] and "going on" not in said[1]  # one speaks
+    assert_same(small, workdir, runs.folder / "one")
+    assert (workdir / "export" / "model.safetensors").is_file() and (workdir / "report.html").is_file()
+
+
+@pytest.mark.parametrize("given", [("", 2, 0), ("host", 2, 0), ("host:1", 1, 0), ("host:1", 2, 2)])
+def test_numbers_that_do_not_fit_are_refused(given):
+    with pytest.raises(ValueError, match="--coordinator=HOST:PORT, --processes=N of 2 or more"):
+        join_processes(*given)
+    assert jax.process_count() == 1
