@@ -2,9 +2,10 @@
 
     python benchmarks/weights.py [--folder=FOLDER] [--layers=36]
 
-A random bfloat16 model of the shape of Qwen2.5-3B in four files goes through `jaxrl.convert` and `jaxrl.export`, each
-in a process of its own; the files that come out are compared with those that went in, byte by byte. Files are dropped
-from the page cache before they are read. Needs about 20 GB of disk in FOLDER (default: the folder for temporary files).
+A random bfloat16 model of the shape of Qwen2.5-3B in four files is loaded, and goes through `jaxrl.convert`
+and `jaxrl.export`, each in a process of its own; the files that come out are compared with those that went in, byte by
+byte. Files are dropped from the page cache before they are read. Peaks are those of the resident memory, mapped pages
+of files included. Needs about 20 GB of disk in FOLDER (default: the folder for temporary files).
 """
 
 import argparse
@@ -74,31 +75,35 @@ def read_all(folder: Path) -> float:
     return time.perf_counter() - began
 
 
+# Not `ru_maxrss`: it starts at the peak of the process that started this one.
+_PEAK = """
+with open("/proc/self/status") as status:
+    print("peak", next(line for line in status if line.startswith("VmHWM")).split()[1])
+"""
 _COMMAND = """
-import resource, runpy, sys
+import runpy, sys
 sys.argv = sys.argv[1:]
 try:
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 except SystemExit as end:
     if end.code:
         raise
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 _LOAD = """
-import resource, sys
+import sys
 import jax
 from models.convert import load_params
 from models.folder import read_config
 params = jax.block_until_ready(load_params(sys.argv[1], read_config(sys.argv[1])))
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
 def measured(program: str, *words: str) -> tuple[float, int]:
     """(seconds, peak bytes of memory) of a program in a process of its own."""
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", program, *words], stdout=subprocess.PIPE, text=True, check=True)
-    return time.perf_counter() - began, int(done.stdout.rpartition("peak ")[2])
+    line = [sys.executable, "-c", program + _PEAK, *words]
+    done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
+    return time.perf_counter() - began, int(done.stdout.rpartition("peak ")[2]) * 1024
 
 
 def main() -> None:

@@ -109,7 +109,9 @@ def replacing(folder: str | Path) -> Iterator[Path]:
     """A new folder beside `folder` to write into, which takes its place when the block ends without an error.
 
     A crash at any moment leaves the old folder whole; what it left of the new one is cleared by the next
-    call. Raises FileExistsError when `folder` holds what is no part of a model, or another process writes it.
+    call. Where the file system can't exchange two folders (NFS), a crash between two renames leaves the old one
+    as `.NAME.old`, and the next call puts it back. Raises FileExistsError when `folder` holds what is no part of
+    a model, or another process writes it.
     """
     folder = Path(folder).absolute()
     if folder.exists():
@@ -128,6 +130,8 @@ def replacing(folder: str | Path) -> Iterator[Path]:
         except BlockingIOError as error:
             raise FileExistsError(f"another process is writing {folder}; wait for it to end.") from error
         try:
+            if _aside(folder).exists() and not folder.exists():
+                _aside(folder).rename(folder)
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             yield partial
@@ -142,6 +146,10 @@ def replacing(folder: str | Path) -> Iterator[Path]:
             lock.unlink(missing_ok=True)
 
 
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
 def _exchange(new: Path, old: Path) -> None:
     """Put `new` in the place of `old` in one step; afterwards `new` holds what was old, if anything."""
     if not old.exists():
@@ -150,8 +158,7 @@ def _exchange(new: Path, old: Path) -> None:
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename and rename(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE) == 0:
         return
-    aside = old.with_name(f".{old.name}.old")  # file systems without an exchange: two renames
-    shutil.rmtree(aside, ignore_errors=True)
-    old.rename(aside)
+    shutil.rmtree(_aside(old), ignore_errors=True)
+    old.rename(_aside(old))
     new.rename(old)
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(_aside(old), ignore_errors=True)

@@ -5,9 +5,13 @@ import importlib.util
 import re
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
 from configs import base
+from jaxrl.algorithms import RECIPES, LossSpec
+from jaxrl.algorithms.advantages import ADVANTAGES
+from jaxrl.algorithms.losses import REDUCTIONS
 from jaxrl.rewards import score
 from jaxrl.running import tasks
 
@@ -97,6 +101,59 @@ def test_the_tree_of_the_readme_is_there():
         room = folder if indent else ROOT
         missing += [name for name in names if indent <= 2 and not room.joinpath(name).exists()]
     assert missing == []
+
+
+def test_names_of_the_code_are_there():
+    """`jaxrl.algorithms.losses.LossSpec` and the like, in code spans."""
+    names = {name for _, _, name in found(r"`((?:jaxrl|models|data_gen)(?:\.[a-zA-Z]\w*)+)")}
+    missing = []
+    for name in names:
+        path, (module, _, attribute) = ROOT / name.replace(".", "/"), name.rpartition(".")
+        is_module = path.is_dir() or path.with_suffix(".py").is_file()
+        if not is_module and not hasattr(importlib.import_module(module), attribute):
+            missing.append(name)
+    assert "jaxrl.algorithms.recipes.RECIPES" in names and missing == []
+
+
+def test_the_table_of_algorithms_is_the_codes():
+    """A line for each row of RECIPES: its advantage, surrogate, bounds, reduction and KL, and every other field that is
+    not a default."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")]
+             for line in TEXTS["docs/algorithms.md"].splitlines() if re.match(r"\| `\w+` \| `\w+` \| \w+: ", line)]
+    named = ("max_length", "gamma", "lam", "value_clip", "dual_clip", "importance_cap", "entropy_coefficient",
+             "drop_equal", "refills", "overlong_buffer")
+    expected, rows = [], {line[0].strip("`"): line for line in lines}
+    for name, row in RECIPES.items():
+        levels = {"clip": "token", "clipped_weight": "token", "sequence_clip": "row", "likelihood": "none"}
+        low = f"{row.clip_low:g}" if row.surrogate.removeprefix("sequence_") == "clip" else "-"
+        high = "-" if row.surrogate == "likelihood" else f"{row.clip_high:g}"
+        kl = "none" if row.kl_placement == "none" else f"{row.kl} in the {row.kl_placement}, {row.kl_coefficient:g}"
+        assert name in rows, name
+        expected.append([f"`{name}`", f"`{row.advantage}`", f"{levels[row.surrogate]}: `{row.surrogate}` {low}, {high}",
+                         f"`{row.reduction}`", kl, *rows[name][5:]])
+        changed = {field: getattr(row, field) for field in named if getattr(row, field) != getattr(LossSpec(), field)}
+        for field, value in changed.items():
+            assert f"`{field}" in rows[name][5], (name, field)
+            assert f"`{field}={value}`" in rows[name][5] or field == "max_length", (name, field)
+        assert rows[name][5].count("`") == 2 * len(changed)
+        assert "arXiv" in rows[name][6]
+    assert lines == expected
+
+
+def test_the_words_of_algorithms_are_the_codes():
+    words = set(re.findall(r"^\| `(\w+)` \| [^`|]+ \|$", TEXTS["docs/algorithms.md"], re.MULTILINE))
+    assert words == {*ADVANTAGES, *REDUCTIONS} - {"taught"}
+
+
+def test_the_example_of_algorithms_works():
+    code = re.search(r"```python\n(.*?)```", TEXTS["docs/algorithms.md"], re.DOTALL)[1]
+    grid = jnp.linspace(-2.0, -0.1, 24).reshape(4, 6)
+    names = {"rewards": jnp.array([[1.0, 0.0], [0.0, 1.0]]), "flat": jnp.arange(4.0), "mask": jnp.ones((4, 6)),
+             "values": grid, "token_rewards": grid, "tokens": jnp.zeros((4, 6), jnp.int32),
+             "lengths": jnp.full((4,), 6, jnp.int32), "logp": grid, "old_logp": grid - 0.1}
+    exec(code, names)
+    assert names["advantages"].shape == names["whitened"].shape == (4, 6)
+    assert names["spec"].clip_high == 0.3 and jnp.isfinite(names["loss"]) and "clip_share" in names["info"]
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """From rows of many lengths to micro-batches of a few shapes, on the host.
 
 Rows are sorted by length and cut, longest first, into micro-batches of about the same number of tokens; each
-is padded to the smallest bucket that holds it. A shape is a bucket, so the number of compiled programs is
-bounded by the buckets.
+is padded to the smallest bucket that holds it, and the last, which the rows that are left seldom fill, may be a half or
+a quarter of that. So no more than three shapes a bucket are ever compiled, and hardly more than one.
 """
 
 import dataclasses
@@ -70,6 +70,12 @@ def rows_of(length: int, micro_tokens: int, shards: int) -> int:
     return max(micro_tokens // length // shards, 1) * shards
 
 
+def sizes_of(length: int, micro_tokens: int, shards: int) -> list[int]:
+    """Rows that a micro-batch of this length may have, ascending: a quarter, a half or all of `rows_of`."""
+    whole = rows_of(length, micro_tokens, shards)
+    return sorted({max(whole // part // shards, 1) * shards for part in (1, 2, 4)})
+
+
 def cut(lengths: np.ndarray, layout: LayoutSpec, shards: int) -> list[Piece]:
     """Micro-batches that hold every row once. Raises ValueError for a row longer than the last bucket."""
     longest = int(lengths.max(initial=0))
@@ -82,7 +88,8 @@ def cut(lengths: np.ndarray, layout: LayoutSpec, shards: int) -> list[Piece]:
     pieces, start = [], 0
     while start < len(order):
         length = min(bucket for bucket in layout.buckets if bucket >= lengths[order[start]])
-        size = rows_of(length, layout.micro_tokens, shards)
+        sizes = sizes_of(length, layout.micro_tokens, shards)
+        size = next((size for size in sizes if size >= len(order) - start), sizes[-1])
         pieces.append(Piece(order[start : start + size], size, length))
         start += size
     return pieces

@@ -29,6 +29,14 @@ SCALARS = Scalars(0.1, temperature=1.3, kl_coefficient=0.2, critic_learning_rate
 WHOLE = UpdateSpec(LayoutSpec((24,), 24 * 8))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_in_a_hurry():
+    """Most of the seconds here would be the compiler's optimizations, and none of these laws hangs on them."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def make_batch(seed=0):
     """8 rows of very unequal lengths: one whose first new token is EOS, one without any loss token."""
     rng = np.random.default_rng(seed)
@@ -183,8 +191,12 @@ def test_parameters_moments_and_gradients_are_really_split():
     state = init_state(MODEL, adam, mesh, init_params(MODEL, mesh, jax.random.key(0)), critic, follows=True)
     update = make_update(MODEL, adam, loss, mesh, WHOLE, critic)
     state, _ = update(state, make_batch(), SCALARS)
-    grads = [descent.zeros(params, ("loss",)).grads for descent, params in
-             ((update.policy, state.params), (update.critic, state.critic.params))]
+    (micro,), totals = update.place(make_batch(), state.params, SCALARS)
+    grads = []
+    for descent, params in ((update.policy, state.params), (update.critic, state.critic.params)):
+        zeros = descent.zeros(params, descent.names(params, micro, totals, SCALARS))
+        grads.append(descent.accumulate(zeros, params, micro, totals, Scalars(*map(np.float32, SCALARS))).grads)
+        assert all(np.any(x) for x in jax.tree.leaves(grads[-1]))
     parts = (state.params, state.opt_state, state.critic.params, state.critic.opt_state, state.reference, *grads)
     for tree in parts:
         total = sum(x.nbytes for x in jax.tree.leaves(tree))

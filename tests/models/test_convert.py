@@ -262,6 +262,10 @@ import models.folder
 from models.folder import replacing
 if sys.argv[2] == "before the exchange":
     models.folder._exchange = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[2] == "between two renames":
+    rename = Path.rename
+    models.folder.ctypes.CDLL = lambda *_, **__: None  # a file system without an exchange
+    Path.rename = lambda old, new: (rename(old, new), os.kill(os.getpid(), signal.SIGKILL))
 with replacing(sys.argv[1]) as temporary:
     (temporary / "config.json").write_text("new")
     if sys.argv[2] == "while writing":
@@ -280,6 +284,19 @@ def test_a_killed_export_leaves_the_old_folder_whole_and_the_next_one_clears_up(
     with models.folder.replacing(old) as temporary:
         (temporary / "config.json").write_text("newest")
     assert (old / "config.json").read_text() == "newest"
+    assert os.listdir(tmp_path) == ["export"]
+
+
+def test_where_folders_cannot_be_exchanged_the_next_export_puts_a_killed_ones_old_folder_back(tmp_path):
+    old = tmp_path / "export"
+    old.mkdir()
+    (old / "config.json").write_text("old")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(old), "between two renames"], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not old.exists() and (tmp_path / ".export.old" / "config.json").read_text() == "old"
+    with pytest.raises(ValueError, match="a reason"), models.folder.replacing(old):
+        raise ValueError("a reason")
+    assert (old / "config.json").read_text() == "old"
     assert os.listdir(tmp_path) == ["export"]
 
 

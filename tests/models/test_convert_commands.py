@@ -115,6 +115,8 @@ def test_transformers_loads_model_and_tokenizer_of_what_was_converted_and_export
     assert len(list(source.glob("*.safetensors"))) > 1
     for path in source.iterdir():
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
+    for path in Path("models/tiny").iterdir():
+        assert path.suffix == ".safetensors" or path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
     text = "Ann says: Bob is a knave."
     places = ("models/tiny", tmp_path / "out")
     before, after = (transformers.AutoTokenizer.from_pretrained(place) for place in places)

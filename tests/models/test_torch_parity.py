@@ -11,6 +11,8 @@ import torch
 import transformers
 from safetensors.numpy import load_file
 
+from jaxrl.learning.mesh import MeshSpec, make_mesh
+from jaxrl.learning.state import abstract_params
 from models.cache import init_cache
 from models.convert import load_params, save_params
 from models.folder import read_config
@@ -33,8 +35,11 @@ LENGTHS = (19, 7, 12)
 torch.set_num_threads(1)  # two idle threads that wait for each other are slower than one at this size
 
 
-def make_torch(shape: str, folder, **saving):
-    """A random model, norms and biases away from their starting values so that leaving one out shows."""
+def make_torch(shape: str, folder, matrices: float = 0.15, embedding: float = 0.15):
+    """A random model, norms and biases away from their starting values so that leaving one out shows.
+
+    matrices, embedding: standard deviations of the layers' and the head's weights, and of the token table's.
+    """
     fields = BASE | SHAPES[shape]
     kind = fields.pop("model_type", "qwen2")
     config = transformers.AutoConfig.for_model(kind, **fields)
@@ -42,8 +47,9 @@ def make_torch(shape: str, folder, **saving):
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     for name, weight in model.named_parameters():
         centre = 1.0 if "norm" in name else 0.0
-        torch.nn.init.normal_(weight, centre, 0.3 if weight.ndim == 1 else 0.15)
-    model.save_pretrained(folder, **saving)
+        spread = 0.3 if weight.ndim == 1 else embedding if "embed" in name else matrices
+        torch.nn.init.normal_(weight, centre, spread)
+    model.save_pretrained(folder)
     return model
 
 
@@ -104,26 +110,49 @@ def test_logits_and_gradients_are_those_of_torch(pair):
         np.testing.assert_allclose(found[name], want, rtol=0, atol=atol, err_msg=name)
 
 
-@pytest.mark.parametrize("shape", ["one kv head for seven", "qwen3 tied"])
-def test_greedy_tokens_are_those_of_generate(shape, tmp_path):
-    reference = make_torch(shape, tmp_path / "model")
-    config = read_config(tmp_path / "model")
-    params = unstack(load_params(tmp_path / "model", config), config.num_hidden_layers)
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+def test_greedy_tokens_of_prompts_of_unequal_lengths_are_those_of_generate(shape, tmp_path):
+    # Layers that outweigh the token they are given: a model that repeats itself would hide most mistakes.
+    reference = make_torch(shape, tmp_path, matrices=0.3, embedding=0.05)
+    config = read_config(tmp_path)
+    params = unstack(load_params(tmp_path, config), config.num_hidden_layers)
     model = Qwen2(config, scan_layers=False)
-    prompt, new = np.asarray(_rows(config.vocab_size)[0])[:1, :9], 128
-    ids = torch.tensor(prompt, dtype=torch.long)
-    wanted = reference.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False,
-                                pad_token_id=0, eos_token_id=None)[0, prompt.shape[1]:].tolist()
+    prompts, lengths, new = np.asarray(_rows(config.vocab_size)[0])[:2, :9], np.array([9, 4]), 128
+    wanted = []
+    for prompt, length in zip(prompts, lengths, strict=True):
+        ids = torch.tensor(prompt[None, :length], dtype=torch.long)
+        whole = reference.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False,
+                                   pad_token_id=0, eos_token_id=None)
+        wanted.append(whole[0, length:].tolist())
+    assert min(len(set(row)) for row in wanted) > 3
 
-    places = jnp.arange(prompt.shape[1])[None]
-    tokens, cache = jnp.asarray(prompt), init_cache(config, 1, 160, np.dtype(np.float32))
-    found = []
-    while len(found) < new:
-        hidden, cache = _forward(model, params, tokens, places, places[:, -1] + 1, cache)
-        tokens = jnp.argmax(hidden[:, -1:] @ head_kernel(params, config).T, axis=-1).astype(jnp.int32)
-        found.append(int(tokens[0, 0]))
-        places = places[:, -1:] + 1
-    assert found == wanted
+    places = jnp.broadcast_to(jnp.arange(prompts.shape[1]), prompts.shape)
+    cache = init_cache(config, len(prompts), 160, np.dtype(np.float32))
+    hidden, cache = _forward(model, params, jnp.asarray(prompts), places, jnp.asarray(lengths), cache)
+    hidden, place, found = hidden[np.arange(len(prompts)), lengths - 1], jnp.asarray(lengths)[:, None], []
+    while True:
+        tokens = jnp.argmax(hidden @ head_kernel(params, config).T, axis=-1).astype(jnp.int32)[:, None]
+        found.append(tokens[:, 0])
+        if len(found) == new:
+            break
+        hidden, cache = _forward(model, params, tokens, place, place[:, 0] + 1, cache)
+        hidden, place = hidden[:, 0], place + 1
+    assert np.stack(found, axis=1).tolist() == wanted
+
+
+@pytest.mark.parametrize("shape", ["grouped", "qwen3 with its own head size"])
+def test_four_devices_give_the_logits_and_gradients_of_one(shape, tmp_path):
+    make_torch(shape, tmp_path)
+    config = read_config(tmp_path)
+    mesh = make_mesh(MeshSpec(data=1, fsdp=2, tensor=2))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(Qwen2(config), mesh))
+    four = load_params(tmp_path, config, shardings=shardings)
+    assert len(four["layers"]["mlp"]["up"]["kernel"].sharding.device_set) == 4
+    assert four["layers"]["mlp"]["up"]["kernel"].addressable_shards[0].data.shape == (2, 16, 28)
+    one = _gradient(Qwen2(config), load_params(tmp_path, config), *_rows(config.vocab_size))
+    other = _gradient(Qwen2(config), four, *_rows(config.vocab_size))
+    for want, got in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
 def test_unrolled_padded_and_cached_are_all_the_one_forward(tmp_path):

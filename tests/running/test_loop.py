@@ -10,7 +10,7 @@ import pytest
 
 from jaxrl.learning.fingerprint import fingerprint
 from jaxrl.reporting.rollouts import read_rollouts, rollout_path
-from jaxrl.running import ledger, loop, steps
+from jaxrl.running import ledger, steps
 from jaxrl.running.replay import replay
 from jaxrl.running.workdir import check_workdir, compare_manifests, read_past_run
 from models.convert import load_params, save_params
