@@ -194,8 +194,8 @@ def test_parameters_moments_and_gradients_are_really_split():
     (micro,), totals = update.place(make_batch(), state.params, SCALARS)
     grads = []
     for descent, params in ((update.policy, state.params), (update.critic, state.critic.params)):
-        zeros = descent.zeros(params, descent.names(params, micro, totals, SCALARS))
-        grads.append(descent.accumulate(zeros, params, micro, totals, Scalars(*map(np.float32, SCALARS))).grads)
+        zeros = descent.zeros(params, descent.names(params, None, micro, totals, SCALARS))
+        grads.append(descent.accumulate(zeros, params, None, micro, totals, Scalars(*map(np.float32, SCALARS))).grads)
         assert all(np.any(x) for x in jax.tree.leaves(grads[-1]))
     parts = (state.params, state.opt_state, state.critic.params, state.critic.opt_state, state.reference, *grads)
     for tree in parts:
