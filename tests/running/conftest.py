@@ -40,7 +40,7 @@ class SmallRuns:
             stage.steps, stage.prompts, stage.samples, stage.pool = self.steps // 3, 4, 4, pool
             stage.sampling.max_new_tokens = 8
         config.update_from_flattened_dict({
-            "model": str(self.base), "workdir": str(workdir), "unroll": 1, "devices": 0, "sampler.devices": 0,
+            "model": str(self.base), "workdir": str(workdir), "unroll": 1, "devices": 1, "sampler.devices": 0,
             "sampler.rows": 16, "sampler.memory": 0.25, "wandb.mode": "off", "compile_cache": "",
             "layout.micro_tokens": 512, "layout.multiple": 64, "layout.ratio": 2.0, "evaluation.samples": 2,
             "evaluation.max_new_tokens": 8, "checkpoint.every": 1, **dict(changes),

@@ -58,7 +58,7 @@ def test_a_run_that_was_killed_equals_one_that_was_not(small, whole, judged, tmp
 
 def test_parameters_split_over_devices_give_the_same_run(small, whole, judged, tmp_path):
     """Law 4: parameters sharded over four devices instead of copied; the first rollout is the same to the bit."""
-    fields = small.fields(tmp_path / "run", {"mesh.data": 1, "mesh.fsdp": -1})
+    fields = small.fields(tmp_path / "run", {"devices": 0, "mesh.data": 1, "mesh.fsdp": -1})
     small.run(fields).train()
     mine, theirs = (read_rollouts(rollout_path(folder / "rollouts", 1)) for folder in (tmp_path / "run", whole[1]))
     assert mine == theirs

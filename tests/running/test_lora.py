@@ -29,6 +29,7 @@ from models.lora import pairs
 STEPS = 3
 ADAPTED = {"lora.rank": 2, "lora.alpha": 8.0} | {f"stages.stage{stage}.steps": 1 for stage in (1, 2, 3)} | {
     f"stages.stage{stage}.learning_rate.value": 1e-2 for stage in (1, 2, 3)}
+SHARDED = ADAPTED | {"devices": 0, "mesh.data": 2, "mesh.fsdp": 2, "dtype": "bfloat16"}
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +157,8 @@ def test_evaluation_and_later_runs_see_the_merged_weights(small, adapted, tmp_pa
 
 
 def test_a_plan_counts_base_and_adapters(small, adapted, tmp_path):
-    spec = run_spec(small.fields(tmp_path, ADAPTED | {"mesh.data": 2, "mesh.fsdp": 2, "dtype": "bfloat16"}))
-    run = small.run(small.fields(tmp_path, ADAPTED | {"mesh.data": 2, "mesh.fsdp": 2, "dtype": "bfloat16"}))
+    spec = run_spec(small.fields(tmp_path, SHARDED))
+    run = small.run(small.fields(tmp_path, SHARDED))
     state = run.machine.begin(loop.first_weights(run.machine, run.spec, run.folder))
     planned = {phase.name: phase.parts for phase in plan_shapes(Job(spec, small.config, 40, Devices(
         "cpu", 4, 1, 2**30, None))).phases}

@@ -37,7 +37,7 @@ def nbytes(tree):
 
 
 def test_the_parts_of_a_plan_are_the_bytes_of_the_run(small, tmp_path):
-    spec = run_spec(small.fields(tmp_path, {"algorithm.recipe": "ppo"}.items()))
+    spec = run_spec(small.fields(tmp_path, {"devices": 0, "algorithm.recipe": "ppo"}.items()))
     spec = dataclasses.replace(spec, mesh=MeshSpec(data=2, fsdp=2), optimizer=dataclasses.replace(
         spec.optimizer, moment_dtype="bfloat16"))
     machine = build_machine(spec, small.config, 48)
