@@ -37,17 +37,20 @@ def draw(
     width = math.gcd(vocabulary, STRETCH)
     greedy = slots.temperature == 0
     scaled = logits / jnp.where(greedy, 1.0, slots.temperature)[:, None]
+
+    def weigh(x):
+        """Largest entry and mass of each stretch, largest of all, and the logarithm of the sum of all."""
+        best = jnp.max(x, axis=2)
+        top = jnp.max(best, axis=1)
+        mass = jnp.sum(jnp.exp(x - top[:, None, None]), axis=2)
+        return best, mass, top, jnp.log(jnp.sum(mass, axis=1)) + top
+
+    # Weighed apart, for the truncated logits keep the values that they leave, the largest always among them: after this
+    # line nothing needs the others, and an array of the size of the logits less is held.
+    *_, normalizer = weigh(scaled.reshape(rows, vocabulary // width, width))
     kept = truncate(scaled, slots.top_k, slots.top_p, slots.min_p) if truncated else scaled
-    scaled, kept = (x.reshape(rows, vocabulary // width, width) for x in (scaled, kept))
-    best = jnp.max(scaled, axis=2)
-    top = jnp.max(best, axis=1)
-
-    def masses(x):
-        return jnp.sum(jnp.exp(x - top[:, None, None]), axis=2)
-
-    mass = masses(kept)
-    left = jnp.log(jnp.sum(mass, axis=1)) + top
-    normalizer = jnp.log(jnp.sum(masses(scaled), axis=1)) + top if truncated else left
+    kept = kept.reshape(rows, vocabulary // width, width)
+    best, mass, top, left = weigh(kept)
 
     def times(key, position):
         key = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), position)
@@ -58,9 +61,9 @@ def draw(
 
     between, inside = jnp.split(jax.vmap(times)(slots.key, slots.position + 1), [vocabulary // width], axis=1)
     stretch = jnp.argmax(jnp.where(greedy[:, None], best, mass / between), axis=1)
-    scaled, kept = (jnp.take_along_axis(x, stretch[:, None, None], axis=1)[:, 0] for x in (scaled, kept))
-    entry = jnp.argmax(jnp.where(greedy[:, None], scaled, jnp.exp(kept - top[:, None]) / inside), axis=1)
-    logp = jnp.take_along_axis(scaled, entry[:, None], axis=1) - jnp.stack([normalizer, left], axis=1)
+    kept = jnp.take_along_axis(kept, stretch[:, None, None], axis=1)[:, 0]
+    entry = jnp.argmax(jnp.where(greedy[:, None], kept, jnp.exp(kept - top[:, None]) / inside), axis=1)
+    logp = jnp.take_along_axis(kept, entry[:, None], axis=1) - jnp.stack([normalizer, left], axis=1)
     return (stretch * width + entry).astype(jnp.int32), logp, ~jnp.isfinite(normalizer)
 
 
