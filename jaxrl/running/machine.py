@@ -94,7 +94,8 @@ def check_positions(longest: int, config: Qwen2Config) -> None:
     """Raises ValueError where `longest` tokens are more than the model knows positions."""
     if longest > config.max_position_embeddings:
         raise ValueError(f"prompt and response may take {longest} tokens, the model knows "
-                         f"{config.max_position_embeddings} positions; lower sampling.max_new_tokens.")
+                         f"{config.max_position_embeddings} positions (dual chunk attention, with which some reach "
+                         "further, is not supported beyond its window); lower sampling.max_new_tokens.")
 
 
 def build_machine(

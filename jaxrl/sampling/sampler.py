@@ -110,7 +110,8 @@ class Sampler:
         if self.longest > model_config.max_position_embeddings:
             raise ValueError(
                 f"longest must be at most max_position_embeddings {model_config.max_position_embeddings}, got "
-                f"{self.longest}; shorten the rows or use a longer model."
+                f"{self.longest}; shorten the rows or use a longer model (dual chunk attention is not supported beyond "
+                "its window)."
             )
         heads = model_config.num_attention_heads
         self.cache_lengths = (
