@@ -1,4 +1,4 @@
-"""Checkpoints: the whole state and a JSON note, whole or not there at all, exact on any mesh."""
+"""Checkpoints: the state and a JSON note, whole or not there, exact on any mesh, written while the run goes on."""
 
 import contextlib
 import dataclasses
@@ -13,8 +13,10 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxrl.learning.arrays import array_handler, restore_arguments, save_arguments
-from jaxrl.learning.processes import shared
+from jaxrl.learning.processes import Meeting, any_process, leads, shared
 from jaxrl.learning.state import TrainState
+
+_LONGEST_WRITE = 86_400  # seconds; Orbax needs some limit, and 20 minutes are too few for a slow disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +44,15 @@ class Checkpoints:
     """The checkpoints of one run folder.
 
     A checkpoint is written into a temporary folder and renamed when complete, so a run killed at any moment
-    leaves only whole ones behind: `steps` and `restore` never see a half-written one. Use as a context
-    manager, or `close`.
+    leaves only whole ones behind: `steps` and `restore` never see a half-written one. `save` starts a write that goes
+    on in the background, one at a time; `poll` and `wait` tell how it ended, and all that reads or deletes
+    checkpoints waits for it first and may raise what `wait` raises. Use as a context manager, or `close`.
     """
 
     def __init__(self, folder: str | os.PathLike, spec: CheckpointSpec = CheckpointSpec()):
         self.folder, self.spec = Path(folder).absolute(), spec
+        self._writing: int | None = None
+        self._meeting = Meeting()
         with _explained(self.folder):
             self._manager = self._open()
         notes = {step: self._note(step) for step in self.steps()}
@@ -57,14 +62,22 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error) -> None:
-        self.close()
+        if error[0] is None:
+            self.close()
+        else:  # the first error is the one to tell
+            with contextlib.suppress(Exception):
+                self.close()
 
     def close(self) -> None:
-        """Let go of the folder."""
-        self._manager.close()
+        """Let go of the folder, once the write under way has ended; raises as `wait` does."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
 
     def steps(self) -> list[int]:
         """Steps that can be restored, rising."""
+        self.wait()
         return sorted(self._manager.all_steps())
 
     def best(self) -> list[tuple[int, float]]:
@@ -74,35 +87,57 @@ class Checkpoints:
         return sorted(scored, key=lambda pair: (pair[1], pair[0]), reverse=True)
 
     def save(self, step: int, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
-        """Write `state` and `meta` (JSON) as checkpoint `step`, on disk on return; replaces one of that step.
+        """Begin to write `state` and `meta` (JSON) as checkpoint `step`; replaces one of that step.
 
+        On return all is copied: the state may be changed, donated or deleted. Waits for the write before.
         A frozen base is left out: it is where the run took it from.
 
-        Raises OSError, in one sentence, when there is no room or no permission; what was there stays, what was
-        half written is taken away.
+        Raises OSError, in one sentence, when there is no room or no permission, or as `wait` for the write before;
+        what was there stays, what was half written is taken away.
         """
+        self.wait()
         state = state._replace(base=None)
-        note = {"meta": meta, "leaves": _leaves(state)} | ({} if score is None else {"score": score})
-        parts = ocp.args.Composite(state=save_arguments(_kept(state)), note=ocp.args.JsonSave(note))
+        note = {"meta": dict(meta), "leaves": _leaves(state)} | ({} if score is None else {"score": score})
         with _explained(self.folder):
-            # Asked beforehand, so that a checkpoint that can't be whole does not take the room that metrics need.
-            if shared(shutil.disk_usage(self.folder).free) < sum(leaf.nbytes for leaf in jax.tree.leaves(state)):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._ask(step, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             if step in self._manager.all_steps():
                 self._manager.delete(step)
             if score is not None:
                 self._scores[step] = score
+            arrays = save_arguments(jax.tree.map(_apart, _kept(state)))
             try:
-                self._manager.save(step, args=parts, force=True)
-                self._manager.wait_until_finished()
+                self._manager.save(
+                    step, args=ocp.args.Composite(state=arrays, note=ocp.args.JsonSave(note)), force=True)
             except Exception:
-                self._scores.pop(step, None)
-                for half in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
-                    shutil.rmtree(half, ignore_errors=True)
-                with contextlib.suppress(Exception):  # the first error is the one to tell
-                    self._manager.close()
-                self._manager = self._open()
+                self._give_up(step)
                 raise
+        self._writing = step
+
+    def poll(self) -> bool:
+        """Whether no write is under way any more, without waiting; raises as `wait` where the last one failed."""
+        if self._writing is not None and any_process(self._manager.is_saving_in_progress()):
+            return False
+        self.wait()
+        return True
+
+    def wait(self) -> None:
+        """Wait until the write under way has ended, if there is one.
+
+        Raises OSError, in one sentence and once, where it failed; what was there stays, what was half written is
+        taken away.
+        """
+        if self._writing is None:
+            return
+        step, self._writing, failure = self._writing, None, None
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            failure = self._meeting.cause(error)
+        if not any_process(failure is not None):
+            return
+        self._give_up(step)
+        with _explained(self.folder):
+            raise failure or self._meeting.failure()
 
     def delete_after(self, step: int) -> None:
         """Remove the checkpoints of later steps, the newest first."""
@@ -134,7 +169,10 @@ class Checkpoints:
         return self._note(self._existing(step))["meta"]
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Which of these, by rising step, stay: the policy that Orbax asks after each save."""
+        """Which of these, by rising step, stay: the policy that Orbax asks when a write begins.
+
+        The others are deleted when that write is whole, so that one that fails costs none.
+        """
         spec, steps = self.spec, [checkpoint.step for checkpoint in checkpoints]
         regular = [step for step in steps if step % spec.every == 0]
         best = [step for step, _ in self.best()[: spec.best]]
@@ -144,12 +182,46 @@ class Checkpoints:
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self,
-            enable_async_checkpointing=False,
+            async_options=ocp.AsyncOptions(
+                timeout_secs=_LONGEST_WRITE,
+                barrier_sync_fn=self._meeting,
+                create_directories_asynchronously=False,  # where that fails, threads would wait for it for minutes
+            ),
             create=True,
             cleanup_tmp_directories=True,
         )
         handlers = {"state": array_handler(), "note": ocp.JsonCheckpointHandler()}
         return ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+
+    def _ask(self, step: int, needed: int) -> None:
+        """Raises OSError, in every process, where the leading one can't make a folder or finds no room.
+
+        Asked beforehand, so that a checkpoint that can't be whole does not take the room that metrics need, and so that
+        no process waits for another that failed alone.
+        """
+        refusal = None
+        if leads():
+            try:
+                probe = self.folder / f"{step}.orbax-checkpoint-tmp-probe"  # a name that is cleaned up when left behind
+                probe.mkdir()
+                probe.rmdir()
+                if shutil.disk_usage(self.folder).free < needed:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                refusal = error.errno, error.strerror
+        refusal = shared(refusal)
+        if refusal:
+            raise OSError(*refusal)
+
+    def _give_up(self, step: int) -> None:
+        """Take away what is left of a write that failed, and see anew what is there."""
+        self._scores.pop(step, None)
+        for half in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(half, ignore_errors=True)
+        with contextlib.suppress(Exception):  # the first error is the one to tell
+            self._manager.close()
+        self._meeting = Meeting()
+        self._manager = self._open()
 
     def _note(self, step: int) -> dict[str, Any]:
         return self._manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore())).note
@@ -165,6 +237,17 @@ class Checkpoints:
         if step not in steps:
             raise FileNotFoundError(f"no checkpoint of step {step} in {self.folder}; there are {steps}")
         return step
+
+
+def _apart(leaf: Any) -> Any:
+    """The leaf where nothing else reaches it while it is written.
+
+    From other memory Orbax copies an array to the host before `save` returns; what is on the host it writes from where
+    it is.
+    """
+    if isinstance(leaf, jax.Array) and next(iter(leaf.sharding.device_set)).platform == "cpu":
+        return jax.device_put(leaf, leaf.sharding, may_alias=False)
+    return leaf
 
 
 def _kept(state: TrainState) -> dict[str, Any]:

@@ -5,6 +5,8 @@ order. What they can't know alike (a clock, a signal, a disk) one decides for al
 anything.
 """
 
+import errno
+import itertools
 import json
 from typing import Any
 
@@ -33,6 +35,50 @@ def any_process(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.int32(flag)).any())
+
+
+class Meeting:
+    """Where background threads of all processes wait for each other: the barrier that Orbax is given for its writes.
+
+    Unlike with a plain barrier, a process that comes to another place than the others (it left its write for an error)
+    is no reason to wait on: all of them hear of it at once, and none waits here again.
+    """
+
+    _count = itertools.count()  # a barrier's name can be used once, so it goes on over all meetings
+
+    def __init__(self):
+        self.over = jax.process_count() == 1
+
+    def __call__(self, *, key: str, timeout_ms: int) -> None:
+        """Wait until all are here; raises OSError where one is elsewhere, RuntimeError where one is gone."""
+        if self.over:
+            return
+        client, place = _client(), f"jaxrl/meeting/{next(Meeting._count)}"
+        client.key_value_set(f"{place}/{jax.process_index()}", key)
+        self.over = True
+        client.wait_at_barrier(place, timeout_ms)
+        if len({where for _, where in client.key_value_dir_get(place)}) > 1:
+            raise self.failure()
+        self.over = False
+
+    def failure(self) -> OSError:
+        """What a process says where another one failed."""
+        return _Elsewhere(errno.EIO, "another process could not write its part of a checkpoint; what it said tells why")
+
+    def cause(self, error: Exception) -> Exception:
+        """The error of this process, where it met the others only afterwards."""
+        return error.__context__ or error if isinstance(error, _Elsewhere) else error
+
+
+class _Elsewhere(OSError):
+    """Another process failed."""
+
+
+def _client() -> Any:
+    """JAX's connection between processes, which can be used from any thread, as collectives can't."""
+    from jax._src import distributed
+
+    return distributed.global_state.client
 
 
 def fetch(tree: Any) -> Any:

@@ -180,6 +180,7 @@ class Run:
         cause: str,
     ) -> tuple[TrainState, Progress]:
         """Undo a refused step and those since the last regular checkpoint; raises Ended where the limit is reached."""
+        self.saver.before_going_back()
         guard, trips = self.spec.guard, progress.trips + 1
         folder = self.spec.workdir / "guard" / f"trip_{trips}"
         if leads():

@@ -153,6 +153,7 @@ def _run_phase(spec, place, state: TrainState, update, tokenizer, checkpoints, s
                     saved = time.monotonic()
         except Stopped as stopped:
             save()
+            checkpoints.wait()
             raise Stopped(f"in phase {phase.name}, after step {place['step']}: {stopped}") from None
     return state
 

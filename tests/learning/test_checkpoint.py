@@ -1,12 +1,17 @@
 """A checkpoint is whole or not there, and comes back bit for bit on any mesh."""
 
+import ctypes
+import errno
 import os
 import shutil
+import threading
+from functools import partial
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+import tensorstore as ts
 
 from jaxrl.learning.checkpoint import Checkpoints, CheckpointSpec
 from jaxrl.learning.mesh import MeshSpec, make_mesh
@@ -22,6 +27,34 @@ OPTIMIZER = make_optimizer(OptimizerSpec(weight_decay=0.01))
 def state_on(spec, seed=0):
     mesh = make_mesh(spec)
     return init_state(MODEL, OPTIMIZER, mesh, init_params(MODEL, mesh, jax.random.key(seed))), mesh
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """A disk that takes nothing before `go`, and then, with an `error`, all but the name of the whole checkpoint."""
+    rename, opened = os.rename, ts.open
+    disk = SimpleNamespace(go=threading.Event(), asked=threading.Event(), error=None)
+
+    def open_late(*args, **kwargs):
+        disk.asked.set()
+        assert disk.go.wait(60)
+        return opened(*args, **kwargs)
+
+    def rename_or_fail(*args):
+        if disk.error:
+            raise disk.error
+        return rename(*args)
+
+    monkeypatch.setattr(ts, "open", open_late)
+    monkeypatch.setattr(os, "rename", rename_or_fail)
+    yield disk
+    disk.go.set()
+
+
+def end_of_write():
+    for thread in threading.enumerate():
+        if thread.name == "save_finalize":
+            threading.Thread.join(thread)  # its own would raise what the test waits for
 
 
 def assert_same(left, right):
@@ -90,26 +123,87 @@ def test_the_best_stay_also_when_the_folder_is_opened_again(tmp_path):
         assert (checkpoints.steps(), checkpoints.best()) == ([2], [(2, 0.7)])
 
 
-def test_a_save_that_failed_leaves_nothing_and_can_be_tried_again(tmp_path, monkeypatch):
-    """The disk fills up between the first byte and the rename."""
-    state, mesh = state_on(MeshSpec())
+@pytest.mark.parametrize("after", ["donated", "overwritten"])
+def test_what_is_written_is_what_was_there_when_save_was_called(tmp_path, disk, after):
+    """The next update takes the state's memory while the disk has not seen a byte of it."""
+    state, mesh = state_on(MeshSpec(data=2, fsdp=2))
+    then = jax.tree.map(np.array, jax.device_get(state))
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, {})
+        if after == "donated":
+            forget = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf * 0 - 1, tree), donate_argnums=0)
+            jax.block_until_ready(forget(state))
+        else:
+            for shard in (shard for leaf in jax.tree.leaves(state) for shard in leaf.addressable_shards):
+                ctypes.memset(shard.data.unsafe_buffer_pointer(), 0x7F, shard.data.nbytes)
+        disk.go.set()
+        assert_same(checkpoints.restore(abstract_state(MODEL, OPTIMIZER, mesh))[0], then)
 
-        def full(*args, **kwargs):
-            raise OSError(28, "No space left on device")
 
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "rename", full)
-            patch.setattr(os, "replace", full)
-            with pytest.raises(OSError, match="no space left for a checkpoint"):
-                checkpoints.save(2, state, {}, 0.5)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["1"]
+def test_a_run_goes_on_while_the_disk_works_and_sees_only_what_is_whole(tmp_path, disk):
+    state, _ = state_on(MeshSpec())
+    with Checkpoints(tmp_path, CheckpointSpec(keep=1)) as checkpoints:
+        disk.go.set()
+        checkpoints.save(1, state, {})
+        assert checkpoints.steps() == [1]
+        disk.go.clear()
+        checkpoints.save(2, state, {"late": True})
+        assert disk.asked.wait(60) and not checkpoints.poll()
+        assert [path.name for path in tmp_path.iterdir() if path.name.isdigit()] == ["1"]
+        disk.go.set()
+        end_of_write()
+        assert checkpoints.poll()
+        assert (checkpoints.steps(), checkpoints.meta()) == ([2], {"late": True})
+
+
+@pytest.mark.parametrize("learned", ["poll", "wait", "save", "steps", "close"])
+def test_a_write_that_failed_is_told_once_leaves_nothing_and_can_be_tried_again(tmp_path, disk, learned):
+    """The disk fills up between the first byte and the name; the checkpoint that would have gone for it stays."""
+    state, mesh = state_on(MeshSpec())
+    disk.go.set()
+    checkpoints = Checkpoints(tmp_path, CheckpointSpec(keep=1, best=1))
+    checkpoints.save(1, state, {})
+    checkpoints.wait()
+    disk.error = OSError(28, "No space left on device")
+    checkpoints.save(2, state, {}, 0.5)
+    end_of_write()
+    call = partial(checkpoints.save, 3, state, {}) if learned == "save" else getattr(checkpoints, learned)
+    with pytest.raises(OSError, match="no space left for a checkpoint"):
+        call()
+    disk.error = None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1"]
+    if learned == "close":
+        checkpoints = Checkpoints(tmp_path, CheckpointSpec(keep=1))
+    with checkpoints:
         assert (checkpoints.steps(), checkpoints.best()) == ([1], [])
         checkpoints.save(2, state, {"again": True})
         restored, meta = checkpoints.restore(abstract_state(MODEL, OPTIMIZER, mesh))
-    assert meta == {"again": True}
+        assert (meta, checkpoints.steps()) == ({"again": True}, [2])
     assert_same(restored, state)
+
+
+def test_an_error_of_the_run_is_not_hidden_by_one_of_the_disk(tmp_path, disk):
+    state, _ = state_on(MeshSpec())
+    disk.go.set()
+    disk.error = OSError(28, "No space left on device")
+    with pytest.raises(ZeroDivisionError), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {})
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_takes_nothing_is_told_at_once(tmp_path, monkeypatch):
+    """By its leader, to all: a process that failed alone would leave the others waiting."""
+    state, _ = state_on(MeshSpec())
+    with Checkpoints(tmp_path) as checkpoints:
+        def refuse(path, *args, **kwargs):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(tmp_path), "mkdir", refuse)
+            with pytest.raises(OSError, match="can't write checkpoints to"):
+                checkpoints.save(1, state, {})
+        assert checkpoints.poll() and list(tmp_path.iterdir()) == []
 
 
 def test_a_checkpoint_that_would_not_fit_is_not_begun(tmp_path, monkeypatch):
@@ -120,6 +214,7 @@ def test_a_checkpoint_that_would_not_fit_is_not_begun(tmp_path, monkeypatch):
             monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
             if fits:
                 checkpoints.save(1, state, {})
+                checkpoints.wait()
             else:
                 with pytest.raises(OSError, match="no space left for a checkpoint"):
                     checkpoints.save(1, state, {}, 0.5)
