@@ -3,6 +3,9 @@
 import errno
 import os
 import signal
+import threading
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -170,40 +173,116 @@ def test_one_and_the_same_reward_is_a_warning_and_no_harm(small, tmp_path, monke
     assert [record["guard/trips"] for record in records] == [0] * STEPS
 
 
-def test_a_disk_that_is_full_for_a_while_costs_nothing(small, whole, judged, tmp_path, monkeypatch):
-    """The saves of steps 2 and 3 fail: the run says so, goes on from memory and saves at step 4."""
-    real, tried = loop.Checkpoints.save, []
+@pytest.fixture(params=["asked", "written"])
+def full(request, monkeypatch):
+    """A disk that has no room for the checkpoints of `steps`; `tried` are those begun. That is told when the run asks
+    for room, or found when the last byte is written: until then the next step is done."""
+    save, rename, full = loop.Checkpoints.save, os.rename, SimpleNamespace(steps=(), tried=[])
 
-    def save(self, step, *args):
-        tried.append(step)
-        if step in (2, 3):
+    def asked(self, step, *args):
+        full.tried.append(step)
+        if step in full.steps and request.param == "asked":
             raise OSError(errno.ENOSPC, "no space left for a checkpoint: free some space")
-        return real(self, step, *args)
+        return save(self, step, *args)
 
-    monkeypatch.setattr(loop.Checkpoints, "save", save)
+    def written(source, target):
+        if Path(target).name in map(str, full.steps):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(source, target)
+
+    monkeypatch.setattr(loop.Checkpoints, "save", asked)
+    monkeypatch.setattr(os, "rename", written)
+    # Writes end at the end of the next step, whatever the machine.
+    monkeypatch.setattr(loop.Checkpoints, "poll", lambda self: self.wait() is None)
+    return full
+
+
+def test_a_disk_that_is_full_for_a_while_costs_nothing(small, whole, judged, full, tmp_path):
+    """The saves of steps 2 and 3 fail: the run says so, goes on from memory and saves at step 4."""
+    full.steps = (2, 3)
     small.run(small.fields(tmp_path / "run", SPARSE)).train()
-    assert tried == [2, 3, 4, 6]
-    assert sum("going on from memory" in line for line in small.said) == 2
+    assert full.tried == [2, 3, 4, 6]
+    said = [line for line in small.said if "going on from memory" in line]
+    for line, step in zip(said, (2, 3), strict=True):
+        assert line.startswith(f"warning: checkpoint of step {step}: no space left for a checkpoint")
+        assert f"next try after step {step + 1} ({step - 1} of 5 failed tries" in line
     same_run(small, tmp_path / "run", whole[1])
 
 
-def test_a_disk_that_stays_full_ends_the_run_with_the_last_checkpoint_whole(
-        small, whole, judged, tmp_path, monkeypatch):
-    real = loop.Checkpoints.save
-
-    def save(self, step, *args):
-        if step > 2:
-            raise OSError(errno.ENOSPC, "no space left for a checkpoint: free some space")
-        return real(self, step, *args)
-
+def test_a_disk_that_stays_full_ends_the_run_with_the_last_checkpoint_whole(small, whole, judged, full, tmp_path):
+    full.steps = range(3, 9)
     fields = small.fields(tmp_path / "run", {**SPARSE, "checkpoint.patience": 1})
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Checkpoints, "save", save)
-        with pytest.raises(OSError, match="free some space; then start the same command again"):
-            small.run(fields).train()
-    assert small.numbers(tmp_path / "run")[-1]["step"] == 5
+    with pytest.raises(OSError, match=r"step 5: .* free some space; then start the same command again"):
+        small.run(fields).train()
+    assert full.tried == [2, 4, 5]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["2"]
+    full.steps = ()
     small.run(fields).train()
     assert "going on after step 2" in small.said
+    same_run(small, tmp_path / "run", whole[1])
+
+
+@pytest.mark.parametrize("begun", [5, 6])
+def test_a_run_does_not_end_before_its_last_checkpoint_is_whole(small, whole, judged, full, tmp_path, begun):
+    """Of the saves at the last two steps the earlier may fail, not the later."""
+    full.steps = (begun,)
+    fields = small.fields(tmp_path / "run", {"checkpoint.patience": 1})
+    if begun == STEPS:
+        with pytest.raises(OSError, match=r"step 6: .* free some space; then start the same command again"):
+            small.run(fields).train()
+        assert not (tmp_path / "run" / "export").exists()
+        full.steps = ()
+        small.run(fields).train()
+        assert "going on after step 5" in small.said
+    else:
+        small.run(fields).train()
+    same_run(small, tmp_path / "run", whole[1])
+
+
+def test_a_step_is_taken_back_only_to_what_is_whole(small, judged, poisoned, tmp_path, monkeypatch):
+    """The write of step 2's checkpoint is held up until the guard asks for it, at step 4."""
+    small.run(small.fields(tmp_path / "whole", SPARSE)).train()
+    rename, asked, back = os.rename, threading.Event(), loop.Run._go_back
+
+    def late(source, target):
+        assert Path(target).name != "2" or asked.wait(60)
+        return rename(source, target)
+
+    def go_back(*args):
+        asked.set()
+        return back(*args)
+
+    monkeypatch.setattr(os, "rename", late)
+    monkeypatch.setattr(loop.Run, "_go_back", go_back)
+    small.run(small.fields(tmp_path / "run", SPARSE)).train()
+    assert any("Back to step 2" in line for line in small.said)
+    same_run(small, tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_checkpoint_that_failed_unseen_is_made_anew_at_a_signal(small, whole, judged, tmp_path, monkeypatch):
+    """The signal comes while step 5 is drawn and the checkpoint of step 4 written, in vain."""
+    rename, real, failed = os.rename, steps.Steps.draw, []
+
+    def written(source, target):
+        if Path(target).name == "4" and not failed:
+            failed.append(target)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(source, target)
+
+    def interrupted(self, state, reference, plan):
+        if plan.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, state, reference, plan)
+
+    fields = small.fields(tmp_path / "run", SPARSE)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", written)
+        patch.setattr(steps.Steps, "draw", interrupted)
+        with pytest.raises(Stopped, match="after step 4"):
+            small.run(fields).train()
+    assert failed
+    small.run(fields).train()
+    assert "going on after step 4" in small.said
     same_run(small, tmp_path / "run", whole[1])
 
 
