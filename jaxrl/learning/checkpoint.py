@@ -115,8 +115,10 @@ class Checkpoints:
 
     def poll(self) -> bool:
         """Whether no write is under way any more, without waiting; raises as `wait` where the last one failed."""
-        if self._writing is not None and any_process(self._manager.is_saving_in_progress()):
-            return False
+        if self._writing is not None:
+            writing = self._manager.is_saving_in_progress() and not self._meeting.parted
+            if any_process(writing):
+                return False
         self.wait()
         return True
 

@@ -47,19 +47,21 @@ class Meeting:
     _count = itertools.count()  # a barrier's name can be used once, so it goes on over all meetings
 
     def __init__(self):
-        self.over = jax.process_count() == 1
+        self.parted = False  # whether some process went elsewhere
 
     def __call__(self, *, key: str, timeout_ms: int) -> None:
         """Wait until all are here; raises OSError where one is elsewhere, RuntimeError where one is gone."""
-        if self.over:
+        if jax.process_count() == 1 or self.parted:
             return
         client, place = _client(), f"jaxrl/meeting/{next(Meeting._count)}"
         client.key_value_set(f"{place}/{jax.process_index()}", key)
-        self.over = True
-        client.wait_at_barrier(place, timeout_ms)
-        if len({where for _, where in client.key_value_dir_get(place)}) > 1:
-            raise self.failure()
-        self.over = False
+        try:
+            client.wait_at_barrier(place, timeout_ms)
+            if len({where for _, where in client.key_value_dir_get(place)}) > 1:
+                raise self.failure()
+        except Exception:
+            self.parted = True
+            raise
 
     def failure(self) -> OSError:
         """What a process says where another one failed."""
