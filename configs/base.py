@@ -78,7 +78,7 @@ def get_run() -> ConfigDict:
         temperature=1.0, max_new_tokens=2048, every=0,  # every: steps between evaluations, 0: first and last only
         rule="",  # rule that judges held-out responses; empty: that of `reward`
     ))
-    config.checkpoint = ConfigDict(dict(
+    config.checkpoint = ConfigDict(dict(  # written while the next steps are taken
         every=20, keep=2,  # steps between checkpoints; how many of the newest of these stay
         keep_every=0,  # those at multiples of this stay for good; 0: none
         best=0,  # so many with the highest lower bound of held-out accuracy stay; needs evaluation.every

@@ -239,24 +239,32 @@ def test_a_run_does_not_end_before_its_last_checkpoint_is_whole(small, whole, ju
     same_run(small, tmp_path / "run", whole[1])
 
 
-def test_a_step_is_taken_back_only_to_what_is_whole(small, judged, poisoned, tmp_path, monkeypatch):
-    """The write of step 2's checkpoint is held up until the guard asks for it, at step 4."""
-    small.run(small.fields(tmp_path / "whole", SPARSE)).train()
+@pytest.mark.parametrize("whole_at", [2, 0])
+def test_a_step_is_taken_back_to_what_is_whole(small, judged, poisoned, tmp_path, monkeypatch, whole_at):
+    """The write of step 2's checkpoint is held up until the guard asks for it, at step 4; then it ends, or fails."""
     rename, asked, back = os.rename, threading.Event(), loop.Run._go_back
 
     def late(source, target):
-        assert Path(target).name != "2" or asked.wait(60)
+        if Path(target).name == "2" and not asked.is_set():
+            assert asked.wait(60)
+            if whole_at == 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
         return rename(source, target)
 
     def go_back(*args):
         asked.set()
         return back(*args)
 
-    monkeypatch.setattr(os, "rename", late)
-    monkeypatch.setattr(loop.Run, "_go_back", go_back)
-    small.run(small.fields(tmp_path / "run", SPARSE)).train()
-    assert any("Back to step 2" in line for line in small.said)
-    same_run(small, tmp_path / "run", tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", late)
+        patch.setattr(loop.Run, "_go_back", go_back)
+        small.run(small.fields(tmp_path / "run", SPARSE)).train()
+    assert any(f"Back to step {whole_at}" in line for line in small.said)
+    failed = [line for line in small.said if "checkpoint of step 2: no space left" in line]
+    assert [line.split("next try ")[1][:19] for line in failed] == ["after the next step"] * (whole_at == 0)
+    if whole_at:
+        small.run(small.fields(tmp_path / "whole", SPARSE)).train()
+        same_run(small, tmp_path / "run", tmp_path / "whole")
 
 
 def test_a_checkpoint_that_failed_unseen_is_made_anew_at_a_signal(small, whole, judged, tmp_path, monkeypatch):
