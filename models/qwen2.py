@@ -231,7 +231,8 @@ class Qwen2(nn.Module):
         if not c.tie_word_embeddings:
             Embedding(c, self.param_dtype, name="lm_head")()
         x = table[tokens].astype(self.dtype)
-        turn = rotation(positions, c.head_dim, c.rope_theta)
+        # Else the compiler takes sines and cosines anew for each head, layer and block of the cache that uses them.
+        turn = jax.lax.optimization_barrier(rotation(positions, c.head_dim, c.rope_theta))
         block = Block
         if self.remat == "full":
             block = nn.remat(Block, prevent_cse=not self.scan_layers)
