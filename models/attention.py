@@ -5,7 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 IMPLEMENTATIONS = ("plain", "cudnn")
-MASKED = -1e30  # finite, so that a row of padding gives finite garbage and never NaN
+# Queries of one product, which sees the keys up to the last of them: half of what all queries with all keys would
+# cost, and more and smaller products the fewer they are. Long rows take more at a time, to stay at so many products.
+QUERIES, BLOCKS = 128, 16
+MASKED = -1e30  # finite, so that a slot without a row gives finite garbage and never NaN
 
 
 def attend(
@@ -15,9 +18,10 @@ def attend(
     lengths: Int[Array, " B"],
     implementation: str,
 ) -> Float[Array, "B T N H"]:
-    """Attention of every position to itself and earlier ones, keys at and beyond `lengths` hidden.
+    """Attention of every position to itself and earlier ones, so never of a row's `lengths` true ones to its padding.
 
-    'plain' runs everywhere; 'cudnn' is the fused GPU kernel (bfloat16, T a multiple of 128 is best).
+    'plain' runs everywhere; 'cudnn' is the fused GPU kernel (bfloat16, T a multiple of 128 is best), which leaves
+    padding out; what it and 'plain' give there is finite and of no meaning.
     """
     if implementation == "cudnn":
         lengths = lengths.astype(jnp.int32)
@@ -25,18 +29,28 @@ def attend(
                                             key_value_seq_lengths=lengths, implementation="cudnn")
     if implementation != "plain":
         raise ValueError(f"attention must be one of {IMPLEMENTATIONS}, got {implementation!r}.")
-    batch, length, heads, size = query.shape
-    groups = key.shape[2]
-    rows = query.swapaxes(1, 2).reshape(batch, groups, (heads // groups) * length, size)
+    length = query.shape[1]
+    width = QUERIES * -(-length // (QUERIES * BLOCKS))
+    parts = [_plain(query[:, start : start + width], key[:, : start + width], value[:, : start + width])
+             for start in range(0, length, width)]
+    return jnp.concatenate(parts, axis=1)
+
+
+def _plain(
+    query: Float[Array, "B Q N H"], key: Float[Array, "B T K H"], value: Float[Array, "B T K H"]
+) -> Float[Array, "B Q N H"]:
+    """Attention of the last Q of T positions."""
+    batch, count, heads, size = query.shape
+    length, groups = key.shape[1:3]
+    rows = query.swapaxes(1, 2).reshape(batch, groups, (heads // groups) * count, size)
     scores = jnp.matmul(rows, key.transpose(0, 2, 3, 1), preferred_element_type=jnp.float32) * size**-0.5
-    scores = scores.reshape(batch, groups, heads // groups, length, length)
-    place = jnp.arange(length)
-    visible = (place[None, :, None] >= place[None, None, :]) & (place[None, None, :] < lengths[:, None, None])
-    scores = jnp.where(visible[:, None, None], scores, MASKED)
+    scores = scores.reshape(batch, groups, heads // groups, count, length)
+    visible = jnp.tri(count, length, length - count, dtype=bool)
+    scores = jnp.where(visible[None, None, None], scores, MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    weights = weights.reshape(batch, groups, (heads // groups) * length, length)
+    weights = weights.reshape(batch, groups, (heads // groups) * count, length)
     mixed = jnp.matmul(weights, value.swapaxes(1, 2))
-    return mixed.reshape(batch, heads, length, size).swapaxes(1, 2)
+    return mixed.reshape(batch, heads, count, size).swapaxes(1, 2)
 
 
 def attend_cached(

@@ -148,7 +148,8 @@ class Run:
     def _announce(self, plan: StepPlan, state: TrainState) -> None:
         first, stage = plan.step - plan.place, plan.stage
         self.terminal.stage(stage.name, first, first + stage.steps - 1)
-        for warning in stage_warnings(stage, sum(leaf.size for leaf in jax.tree.leaves(state.params))):
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        for warning in stage_warnings(stage, parameters, self.spec.lora is not None):
             self.terminal.say(f"warning: {warning}")
 
     def _finish(

@@ -68,10 +68,13 @@ def update_metrics(info: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(info[key]) for key, name in _UPDATE_NAMES.items() if key in info}
 
 
-def stage_warnings(stage: StageSpec, parameters: int) -> list[str]:
-    """What may go wrong with a stage of a model of so many parameters, before it begins."""
+def stage_warnings(stage: StageSpec, parameters: int, adapters: bool) -> list[str]:
+    """What may go wrong with a stage of a model of so many parameters, all learning or only adapters, before it begins.
+
+    Adapters take about ten times the rate of a full update, and no rate is known from which on they collapse.
+    """
     highest, risky = stage.learning_rate.value, _RISKY_RATE[parameters >= _LARGE]
-    if highest < risky:
+    if highest < risky or adapters:
         return []
     return [f"{stage.name} has a rate of {highest:.0e}; from {risky:.0e} on, models of this size have collapsed: lower "
             "learning_rate if the KL or the format errors rise."]

@@ -40,8 +40,9 @@ def test_each_fault_is_one_sentence_of_its_own(name, value, said):
 def test_a_rate_that_is_known_to_collapse_is_named_before_the_stage(rate, parameters, warned):
     stage = run_spec(plain(importlib.import_module("configs.stage1").get_config("tiny"))).stages[0]
     stage = dataclasses.replace(stage, learning_rate=dataclasses.replace(stage.learning_rate, value=rate))
-    found = stage_warnings(stage, parameters)
+    found = stage_warnings(stage, parameters, adapters=False)
     assert len(found) == warned
+    assert stage_warnings(stage, parameters, adapters=True) == []
     assert not found or f"stage1 has a rate of {rate:.0e}" in found[0]
 
 

@@ -233,7 +233,7 @@ def test_truncated_logp_is_that_of_the_distribution_drawn_from(samplers, params)
     assert np.abs(one.truncated_logp).max() < 1e-6
 
 
-def test_decoding_writes_the_cache_in_place_and_devices_do_not_talk():
+def test_a_decode_step_writes_in_place_talks_to_nobody_and_takes_each_cosine_once():
     sampler = Sampler(CONFIG, mesh(4), rows=16)
     programs, rows = sampler.programs, np.zeros(64, np.int32)
     shapes = jax.eval_shape(
@@ -256,6 +256,7 @@ def test_decoding_writes_the_cache_in_place_and_devices_do_not_talk():
     assert memory.temp_size_in_bytes < one_layer
     assert memory.alias_size_in_bytes >= 4 * one_layer
     assert not re.search("all-|collective-", program.as_text())
+    assert program.as_text().count(" cosine(") == 1  # in no fusion of a head, a layer or a block of the cache
 
 
 def test_first_tokens_follow_the_distribution(samplers, params):

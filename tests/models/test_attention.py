@@ -1,0 +1,61 @@
+"""Attention in blocks of queries: what the textbook formula gives, in about half of its products."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models.attention import BLOCKS, QUERIES, attend
+
+LENGTHS = jnp.array([300, 170, 1])
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    """Query, key, value of three rows of 300 positions, and a weight for each output."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    return [jax.random.normal(key, (3, 300, heads, 8)) for key, heads in zip(keys, (4, 2, 2, 4), strict=True)]
+
+
+def textbook(query, key, value, lengths):
+    """softmax(q k' / sqrt(H)) v (Vaswani et al. 2017, equation 1), a head at a time, in float64 where it counts."""
+    scores = np.einsum("btkgh,bskh->bkgts", query.reshape(*query.shape[:2], 2, 2, 8), key) / np.sqrt(8)
+    seen = (np.arange(300)[:, None] >= np.arange(300)) & (np.arange(300) < np.asarray(lengths)[:, None, None])
+    weights = np.exp(np.where(seen[:, None, None], scores, -np.inf))
+    weights /= weights.sum(-1, keepdims=True)
+    return np.einsum("bkgts,bskh->btkgh", weights, value).reshape(query.shape)
+
+
+def test_blocks_give_what_the_textbook_gives(arrays):
+    query, key, value, _ = arrays
+    assert QUERIES < 300  # more than one block
+    found = attend(query, key, value, LENGTHS, "plain")
+    wanted = textbook(*(np.asarray(x, np.float64) for x in (query, key, value)), LENGTHS)
+    for row, length in enumerate(LENGTHS):
+        np.testing.assert_allclose(found[row, :length], wanted[row, :length], atol=2e-6)
+
+
+def test_gradients_are_those_of_one_product(arrays):
+    """Against the library's attention, which multiplies all with all."""
+    query, key, value, weight = arrays
+    weight = jnp.where(jnp.arange(300)[None, :, None, None] < LENGTHS[:, None, None, None], weight, 0)
+
+    def library(query, key, value):
+        return jax.nn.dot_product_attention(query, key, value, is_causal=True, key_value_seq_lengths=LENGTHS)
+
+    def gradients(function):
+        return jax.grad(lambda *inputs: jnp.sum(function(*inputs) * weight), argnums=(0, 1, 2))(query, key, value)
+
+    for ours, theirs in zip(gradients(lambda *x: attend(*x, LENGTHS, "plain")), gradients(library), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("length", "share"), [(QUERIES, 1.0), (8 * QUERIES, 0.57), (4 * BLOCKS * QUERIES, 0.54)])
+def test_operations_are_about_half_of_those_of_all_with_all(length, share):
+    """n blocks cost (n + 1) / 2n of all with all; there are never more than BLOCKS."""
+    shapes = [jax.ShapeDtypeStruct((1, length, heads, 64), jnp.float32) for heads in (2, 1, 1)]
+    lengths = jax.ShapeDtypeStruct((1,), jnp.int32)
+    lowered = jax.jit(lambda *x: attend(*x, "plain")).lower(*shapes, lengths)
+    products = lowered.as_text().count("stablehlo.dot_general")
+    assert products == 2 * min(-(-length // QUERIES), BLOCKS)
+    assert lowered.cost_analysis()["flops"] < share * 1.1 * (4 * 2 * 64 * length**2)  # a tenth for the softmax
