@@ -64,7 +64,7 @@ def test_a_process_that_can_not_write_holds_up_no_other(tmp_path):
         for index in range(2)
     ]
     try:
-        ended = [process.communicate(timeout=60) for process in started]
+        ended = [process.communicate(timeout=240) for process in started]
     finally:
         for process in started:
             process.kill()
