@@ -204,7 +204,7 @@ class Checkpoints:
         refusal = None
         if leads():
             try:
-                probe = self.folder / ".probe"  # not a temporary name of Orbax, which takes those away in the background
+                probe = self.folder / ".probe"  # Orbax takes its own temporary names away in the background
                 probe.mkdir(exist_ok=True)
                 probe.rmdir()
                 if shutil.disk_usage(self.folder).free < needed:
