@@ -99,7 +99,7 @@ class Checkpoints:
         state = state._replace(base=None)
         note = {"meta": dict(meta), "leaves": _leaves(state)} | ({} if score is None else {"score": score})
         with _explained(self.folder):
-            self._ask(step, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+            self._ask(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             if step in self._manager.all_steps():
                 self._manager.delete(step)
             if score is not None:
@@ -195,7 +195,7 @@ class Checkpoints:
         handlers = {"state": array_handler(), "note": ocp.JsonCheckpointHandler()}
         return ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
-    def _ask(self, step: int, needed: int) -> None:
+    def _ask(self, needed: int) -> None:
         """Raises OSError, in every process, where the leading one can't make a folder or finds no room.
 
         Asked beforehand, so that a checkpoint that can't be whole does not take the room that metrics need, and so that
@@ -204,8 +204,8 @@ class Checkpoints:
         refusal = None
         if leads():
             try:
-                probe = self.folder / f"{step}.orbax-checkpoint-tmp-probe"  # a name that is cleaned up when left behind
-                probe.mkdir()
+                probe = self.folder / ".probe"  # Orbax takes its own temporary names away in the background
+                probe.mkdir(exist_ok=True)
                 probe.rmdir()
                 if shutil.disk_usage(self.folder).free < needed:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -206,6 +206,9 @@ def test_a_folder_that_takes_nothing_is_told_at_once(tmp_path, monkeypatch):
             with pytest.raises(OSError, match="can't write checkpoints to"):
                 checkpoints.save(1, state, {})
         assert checkpoints.poll() and list(tmp_path.iterdir()) == []
+        (tmp_path / ".probe").mkdir()  # as a kill between two calls leaves it
+        checkpoints.save(1, state, {})
+        assert checkpoints.steps() == [1] and [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
 def test_a_checkpoint_that_would_not_fit_is_not_begun(tmp_path, monkeypatch):
