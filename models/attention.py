@@ -30,10 +30,15 @@ def attend(
     if implementation != "plain":
         raise ValueError(f"attention must be one of {IMPLEMENTATIONS}, got {implementation!r}.")
     length = query.shape[1]
-    width = QUERIES * -(-length // (QUERIES * BLOCKS))
+    width = block_width(length)
     parts = [_plain(query[:, start : start + width], key[:, : start + width], value[:, : start + width])
              for start in range(0, length, width)]
     return jnp.concatenate(parts, axis=1)
+
+
+def block_width(length: int) -> int:
+    """Queries of one product of 'plain' in rows of so many positions."""
+    return QUERIES * -(-length // (QUERIES * BLOCKS))
 
 
 def _plain(

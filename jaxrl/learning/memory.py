@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
 from jaxrl.learning.mesh import row_shards
+from models.attention import block_width
 from models.config import Qwen2Config
 from models.qwen2 import Qwen2
 
@@ -70,7 +71,7 @@ def learning_temporaries(
 def forward_temporaries(model: Qwen2, mesh: Mesh | AbstractMesh, rows: int, length: int, head_tokens: int) -> int:
     """Of log-probabilities of a micro-batch [rows, length] over all devices, nothing kept for a backward pass."""
     sizes = _sizes(model, mesh, rows, length, head_tokens)
-    return max(sizes.logits + sizes.kernel, 3 * sizes.wide + sizes.scores)
+    return max(sizes.logits + sizes.kernel, 3 * sizes.wide + sizes.block)
 
 
 def sync_temporaries(weights: Any, mesh: Mesh | AbstractMesh, dtype: Any) -> int:
@@ -96,6 +97,7 @@ class _Sizes(NamedTuple):
     width: int  # of a product's element
     wide: int  # an array as wide as the mlp
     scores: int  # of attention in one layer, where they are held: before and after the softmax
+    block: int  # the largest block of them: without a backward pass they live one after another
     logits: int  # of one piece of the head
     kernel: int  # the head's
 
@@ -106,8 +108,10 @@ def _sizes(model: Qwen2, mesh: Mesh | AbstractMesh, rows: int, length: int, head
     tokens = rows * length // shards
     pieces = max(1, math.ceil(rows * length / head_tokens))
     vocabulary = c.vocab_size // tensor
-    scores = rows // shards * c.num_attention_heads // tensor * length**2 * (FLOAT + width)
+    block = block_width(length)
+    query = 0 if model.attention != "plain" else rows // shards * c.num_attention_heads // tensor * (FLOAT + width)
+    seen = sum(min(block, length - start) * min(start + block, length) for start in range(0, length, block))
     return _Sizes(
-        tokens, width, tokens * c.intermediate_size // tensor * width, scores if model.attention == "plain" else 0,
-        tokens // pieces * vocabulary * FLOAT, vocabulary * c.hidden_size * width,
+        tokens, width, tokens * c.intermediate_size // tensor * width, query * seen,
+        query * min(block, length) * length, tokens // pieces * vocabulary * FLOAT, vocabulary * c.hidden_size * width,
     )
