@@ -3,9 +3,10 @@
     python benchmarks/sampler.py [--cores=1] [--rounds=3] [--shapes=tiny,mid] [--kinds=fixed,lengths]
 
 fixed: 8 prompts x 8 samples, exactly 256 new tokens. lengths: 512 rows over 64 slots, their lengths log-normal (median
-100, at most 512) as in real rollouts; Hugging Face takes them in batches of 64, each as long as its longest row.
-Only tokens that a row keeps are counted. Ours has a virtual device for each core; fixed: all rows in one batch on each,
-lengths: batches of 32 rows. Needs the test extra (torch).
+100, at most 512) as in real rollouts; Hugging Face takes them in batches of 64, each as long as its longest row. Ours
+is timed twice: as in a rollout, where nobody knows which rows will be long, and with the lengths given as limits, which
+the sampler uses to start the longest first. Only tokens that a row keeps are counted. Ours has a virtual device for
+each core; fixed: all rows in one batch on each, lengths: batches of 32 rows. Needs the test extra (torch).
 """
 
 import argparse
@@ -14,7 +15,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -92,15 +95,43 @@ def timed(run: Callable[[int], object], step: int) -> float:
     return time.perf_counter() - began
 
 
-def compare(name: str, tokens: int, our_run, their_run, rounds: int) -> None:
-    """Warm both up, then time them in turns; prints the medians and their ratio."""
-    occupancy = our_run(0)
+@contextmanager
+def unknown_lengths():
+    """Rows wait in the order of the request: where they end by themselves, limits say nothing of their lengths."""
+    from jaxrl.sampling.batches import Queue
+
+    def in_order(limit: np.ndarray, devices: int, rows: np.ndarray) -> Queue:
+        return Queue(np.full_like(limit, LONGEST), devices, rows)
+
+    with mock.patch("jaxrl.sampling.loop.Queue", in_order):
+        yield
+
+
+def blindly(run: Callable[[int], float]) -> Callable[[int], float]:
+    """The run without knowledge of its rows' lengths."""
+
+    def blind(step: int) -> float:
+        with unknown_lengths():
+            return run(step)
+
+    return blind
+
+
+def compare(our_runs: dict[str, Callable[[int], float]], their_run: Callable[[int], None], tokens: int, rounds: int):
+    """Warm all up, then time them in turns; prints the medians and their ratios."""
+    occupancy = {name: run(0) for name, run in our_runs.items()}
     their_run(0)
-    seconds = [(timed(our_run, turn), timed(their_run, turn)) for turn in range(1, rounds + 1)]
-    mine, other = (tokens / statistics.median(column) for column in zip(*seconds, strict=True))
-    ratios = [b / a for a, b in seconds]
-    print(f"{name:14} {mine:9.0f} tokens/s   Hugging Face {other:8.0f}   ratio {statistics.median(ratios):5.2f} "
-          f"({min(ratios):.2f} to {max(ratios):.2f})   occupancy {occupancy:.1%}", flush=True)
+    ours, theirs = {name: [] for name in our_runs}, []
+    for turn in range(1, rounds + 1):
+        for name, run in our_runs.items():
+            ours[name].append(timed(run, turn))
+        theirs.append(timed(their_run, turn))
+    other = tokens / statistics.median(theirs)
+    for name, seconds in ours.items():
+        ratios = [b / a for a, b in zip(seconds, theirs, strict=True)]
+        print(f"{name:24} {tokens / statistics.median(seconds):9.0f} tokens/s   Hugging Face {other:8.0f}   ratio "
+              f"{statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})   occupancy "
+              f"{occupancy[name]:.1%}", flush=True)
 
 
 def main() -> None:
@@ -129,13 +160,14 @@ def main() -> None:
             run, _ = ours(config, params, prompts, SLOTS // given.cores, SamplingSpec(NEW, ()), SAMPLES)
             repeated = np.repeat(prompts, SAMPLES, axis=0)
             fixed = np.full(PROMPTS * SAMPLES, NEW)
-            compare(f"{shape}, fixed", int(fixed.sum()), run, theirs(model, repeated, fixed), given.rounds)
+            compare({f"{shape}, fixed": run}, theirs(model, repeated, fixed), int(fixed.sum()), given.rounds)
         if "lengths" not in given.kinds:
             continue
         group = ROWS // PROMPTS
         run, sampler = ours(config, params, prompts, 32, SamplingSpec(lengths, ()), group)
         repeated = np.repeat(prompts, group, axis=0)
-        compare(f"{shape}, lengths", int(lengths.sum()), run, theirs(model, repeated, lengths), given.rounds)
+        runs = {f"{shape}, lengths unknown": blindly(run), f"{shape}, lengths as limits": run}
+        compare(runs, theirs(model, repeated, lengths), int(lengths.sum()), given.rounds)
         before = sampler.traces
         seconds = first_tokens(sampler, params, prompts[:, 1:])
         print(f"{shape:14} first call with prompts one token shorter: {seconds:.2f} s, compiled "

@@ -12,7 +12,7 @@ FREE = -1
 
 @dataclasses.dataclass
 class Batch:
-    """A fixed number of slots on every device, decoded together over a cache of one length."""
+    """The same number of slots on every device, decoded together over a cache of one length."""
 
     cache: KVCache
     slots: Slots

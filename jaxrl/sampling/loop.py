@@ -79,6 +79,7 @@ class Rollout:
         """All rows to their end."""
         while self.batches:
             first = self._seat_waiting() if len(self.queue) else []
+            self.batches = [batch for batch in self.batches if batch.live().any()]  # the queue may fill only some
             chunks = [(batch, *self._decode(batch)) for batch in self.batches]
             for rows, token, logp in first:
                 self._collect_first(rows, token, logp)
@@ -88,6 +89,7 @@ class Rollout:
                 self.progress(self.ended, self.asked)
             if not len(self.queue):
                 self._merge()
+                self._shrink()
         occupancy = self.row_steps / self.slot_steps if self.slot_steps else 1.0
         return Completions(self.tokens, self.produced, self.finished, *np.moveaxis(self.logp, 2, 0), occupancy)
 
@@ -165,9 +167,7 @@ class Rollout:
             used[seat.device] += 1
             rows[entry], place[entry], target[entry] = seat.row, where, seat.slot
         rows = rows.reshape(-1)
-        settings = {
-            name: value[rows] for name, value in self.request.settings.items()
-        }  # FREE takes any row's
+        settings = {name: value[rows] for name, value in self.request.settings.items()}  # FREE takes any row's
         new = unseated(settings, self.request.length[rows])
         pairs = self.request.coordinates[rows]
         arrays = self.programs.put((place.reshape(-1), target.reshape(-1), new, pairs))
@@ -211,7 +211,7 @@ class Rollout:
         drawn[slot] = after - before
         self.row_steps += int(drawn.sum())
         # A device's loop ends with its last live row, so it ran as long as the row that drew most.
-        self.slot_steps += int(drawn.reshape(self.devices, self.rows).max(axis=1).sum()) * self.rows
+        self.slot_steps += int(drawn.reshape(batch.row.shape).max(axis=1).sum()) * batch.row.shape[1]
         offset = np.arange(tokens.shape[1])
         entry, column = np.nonzero(offset[None] < (after - before)[:, None])
         self.tokens[rows[entry], before[entry] + column] = tokens[slot[entry], column]
@@ -259,3 +259,17 @@ class Rollout:
                 taker.cache, taker.slots, giver.cache, giver.slots, *arrays
             )
         self.batches = [batch for batch in self.batches if batch.live().any()]
+
+    def _shrink(self):
+        """Nothing waits for the free slots of the last batch: leave as many of them behind as can be.
+
+        A decode step reads the cache of every slot, and the longest rows run long after the others have ended.
+        """
+        if len(self.batches) != 1:
+            return
+        batch = self.batches[0]
+        size = min(size for size in self.sampler.batch_sizes if size >= batch.live().max())
+        if size < batch.row.shape[1]:
+            kept = np.argsort(batch.row == FREE, axis=1, kind="stable")[:, :size].astype(np.int32)  # live ones first
+            batch.cache, batch.slots = self.programs.keep(batch.cache, batch.slots, self.programs.put(kept.reshape(-1)))
+            batch.row = np.take_along_axis(batch.row, kept, axis=1)

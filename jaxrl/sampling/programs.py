@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxrl.sampling import step
+from jaxrl.sampling.state import Slots
 from models.cache import BLOCK, KVCache, init_cache
 from models.qwen2 import Params, Qwen2, unstack
 
@@ -57,6 +58,7 @@ class Programs:
         }
         self.retire = self._jit("retire", step.retire, (rows, rows), donate=(0,))
         self.move = self._jit("move", step.move, (rows,) * 6, donate=(0, 1))
+        self._keep = self._jit("keep", step.keep, (rows, rows))
         self._sized: dict[tuple[str, int], Callable] = {}
 
         def unroll(params):
@@ -97,17 +99,14 @@ class Programs:
         return jax.lax.with_sharding_constraint(output, self.heads)
 
     def grow(self, cache: KVCache, size: int) -> KVCache:
-        """The cache with room for `size` positions; the old one is given up, layer by layer, so that the two are never
-        held side by side."""
+        """The cache with room for `size` positions; the old one is given up."""
         function = partial(step.grow, blocks=size // BLOCK)
         program = self._sized.setdefault(("grow", size), self._jit("grow", function, (P(self.row_axes),)))
-        keys, values = [], []
-        for layer in zip(*cache, strict=True):
-            grown = program(KVCache(*((side,) for side in layer)))
-            keys, values = [*keys, *grown.keys], [*values, *grown.values]
-            for side in layer:
-                side.delete()
-        return KVCache(tuple(keys), tuple(values))
+        return _by_layers(cache, program)
+
+    def keep(self, cache: KVCache, slots: Slots, source: jax.Array) -> tuple[KVCache, Slots]:
+        """Slots source[i] of every row shard and their cache, in this order; the old cache is given up."""
+        return _by_layers(cache, lambda layer: self._keep(layer, source)), self._keep(slots, source)
 
     def empty_cache(self, size: int) -> KVCache:
         """A cache of `size` positions for the rows of one batch on every row shard."""
@@ -120,6 +119,17 @@ class Programs:
     def put(self, tree):
         """Host arrays [shards * n, ...] to the devices, split by rows."""
         return jax.device_put(tree, self.rows)
+
+
+def _by_layers(cache: KVCache, program: Callable[[KVCache], KVCache]) -> KVCache:
+    """`program` of each layer of a cache, whose old arrays are freed at once: the two are never held side by side."""
+    keys, values = [], []
+    for layer in zip(*cache, strict=True):
+        changed = program(KVCache(*((side,) for side in layer)))
+        keys, values = [*keys, *changed.keys], [*values, *changed.values]
+        for side in layer:
+            side.delete()
+    return KVCache(tuple(keys), tuple(values))
 
 
 def _held_here(leaf: jax.Array, place: NamedSharding) -> jax.Array:

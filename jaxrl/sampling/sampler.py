@@ -19,10 +19,12 @@ from models.cache import BLOCK, cache_bytes
 from models.config import Qwen2Config
 from models.qwen2 import Params, Qwen2
 
-# XLA's CPU compiler gives elementwise code for arrays below this size other instructions (measured, jax
-# 0.10.2: exp of fewer than 4,096 elements differs in the last bit), so no attention score array may be
-# smaller.
-SMALLEST_SCORES = 4096
+# XLA's CPU compiler gives code for arrays of fewer elements other instructions (measured, jax 0.10.2: exp and norms
+# differ in the last bit), so no array of a decode step may become smaller where its numbers have to stay.
+SMALLEST_ARRAY = 4096
+# Slots of the smallest batch: on a GPU fewer would save little; on a CPU products of other numbers of rows than
+# multiples of 8 add up in another order.
+LEAST_SLOTS_GPU, LEAST_SLOTS_CPU = 16, 8
 # Rows that a product takes at a time on CPU: numbers do not depend on `rows`, as long as it is a multiple of this.
 ROW_UNIT = 32
 # Bytes for what one process has to tell the others when it stops.
@@ -37,13 +39,48 @@ def default_lengths(shortest: int, longest: int) -> tuple[int, ...]:
 
 def default_cache_lengths(rows: int, heads: int, longest: int) -> tuple[int, ...]:
     """Cache lengths, whole blocks each, up to one that holds `longest` positions."""
-    shortest = max(2 * BLOCK, SMALLEST_SCORES // (rows * heads))
+    shortest = max(2 * BLOCK, SMALLEST_ARRAY // (rows * heads))
     return whole_blocks(default_lengths(shortest, max(longest, shortest)))
 
 
 def whole_blocks(lengths: Sequence[int]) -> tuple[int, ...]:
     """Lengths rounded up to blocks of the cache, each once, ascending."""
     return tuple(sorted({-(-length // BLOCK) * BLOCK for length in lengths}))
+
+
+def default_batch_sizes(config: Qwen2Config, rows: int, shortest: int, *, on_cpu: bool) -> tuple[int, ...]:
+    """Slots that the last batch may shrink to when rows end: `rows` and its halves, ascending.
+
+    shortest: positions of the shortest cache. On a CPU only halves with the numbers of `rows` to the bit.
+    """
+    narrow = min(config.hidden_size, config.intermediate_size, config.vocab_size, config.num_attention_heads * shortest)
+    sizes = [rows]
+    while sizes[0] % 2 == 0:
+        half = sizes[0] // 2
+        exact = half % LEAST_SLOTS_CPU == 0 and half * narrow >= SMALLEST_ARRAY
+        if not exact if on_cpu else half < LEAST_SLOTS_GPU:
+            break
+        sizes.insert(0, half)
+    return tuple(sizes)
+
+
+def _check_sizes(sampler: "Sampler") -> None:
+    """Raises ValueError for numbers and lengths that no batch can have."""
+    longest, known = sampler.longest, sampler.config.max_position_embeddings
+    if longest > known:
+        raise ValueError(
+            f"longest must be at most the model's max_position_embeddings, {known}, got {longest}; shorten prompts or "
+            "completions, or use a model that reaches further."
+        )
+    for name in ("rows", "chunk", "prompt_rows", "longest"):
+        if getattr(sampler, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(sampler, name)}.")
+    for name in ("cache_lengths", "prompt_lengths"):
+        lengths = getattr(sampler, name)
+        if list(lengths) != sorted(set(lengths)) or lengths[-1] < longest or lengths[0] < 2:
+            raise ValueError(
+                f"{name} must ascend from at least 2 and reach longest = {longest}, got {lengths}; add a length."
+            )
 
 
 def batches_within(memory: int, config: Qwen2Config, rows: int, longest: int, dtype: DTypeLike, split: int) -> int:
@@ -60,10 +97,11 @@ def abstract_weights(model: Qwen2) -> Params:
 class Sampler:
     """Draws completions of many prompts on all devices of a mesh, row by row independent of each other.
 
-    Rows are decoded in batches of `rows` slots a device, each batch with a cache of its own length. A batch
-    has one shape whatever the request, its products take ROW_UNIT rows at a time, and attention does not depend on
-    the cache length, so on CPU in float32 a completion does not depend, bit for bit, on slot, neighbours, batch size
-    (a multiple of ROW_UNIT), batch count, group size, cache length, refill order or devices.
+    Rows are decoded in batches of `rows` slots a device, each batch with a cache of its own length; the last one
+    shrinks by halves as its rows end (`batch_sizes`). Shapes do not depend on the request, products take ROW_UNIT
+    rows at a time, and attention does not depend on the cache length, so on CPU in float32 a completion does not
+    depend, bit for bit, on slot, neighbours, batch size (a multiple of ROW_UNIT), batch count, group size, cache
+    length, refill order or devices.
 
     model_config: the model. mesh: rows are spread over all its devices (default: all devices there are); where these
     are of several processes, all must call `sample` alike, and each gets all completions.
@@ -71,8 +109,8 @@ class Sampler:
     mesh axis that splits weights work on the same rows together, and count as one below. dtype: of weights, cache
     and products. longest: tokens of prompt and completion together at most (default max_position_embeddings). rows:
     slots of one batch on one device, the unit of all shapes. memory: bytes of a device for caches; as many batches are
-    in work at once as fit with the longest cache, at least one, and other rows wait for freed slots, those with the
-    largest limits first (default: no bound). slots: the same bound as a number of rows over all devices.
+    in work at once as fit with the longest cache, and other rows wait for freed slots, those with the largest limits
+    first (default: no bound; 0: one batch). slots: the same bound as a number of rows over all devices.
     chunk: tokens between two acts of the host. cache_lengths, prompt_lengths: ascending sizes, one executable each.
     prompt_rows: prompts per device in one prefill.
     """
@@ -107,27 +145,13 @@ class Sampler:
         self.prompt_rows = prompt_rows
         self.chunk = chunk = chunk or (16 if self.on_cpu else 64)
         self.longest = longest or model_config.max_position_embeddings
-        if self.longest > model_config.max_position_embeddings:
-            raise ValueError(
-                f"longest must be at most max_position_embeddings {model_config.max_position_embeddings}, got "
-                f"{self.longest}; shorten the rows or use a longer model (dual chunk attention is not supported beyond "
-                "its window)."
-            )
         heads = model_config.num_attention_heads
         self.cache_lengths = (
             whole_blocks(cache_lengths) if cache_lengths else default_cache_lengths(self.rows, heads, self.longest)
         )
         self.prompt_lengths = tuple(prompt_lengths or default_lengths(BLOCK, max(self.longest, BLOCK)))
-        for name in ("rows", "chunk", "prompt_rows", "longest"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("cache_lengths", "prompt_lengths"):
-            lengths = getattr(self, name)
-            if list(lengths) != sorted(set(lengths)) or lengths[-1] < self.longest or lengths[0] < 2:
-                raise ValueError(
-                    f"{name} must ascend from at least 2 and reach longest = {self.longest}, got {lengths}; add a "
-                    "length."
-                )
+        _check_sizes(self)
+        self.batch_sizes = default_batch_sizes(model_config, self.rows, self.cache_lengths[0], on_cpu=self.on_cpu)
         if weight_shardings is None:
             whole = NamedSharding(mesh, PartitionSpec())
             weight_shardings = jax.tree.map(lambda _: whole, abstract_weights(self.model))
@@ -137,6 +161,12 @@ class Sampler:
         bounds = [max(1, slots // (self.rows * self.devices))] if slots else []
         if memory is not None:
             split = mesh.size // self.devices
+            one = cache_bytes(model_config, self.rows, self.cache_lengths[-1], dtype, split)
+            if 0 < memory < one:
+                raise ValueError(
+                    f"the cache of one batch of {self.rows} rows and {self.cache_lengths[-1]} positions takes {one:,} "
+                    f"bytes of a device, got {memory:,} for all; give it more memory, or lower rows or longest."
+                )
             bounds.append(batches_within(memory, model_config, self.rows, self.cache_lengths[-1], dtype, split))
         self.batches = min(bounds, default=None)
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from jaxrl.sampling.stops import StopStrings
 
 PerRow = float | Sequence[float] | np.ndarray
+COLDEST = 1e-4  # lowest temperature that is not 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +18,7 @@ class SamplingSpec:
     """How tokens are drawn. A number is one value for all, or one for each row (P * G, prompt-major).
 
     temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off. stop: strings that end a row as an EOS does.
-    None of these values recompiles anything.
+    No value compiles anything anew; another number of EOS ids does, and the first row that is truncated.
     """
 
     max_new_tokens: int | Sequence[int] | np.ndarray
@@ -43,6 +44,12 @@ class SamplingSpec:
                 raise ValueError(
                     f"{field} must lie in {span}, got {getattr(self, field)}; choose a value inside."
                 )
+        heat = np.asarray(self.temperature)
+        if np.any((heat > 0) & (heat < COLDEST)):
+            raise ValueError(
+                f"temperature must be 0 (greedy) or at least {COLDEST}, got {self.temperature}; logits divided by less "
+                "are no longer finite."
+            )
         if not all(isinstance(token, int | np.integer) and token >= 0 for token in self.eos_ids):
             raise ValueError(f"eos_ids must be token ids (integers from 0), got {self.eos_ids!r}.")
 
@@ -77,9 +84,7 @@ class Slots(NamedTuple):
     done: Bool[Array, " B"]
     finished: Bool[Array, " B"]  # done by an EOS
     broken: Bool[Array, " B"]  # done by logits that are not finite
-    key: UInt32[
-        Array, "B 2"
-    ]  # seed, step, prompt and sample folded in; the position is folded in at each draw
+    key: UInt32[Array, "B 2"]  # seed, step, prompt and sample folded in; each draw folds the position in
     temperature: Float[Array, " B"]
     top_k: Int[Array, " B"]
     top_p: Float[Array, " B"]

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -123,9 +124,7 @@ def seat(
     new = _advance(new, token, broken, eos)
 
     def copy(old, prompt):
-        blocks = min(
-            prompt.shape[2], old.shape[2]
-        )  # a prompt's last block may be padding that no row reaches
+        blocks = min(prompt.shape[2], old.shape[2])  # a prompt's last block may be padding that no row reaches
         return old.at[target, :, :blocks].set(prompt[source][:, :, :blocks], mode="drop", unique_indices=True)
 
     cache = jax.tree.map(copy, cache, prompts)
@@ -198,3 +197,8 @@ def move(
         return old.at[target].set(other[source], mode="drop", unique_indices=True)
 
     return jax.tree.map(copy, cache, other_cache), jax.tree.map(copy, slots, other_slots)
+
+
+def keep(tree: Any, source: Int[Array, " B"]) -> Any:
+    """Rows source[i] of every array, in this order; the others are left behind."""
+    return jax.tree.map(lambda x: x[source], tree)

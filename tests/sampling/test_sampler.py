@@ -1,5 +1,6 @@
 """Law 1 (coordinates, not history), law 3 (one model) and manners of the sampler, on tiny models."""
 
+import dataclasses
 import re
 from functools import partial
 
@@ -15,6 +16,7 @@ from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.state import decode_shardings
 from jaxrl.sampling import Coordinates, Sampler, SamplingSpec, StopStrings, step
 from jaxrl.sampling.loop import unseated
+from jaxrl.sampling.sampler import default_batch_sizes
 from models.config import Qwen2Config
 from models.qwen2 import Qwen2, head_kernel
 
@@ -108,11 +110,115 @@ def test_weights_split_over_devices_draw_the_same_tokens(params, reference):
 
 def test_a_completion_does_not_know_refill_order_or_number_of_slots(params, reference):
     sampler = Sampler(CONFIG, mesh(1), rows=16, chunk=5, slots=16)
-    assert by_name(run(sampler, params), range(6), range(4)) == {**reference}
+    assert by_name(run(sampler, params), range(6), range(4)) == reference
     assert (
         by_name(run(sampler, params, reversed(range(6)), (2, 0, 3, 1)), reversed(range(6)), (2, 0, 3, 1))
         == reference
     )
+
+
+def test_a_completion_does_not_know_who_was_refilled_on_which_device(params, reference):
+    """72 rows over 4 x 16 slots: some wait, and a device that runs out takes rows of another."""
+    sampler = Sampler(CONFIG, mesh(4), rows=16, chunk=8, slots=64)
+    drawn = by_name(run(sampler, params, samples=range(12)), range(6), range(12))
+    assert {name: drawn[name] for name in reference} == reference
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_rows_that_all_end_at_once_leave_no_batch_without_rows(params, devices):
+    """40 rows over two batches of 16 slots: both are empty at once, and the queue fills only one again."""
+    sampler = Sampler(CONFIG, mesh(devices), rows=16, slots=32 * devices)
+    asked = 40 * devices
+    coordinates = Coordinates(0, 0, np.arange(asked), np.arange(1))
+    out = sampler.sample(sampler.decode_weights(params), [[1]] * asked, 1, coordinates, SamplingSpec(2, ()))
+    assert sampler.batches == 2 and (out.lengths == 2).all()
+
+
+def test_a_neighbour_that_truncates_changes_nothing(samplers, params, reference):
+    """Where one row restricts its tokens, all are drawn by the program that can."""
+    mixed = run(samplers[1], params, top_k=np.tile([0, 0, 3, 0], 6), top_p=np.tile([1, 1, 1, 0.4], 6))
+    drawn = by_name(mixed, range(6), range(4))
+    same = {name for name in reference if drawn[name] == reference[name]}
+    assert same >= {name for name in reference if name[1] < 2} and len(same) < 16
+
+
+def test_a_prompt_is_run_through_the_model_once_for_all_of_its_samples(params, monkeypatch):
+    sampler, held = Sampler(CONFIG, mesh(1), rows=16, chunk=8, slots=16), []
+    prefill = sampler.programs.prefill
+    monkeypatch.setattr(sampler.programs, "prefill",
+                        lambda weights, tokens, lengths: held.append(lengths) or prefill(weights, tokens, lengths))
+    run(sampler, params, samples=range(16))
+    rows = np.concatenate(held)
+    filled = sorted(len(prompt) for prompt in PROMPTS)  # a row that only fills up has one token, and so has a prompt
+    assert sorted(rows[rows > 1].tolist()) == [n for n in filled if n > 1]
+
+
+def test_rows_are_spread_evenly_over_devices(params):
+    sampler, seen = Sampler(CONFIG, mesh(4), rows=16, chunk=8), []
+    decode = sampler.programs.decode[False]
+    sampler.programs.decode[False] = lambda weights, cache, slots, *rest: (
+        seen.append(np.asarray(~slots.done).reshape(4, 16).sum(axis=1)) or decode(weights, cache, slots, *rest))
+    run(sampler, params, eos_ids=())
+    assert seen[0].tolist() == [6, 6, 6, 6]
+
+
+WIDE = Qwen2Config(
+    vocab_size=640, hidden_size=256, intermediate_size=256, num_hidden_layers=1, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=16, tie_word_embeddings=True, max_position_embeddings=256,
+)  # fmt: skip
+
+
+def test_a_batch_shrinks_as_its_rows_end_and_no_bit_changes(monkeypatch):
+    """Limits of 1 to 120 tokens: the last rows run alone for long. One token is drawn by each batch size."""
+    ones = jnp.ones((1, 4), jnp.int32)
+    params = nn.meta.unbox(Qwen2(WIDE).init(jax.random.key(1), ones, ones, ones[:, 0])["params"])
+    params = jax.tree.map(lambda x: x * 4 if x.ndim > 1 else x, params)
+    limits, drawn, shapes = np.linspace(1, 120, 64).astype(int), {}, set()
+    for sizes in ((32,), (16, 32)):
+        sampler = Sampler(WIDE, mesh(1), rows=32, chunk=8)
+        assert sampler.batch_sizes == (16, 32)
+        sampler.batch_sizes, decode = sizes, sampler.programs.decode[False]
+        sampler.programs.decode[False] = lambda weights, cache, slots, *rest, decode=decode: (
+            shapes.add(len(slots.done)) or decode(weights, cache, slots, *rest))
+        coordinates = Coordinates(0, 0, np.arange(4), np.arange(16))
+        out = sampler.sample(sampler.decode_weights(params), PROMPTS_WIDE, 16, coordinates, SamplingSpec(limits, ()))
+        drawn[sizes] = by_name(out, range(4), range(16)), out.occupancy
+    assert drawn[32,][0] == drawn[16, 32][0] and shapes == {16, 32}
+    assert drawn[16, 32][1] > drawn[32,][1]
+
+
+PROMPTS_WIDE = [np.random.default_rng(i).integers(0, 640, size=n).tolist() for i, n in enumerate((5, 60, 30, 1))]
+
+
+@pytest.mark.parametrize(
+    "rows, on_cpu, hidden, sizes",
+    [(128, False, 3584, (16, 32, 64, 128)), (24, False, 3584, (24,)), (32, True, 512, (8, 16, 32)),
+     (32, True, 128, (32,)), (64, True, 128, (32, 64)), (96, True, 512, (24, 48, 96))],
+)  # fmt: skip
+def test_batches_shrink_by_halves_as_far_as_it_pays_and_keeps_the_numbers(rows, on_cpu, hidden, sizes):
+    config = dataclasses.replace(WIDE, hidden_size=hidden, intermediate_size=4 * hidden)
+    assert default_batch_sizes(config, rows, 256, on_cpu=on_cpu) == sizes
+
+
+def test_as_many_programs_as_lengths_and_none_for_another_prompt_of_the_same(params):
+    """A step's worth of unequal prompts, then others of the same buckets: nothing compiles again."""
+    sampler = Sampler(CONFIG, mesh(1), rows=16, chunk=8)
+    weights, coordinates = sampler.decode_weights(params), Coordinates(1, 1, np.arange(6), np.arange(4))
+    sampler.sample(weights, PROMPTS, 4, coordinates, SamplingSpec(200, ()))
+    before = sampler.traces
+    assert before["prefill"] <= len(sampler.prompt_lengths) and before["grow"] <= len(sampler.cache_lengths)
+    assert before["decode"] <= len(sampler.cache_lengths) * len(sampler.batch_sizes)
+    sampler.sample(weights, [prompt[1:] or prompt for prompt in PROMPTS], 4, coordinates, SamplingSpec(200, ()))
+    assert sampler.traces == before
+
+
+def test_a_row_may_fill_the_longest_cache(params):
+    sampler = Sampler(CONFIG, mesh(1), rows=16, chunk=8)
+    weights, coordinates = sampler.decode_weights(params), Coordinates(0, 0, np.arange(1), np.arange(2))
+    out = sampler.sample(weights, [[1] * 319], 2, coordinates, SamplingSpec(1, ()))
+    assert (out.lengths == 1).all() and not out.finished.any()
+    with pytest.raises(ValueError, match="more than longest = 320 together"):
+        sampler.sample(weights, [[1] * 320], 2, coordinates, SamplingSpec(1, ()))
 
 
 def test_a_completion_does_not_know_the_rows_of_a_batch(params):
@@ -132,6 +238,8 @@ def test_weights_may_come_from_other_devices_than_those_that_sample(params, samp
 def test_batches_in_work_are_those_whose_longest_caches_fit_the_memory(params, reference):
     one = 2 * 2 * 320 * 2 * 8 * 4 * 32  # sides, layers, positions, heads, size of a head, bytes, rows
     found = {}
+    with pytest.raises(ValueError, match=r"one batch of 32 rows .* takes 2,621,440 bytes .* got 2,621,439"):
+        Sampler(CONFIG, mesh(1), rows=32, chunk=16, memory=one - 1)
     for memory in (0, 2 * one - 1, 2 * one):
         sampler = Sampler(CONFIG, mesh(1), rows=32, chunk=16, memory=memory)
         found[memory] = sampler.batches
@@ -298,11 +406,27 @@ def test_a_cache_grows_layer_by_layer_and_gives_up_the_old_one(samplers):
     assert [(x[:, :, :2].min(), x[:, :, 2:].max()) for x in jax.tree.leaves(grown)] == [(2.0, 0.0)] * 4
 
 
-def test_nan_names_row_and_step(samplers, params):
-    broken = jax.tree.map(lambda x: x, params)
-    broken["embed"] = {"embedding": params["embed"]["embedding"].at[PROMPTS[1][0]].set(jnp.nan)}
-    with pytest.raises(FloatingPointError, match=r"row \d+ \(prompt \d, sample \d\).*step 2"):
-        run(samplers[1], broken)
+def test_nan_names_row_token_and_step(params):
+    """In the embedding of a token that one prompt has; and of one that a row draws itself and then reads."""
+    sampler = Sampler(dataclasses.replace(CONFIG, tie_word_embeddings=False), mesh(1), rows=16, chunk=8)
+    table = params["embed"]["embedding"]
+
+    def sample(prompts, places, token=None):
+        embed = {"embedding": table if token is None else table.at[token].set(jnp.nan)}
+        weights = sampler.decode_weights({**params, "lm_head": {"embedding": table}, "embed": embed})
+        coordinates = Coordinates(11, 2, np.array(places), np.arange(2))
+        return sampler.sample(weights, prompts, 2, coordinates, SamplingSpec(20, ()))
+
+    prompts = [[token % 40 for token in prompt] for prompt in PROMPTS]
+    prompts[1][7] = 40
+    with pytest.raises(FloatingPointError, match=r"row 2 \(prompt 1, sample 0\).* token 0, step 2"):
+        sample(prompts, range(6), 40)
+    drawn = sample([PROMPTS[4]], [4]).tokens[1].tolist()
+    place, token = next((i, token) for i, token in enumerate(drawn) if i > 2 and token not in PROMPTS[4] + drawn[:i])
+    before = sample([PROMPTS[4]], [4]).tokens[0].tolist()
+    assert token not in before[: place + 1]
+    with pytest.raises(FloatingPointError, match=rf"row 1 \(prompt 4, sample 1\).* token {place + 1}, step 2"):
+        sample([PROMPTS[4]], [4], token)
 
 
 @pytest.mark.parametrize(
@@ -316,6 +440,7 @@ def test_nan_names_row_and_step(samplers, params):
         ({"top_p": 0.0}, r"top_p must lie in \(0, 1\]"),
         ({"top_p": 1.5}, "top_p"),
         ({"temperature": -1.0}, "temperature"),
+        ({"temperature": 1e-40}, r"0 \(greedy\) or at least"),
         ({"temperature": [1.0, 0.5, 0.2]}, "one value or one per row"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"eos_ids": (99,)}, "eos_ids"),
