@@ -123,7 +123,8 @@ def replay_one(given: argparse.Namespace) -> int:
     from jaxrl.running.settings import run_spec
     from models.source import resolve_model
 
-    config = run_config(Path(given.replay)) | {"workdir": given.replay}
+    folder = Path(given.replay).expanduser()
+    config = run_config(folder) | {"workdir": str(folder)}
     prepare_devices(config["devices"], config["compile_cache"], config["sampler"]["devices"])
     from jaxrl.running.loop import Run
     from jaxrl.running.replay import replay
@@ -131,11 +132,13 @@ def replay_one(given: argparse.Namespace) -> int:
     spec = run_spec(config)
     found = replay(Run(spec, resolve_model(spec.model), Terminal(spec.total_steps), config), given.step, given.prompt,
                    given.sample)
-    print(found.prompt + found.again)
-    print(f"--- {'identical to' if found.identical else 'DIFFERS from'} what step {given.step} stored")
-    if not found.identical:
-        print(found.stored)
-    return 0 if found.identical else 1
+    print(found.prompt + found.again.text)
+    if found.identical:
+        print(f"--- identical to what step {given.step} stored")
+        return 0
+    print(f"--- DIFFERS from what step {given.step} stored: {'; '.join(found.differences)}")
+    print(found.stored.text)
+    return 1
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
