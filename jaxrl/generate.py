@@ -12,6 +12,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,9 +111,9 @@ def complete(given: argparse.Namespace, console: "Console") -> Iterator[str]:
     fields = {"dtype": given.dtype, "devices": DEVICES,
               "sampler": {"rows": given.rows, "devices": SAMPLER_DEVICES, "memory": given.memory}}
     longest = max(len(tokens) for _, tokens in prompts) + given.max_new_tokens
-    sampler, weights = load_policy(source, fields, longest)
     samples = np.arange(given.samples, dtype=np.int32)
-    with _bar(console) as bar:
+    with _memory_that_fills(), _bar(console) as bar:
+        sampler, weights = load_policy(source, fields, longest)
         shown = bar.add_task("completions", total=(len(prompts) - done) * given.samples)
         for first in range(done, len(prompts), given.batch):
             part = prompts[first : first + given.batch]
@@ -126,6 +127,20 @@ def complete(given: argparse.Namespace, console: "Console") -> Iterator[str]:
     traces = sorted(sampler.traces.items())
     yield (f"programs compiled, or taken from {COMPILE_CACHE}: {sum(count for _, count in traces)} "
            f"({', '.join(f'{name} {count}' for name, count in traces)})")
+
+
+@contextmanager
+def _memory_that_fills() -> Iterator[None]:
+    """Says what to do where a device's memory runs out; nothing is lost, as --rows is none of the settings."""
+    from jax.errors import JaxRuntimeError
+
+    try:
+        yield
+    except JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise ValueError(f"a device's memory is full ({str(error).splitlines()[0]:.200}); the same command with fewer "
+                         "--rows or less --memory goes on with what is drawn.") from error
 
 
 def _bar(console: "Console") -> Any:

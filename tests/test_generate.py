@@ -105,22 +105,19 @@ def test_text_leaves_out_the_end_token_and_what_follows_a_stop_string(model):
 
 
 def test_an_interrupted_file_ends_as_a_whole_one(model, begun, capsys):
+    """Whole lines stay as they are, even those of a prompt whose samples are not all there."""
     path = begun / "out.jsonl"
     whole = path.read_bytes()
-    for cut in (len(whole) - 5, 40):
-        path.write_bytes(whole[:cut])
-        assert run(model, begun) == 0
-        assert path.read_bytes() == whole
+    path.write_bytes(whole[: len(whole) - 5])
+    assert run(model, begun) == 0
+    assert path.read_bytes() == whole
     said = capsys.readouterr().out
     assert "2 of 3 prompts are in" in said and "programs compiled, or taken from ~/.cache/jaxrl: " in said
-
-
-def test_whole_lines_of_a_half_done_prompt_stay(model, begun):
-    lines = (begun / "out.jsonl").read_bytes().splitlines(keepends=True)
-    kept = json.dumps(json.loads(lines[2]) | {"text": "as it stands"}).encode() + b"\n"
-    (begun / "out.jsonl").write_bytes(b"".join([*lines[:2], kept]))
+    lines = whole.splitlines(keepends=True)
+    lines[2] = json.dumps(json.loads(lines[2]) | {"text": "as it stands"}).encode() + b"\n"
+    path.write_bytes(b"".join(lines[:3]) + lines[3][:40])
     assert run(model, begun) == 0
-    assert (begun / "out.jsonl").read_bytes() == b"".join([*lines[:2], kept, *lines[3:]])
+    assert path.read_bytes() == b"".join(lines)
 
 
 def test_a_finished_file_asks_for_no_weights(model, begun, no_weights, capsys):
@@ -260,6 +257,29 @@ def test_rows_and_memory_reach_the_sampler(model, tmp_path, monkeypatch, more, b
     monkeypatch.setattr(policies.jax, "default_backend", lambda: backend)
     assert run(model, tmp_path, *more) == 2
     assert (asked["rows"], asked["memory"], asked["longest"]) == (rows, memory, 6 + longest(model))
+
+
+def test_full_memory_is_said_with_what_to_do(model, begun, monkeypatch, capsys):
+    """What was drawn stays, and fewer rows go on with it; another fault of a device is not taken for it."""
+    path = begun / "out.jsonl"
+    whole = path.read_bytes()
+    half = b"".join(whole.splitlines(keepends=True)[:4])
+    path.write_bytes(half)
+    with monkeypatch.context() as patch:
+        def full(*_):
+            raise jax.errors.JaxRuntimeError(said)
+
+        patch.setattr(policies.Sampler, "sample", full)
+        said = "RESOURCE_EXHAUSTED: Out of memory\nmuch more"
+        assert run(model, begun) == 2
+        told = capsys.readouterr().err
+        assert "memory is full (RESOURCE_EXHAUSTED: Out of memory); the same command with fewer --rows" in told
+        said = "INTERNAL: something else"
+        with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+            run(model, begun)
+    assert path.read_bytes() == half
+    path.write_bytes(whole)
+    assert run(model, begun, "--rows=64", "--memory=0", "--batch=1") == 0  # none of the settings
 
 
 def longest(model):
