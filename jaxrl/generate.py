@@ -2,30 +2,42 @@
 
     python -m jaxrl.generate --model=MODEL --prompts=FILE.jsonl --output=FILE.jsonl --samples=4 --temperature=0.8
     python -m jaxrl.generate --replay=RUN --step=40 --prompt=3 --sample=7
+
+The same command again goes on with an interrupted --output. OUTPUT.settings.json beside it holds what the completions
+depend on; a command with other settings or prompts is refused, and nothing that stands in the file is written over.
 """
 
 import argparse
+import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# Where a model is sampled from that no run speaks of: fields of a run's config.
-HERE = {"devices": 0, "sampler": {"rows": None, "devices": -1, "memory": 1.0}, "compile_cache": "~/.cache/jaxrl"}
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from jaxrl.running.policies import Source
+    from jaxrl.sampling import Completions, StopStrings
+    from models.config import Qwen2Config
+
+# Fields of a run's config, where a model is sampled from that no run speaks of: all devices there are, one a core.
+DEVICES, SAMPLER_DEVICES, COMPILE_CACHE = 0, -1, "~/.cache/jaxrl"
 
 
-def read_prompts(path: Path, tokenizer: Any) -> list[tuple[str, list[int]]]:
-    """(id, token ids) of a file with `id` and `prompt` (text) or `messages` (chat) in each line.
+def read_prompts(path: Path, tokenizer: Any) -> list[tuple[Any, list[int]]]:
+    """(id as it was given, token ids) of a file with `id` and `prompt` (text) or `messages` (chat) in each line.
 
     Raises ValueError naming the line that does not fit.
     """
-    return [(name, tokens) for name, tokens, _ in read_records(path, tokenizer)]
+    return [(record["id"], tokens) for _, tokens, record in read_records(path, tokenizer)]
 
 
 def read_records(path: Path, tokenizer: Any) -> list[tuple[str, list[int], dict[str, Any]]]:
-    """As `read_prompts`, with each line's whole record beside."""
+    """(id as text, token ids, the whole record) of each line, as `read_prompts`."""
     from data_gen.dataset import read_jsonl
 
     found: dict[str, tuple[str, list[int], dict[str, Any]]] = {}
@@ -47,72 +59,111 @@ def _chat(messages: Any, tokenizer: Any, path: Path, number: int) -> str:
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
-def finished_ids(path: Path, samples: int) -> set[str]:
-    """Ids whose samples are all in the file; what a killed command left of the prompt after them is taken away.
+def check_room(prompts: Sequence[tuple[Any, list[int]]], max_new_tokens: int, config: "Qwen2Config") -> None:
+    """Raises ValueError naming the first prompt that is empty, or too long for the model with its completion."""
+    positions = config.max_position_embeddings
+    if max_new_tokens >= positions:
+        raise ValueError(f"--max-new-tokens: expected less than {positions}, the positions that the model knows, got "
+                         f"{max_new_tokens}.")
+    for name, tokens in prompts:
+        if not 1 <= len(tokens) <= positions - max_new_tokens:
+            raise ValueError(f"prompt {name!r}: expected 1 to {positions - max_new_tokens} tokens, as the model knows "
+                             f"{positions} positions and --max-new-tokens={max_new_tokens} of them are for the "
+                             f"completion, got {len(tokens)}; change the prompt or --max-new-tokens.")
 
-    Raises ValueError where the file holds something else.
+
+def settings(given: argparse.Namespace, source: "Source", prompts: Sequence[tuple[Any, list[int]]]) -> dict[str, Any]:
+    """All that the completions depend on, as JSON has it."""
+    from jaxrl.reporting.completion_file import prompts_hash
+
+    named = ("samples", "seed", "temperature", "top_k", "top_p", "min_p", "stop", "max_new_tokens", "dtype")
+    return {
+        "model": str((source.run or source.folder).resolve()), "checkpoint": source.step, "prompts": len(prompts),
+        "prompts_hash": prompts_hash(prompts), **{name: getattr(given, name) for name in named},
+    }
+
+
+def complete(given: argparse.Namespace, console: "Console") -> Iterator[str]:
+    """Draw what is still missing, a part of the prompts at a time; yields a sentence for each part.
+
+    console: shows a bar while a part is drawn, if it is a terminal.
     """
-    if not path.is_file():
-        return set()
-    content = path.read_bytes()
-    lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
-    lines = lines[: len(lines) // samples * samples]  # a prompt's samples are written side by side
-    done: list[str] = []
-    for number, line in enumerate(lines):
-        try:
-            record = json.loads(line)
-            fits = record["sample"] == number % samples and {"tokens", "finish"} <= record.keys()
-            name = record["id"]
-        except (ValueError, KeyError, TypeError):
-            fits = False
-        if not fits or (number % samples and name != done[-1]):
-            raise ValueError(f"{path}, line {number + 1}, is not of this command with --samples={samples}; choose "
-                             "another --output.")
-        if number % samples == 0:
-            done.append(name)
-    whole = b"".join(lines)
-    if len(whole) < len(content):
-        path.write_bytes(whole)
-    return set(done)
-
-
-def complete(given: argparse.Namespace) -> Iterator[str]:
-    """Draw what is still missing, a part of the prompts at a time; yields a sentence for each part."""
     import numpy as np
 
+    from jaxrl.reporting.completion_file import CompletionFile
     from jaxrl.running.policies import find_model, load_policy
     from jaxrl.sampling import Coordinates, SamplingSpec, StopStrings
 
+    # Refused, where it has to be, before a model is looked for: one that is not at hand is downloaded.
+    drawing = SamplingSpec(given.max_new_tokens, (), given.temperature, given.top_k, given.top_p, given.min_p)
     source = find_model(given.model)
-    decode = partial(source.tokenizer.decode, skip_special_tokens=False)
+    stop = StopStrings(tuple(given.stop), partial(source.tokenizer.decode, skip_special_tokens=False))
+    drawing = dataclasses.replace(drawing, eos_ids=source.eos_ids, stop=stop)
     prompts = read_prompts(given.prompts, source.tokenizer)
-    done = finished_ids(given.output, given.samples)
-    places = [place for place, (name, _) in enumerate(prompts) if name not in done]
-    if done:
-        yield f"{len(done)} of {len(prompts)} prompts are in {given.output} already"
+    check_room(prompts, given.max_new_tokens, source.config)
+    file = CompletionFile(given.output, [name for name, _ in prompts], given.samples, settings(given, source, prompts))
+    done = file.lines // given.samples
+    if file.lines:
+        yield f"{done} of {len(prompts)} prompts are in {given.output} already"
+    if done == len(prompts):
+        return
+    file.begin()
+    fields = {"dtype": given.dtype, "devices": DEVICES,
+              "sampler": {"rows": given.rows, "devices": SAMPLER_DEVICES, "memory": given.memory}}
     longest = max(len(tokens) for _, tokens in prompts) + given.max_new_tokens
-    sampler, weights = load_policy(source, HERE | {"dtype": given.dtype}, longest)
-    stop = StopStrings(tuple(given.stop), decode)
-    drawing = SamplingSpec(given.max_new_tokens, source.eos_ids, given.temperature, given.top_k, given.top_p,
-                           given.min_p, stop)
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    for first in range(0, len(places), given.batch):
-        part = places[first : first + given.batch]
-        coordinates = Coordinates(given.seed, 0, np.array(part, np.int32), np.arange(given.samples, dtype=np.int32))
-        drawn = sampler.sample(weights, [prompts[place][1] for place in part], given.samples, coordinates, drawing)
-        lines = []
-        for row in range(len(part) * given.samples):
-            length = int(drawn.lengths[row])
-            tokens = drawn.tokens[row, :length].tolist()
-            text = decode(tokens[:-1] if tokens[-1] in source.eos_ids else tokens)
-            lines.append(json.dumps({
-                "id": prompts[part[row // given.samples]][0], "sample": row % given.samples, "text": stop.cut(text),
-                "tokens": tokens, "logp": [round(float(value), 6) for value in drawn.logp[row, :length]],
-                "finish": "stop" if drawn.finished[row] else "length",
-            }, ensure_ascii=False))
-        with given.output.open("a", encoding="utf-8") as file:  # whole prompts at a time: see finished_ids
-            file.write("\n".join(lines) + "\n")
-        yield f"{len(done) + first + len(part)} of {len(prompts)} prompts"
+    samples = np.arange(given.samples, dtype=np.int32)
+    with _memory_that_fills(), _bar(console) as bar:
+        sampler, weights = load_policy(source, fields, longest)
+        shown = bar.add_task("completions", total=(len(prompts) - done) * given.samples)
+        for first in range(done, len(prompts), given.batch):
+            part = prompts[first : first + given.batch]
+            ended = (first - done) * given.samples
+            coordinates = Coordinates(given.seed, 0, np.arange(first, first + len(part), dtype=np.int32), samples)
+            drawn = sampler.sample(weights, [tokens for _, tokens in part], given.samples, coordinates, drawing,
+                                   lambda count, _, ended=ended: bar.update(shown, completed=ended + count))
+            records = _records(part, drawn, source.eos_ids, stop)
+            file.add(records[file.lines - first * given.samples :])  # a killed command may have left the first of them
+            yield f"{first + len(part)} of {len(prompts)} prompts"
+    traces = sorted(sampler.traces.items())
+    yield (f"programs compiled, or taken from {COMPILE_CACHE}: {sum(count for _, count in traces)} "
+           f"({', '.join(f'{name} {count}' for name, count in traces)})")
+
+
+@contextmanager
+def _memory_that_fills() -> Iterator[None]:
+    """Says what to do where a device's memory runs out; nothing is lost, as --rows is none of the settings."""
+    from jax.errors import JaxRuntimeError
+
+    try:
+        yield
+    except JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise ValueError(f"a device's memory is full ({str(error).splitlines()[0]:.200}); the same command with fewer "
+                         "--rows or less --memory goes on with what is drawn.") from error
+
+
+def _bar(console: "Console") -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                    console=console, transient=True, disable=not console.is_terminal)
+
+
+def _records(
+    part: Sequence[tuple[Any, list[int]]], drawn: "Completions", eos_ids: Sequence[int], stop: "StopStrings"
+) -> list[Mapping[str, Any]]:
+    """The lines of these prompts' completions. `text` is of the tokens without an EOS, cut before a stop string."""
+    group, records = len(drawn.lengths) // len(part), []
+    for row, length in enumerate(drawn.lengths):
+        tokens = drawn.tokens[row, :length].tolist()
+        text = stop.decode(tokens[:-1] if tokens[-1] in eos_ids else tokens)
+        records.append({
+            "id": part[row // group][0], "sample": row % group, "text": stop.cut(text), "tokens": tokens,
+            "logp": [round(float(value), 6) for value in drawn.logp[row, :length]],
+            "finish": "stop" if drawn.finished[row] else "length",
+        })
+    return records
 
 
 def replay_one(given: argparse.Namespace) -> int:
@@ -123,7 +174,8 @@ def replay_one(given: argparse.Namespace) -> int:
     from jaxrl.running.settings import run_spec
     from models.source import resolve_model
 
-    config = run_config(Path(given.replay)) | {"workdir": given.replay}
+    folder = Path(given.replay).expanduser()
+    config = run_config(folder) | {"workdir": str(folder)}
     prepare_devices(config["devices"], config["compile_cache"], config["sampler"]["devices"])
     from jaxrl.running.loop import Run
     from jaxrl.running.replay import replay
@@ -131,11 +183,13 @@ def replay_one(given: argparse.Namespace) -> int:
     spec = run_spec(config)
     found = replay(Run(spec, resolve_model(spec.model), Terminal(spec.total_steps), config), given.step, given.prompt,
                    given.sample)
-    print(found.prompt + found.again)
-    print(f"--- {'identical to' if found.identical else 'DIFFERS from'} what step {given.step} stored")
-    if not found.identical:
-        print(found.stored)
-    return 0 if found.identical else 1
+    print(found.prompt + found.again.text)
+    if found.identical:
+        print(f"--- identical to what step {given.step} stored")
+        return 0
+    print(f"--- DIFFERS from what step {given.step} stored: {'; '.join(found.differences)}")
+    print(found.stored.text)
+    return 1
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -153,21 +207,37 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--stop", nargs="*", default=[], metavar="TEXT", help="strings that end a completion; the text "
                         "is cut before them, the tokens behind the one that completes it")
     parser.add_argument("--max-new-tokens", type=int, default=1024, help="(1024)")
-    parser.add_argument("--seed", type=int, default=0, help="(0)")
+    parser.add_argument("--seed", type=int, default=0, help="0 to 2^32 - 1 (0)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="(bfloat16)")
     parser.add_argument("--batch", type=int, default=64, help="prompts between two writes (64)")
+    parser.add_argument("--rows", type=int, help="completions that a device decodes together, in one cache; fewer take "
+                        "less memory (32 on a CPU, where it should be a multiple of 32; else 128)")
+    parser.add_argument("--memory", type=float, metavar="GIB", help="of each device for caches: so many times --rows "
+                        "as fit are in work at once; 0: once (1 on a CPU, else 0)")
     parser.add_argument("--replay", metavar="RUN", help="draw a completion of this run again, with --step, --prompt "
                         "and --sample")
-    for name in ("step", "prompt", "sample"):
-        parser.add_argument(f"--{name}", type=int)
+    for name, help in (("step", "from 1"), ("prompt", "from 0"), ("sample", "from 0")):
+        parser.add_argument(f"--{name}", type=int, help=f"with --replay: {help}")
     given = parser.parse_args(arguments)
-    needed = ("step", "prompt", "sample") if given.replay else ("model", "prompts", "output")
-    missing = [f"--{name}" for name in needed if getattr(given, name) is None]
-    if missing:
-        parser.error(f"expected {', '.join(missing)}.")
-    if given.batch < 1 or given.samples < 1:
-        parser.error("expected --batch and --samples of 1 or more.")
+    _check_flags(parser, given)
     return given
+
+
+def _check_flags(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Ends the command where flags are missing, of the other kind of call, or out of range."""
+    drawing, replaying = ("model", "prompts", "output"), ("step", "prompt", "sample")
+    needed, foreign = (replaying, drawing) if given.replay else (drawing, replaying)
+    if missing := [f"--{name}" for name in needed if getattr(given, name) is None]:
+        parser.error(f"expected {', '.join(missing)}.")
+    if extra := [f"--{name}" for name in foreign if getattr(given, name) is not None]:
+        parser.error(f"expected no {', '.join(extra)} {'with' if given.replay else 'without'} --replay.")
+    for name in ("batch", "samples", "rows"):
+        if getattr(given, name) is not None and getattr(given, name) < 1:
+            parser.error(f"expected a --{name} of 1 or more, got {getattr(given, name)}.")
+    if given.memory is not None and not 0 <= given.memory < float("inf"):
+        parser.error(f"expected a --memory of 0 or more GiB, got {given.memory}.")
+    if not 0 <= given.seed < 2**32:
+        parser.error(f"expected a --seed of 0 to 2^32 - 1, got {given.seed}.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -176,10 +246,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.replay:
             return replay_one(given)
+        from rich.console import Console
+
         from jaxrl.running.devices import prepare_devices
 
-        prepare_devices(HERE["devices"], HERE["compile_cache"], HERE["sampler"]["devices"])
-        for sentence in complete(given):
+        prepare_devices(DEVICES, COMPILE_CACHE, SAMPLER_DEVICES)
+        for sentence in complete(given, Console()):
             print(sentence, flush=True)
         print(f"completions: {given.output}")
     except (OSError, ValueError, FloatingPointError) as error:

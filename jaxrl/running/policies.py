@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxrl.learning.mesh import MeshSpec, make_mesh
-from jaxrl.learning.run_params import restore_params, run_config, split_run
+from jaxrl.learning.run_params import checkpoint_folder, restore_params, run_config, split_run
 from jaxrl.learning.state import abstract_params, decode_shardings
 from jaxrl.running.devices import learning_devices, sampling_devices
 from jaxrl.sampling import Sampler
@@ -19,6 +19,9 @@ from models.folder import read_config
 from models.qwen2 import Qwen2
 from models.source import resolve_model
 from models.tokenizer import check_vocabulary, eos_ids, load_tokenizer
+
+CPU_CACHES = 1.0
+"""GiB for caches of a virtual CPU device where nobody says how many: the memory is also everybody else's."""
 
 
 class Source(NamedTuple):
@@ -34,11 +37,13 @@ class Source(NamedTuple):
 
 
 def find_model(name: str) -> Source:
-    """The parts of RUN, RUN@step, a Hugging Face folder or a hub name; no weights are read yet.
+    """The parts of RUN (its newest checkpoint), RUN@step, a Hugging Face folder or a hub name; no weights are read yet.
 
     Raises FileNotFoundError or ValueError saying what was looked at.
     """
     run, step = split_run(name) if is_run(name) else (None, None)
+    if run:
+        step = checkpoint_folder(run, step)[1]
     folder = resolve_model(run_config(run)["model"] if run else name)
     tokenizer = load_tokenizer(folder)
     ends, config = eos_ids(folder, tokenizer), read_config(folder)
@@ -78,10 +83,13 @@ def make_sampler(config: Qwen2Config, mesh: Mesh, devices: Sequence[jax.Device] 
 
 def load_policy(source: Source, fields: Mapping[str, Any], longest: int) -> tuple[Sampler, Any]:
     """A sampler and its decode weights. fields: `dtype`, `devices` and `sampler` of a run's config; `longest`: tokens
-    of prompt and response together."""
+    of prompt and response together. A `sampler.memory` of None is CPU_CACHES on a CPU and one batch elsewhere."""
     mesh = make_mesh(MeshSpec(data=1, fsdp=-1), learning_devices(fields["devices"]))
     params = load_params_of(source, fields["dtype"], mesh)
     drawing = fields["sampler"]
+    memory = drawing["memory"]
+    if memory is None:
+        memory = CPU_CACHES if jax.default_backend() == "cpu" else 0.0
     sampler = make_sampler(source.config, mesh, sampling_devices(drawing["devices"]), dtype=jnp.dtype(fields["dtype"]),
-                           longest=longest, rows=drawing["rows"], memory=int(drawing["memory"] * 2**30))
+                           longest=longest, rows=drawing["rows"], memory=int(memory * 2**30))
     return sampler, sampler.decode_weights(params)

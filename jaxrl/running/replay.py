@@ -14,17 +14,32 @@ from jaxrl.running.machine import first_state, first_weights, restore_weights
 from jaxrl.running.progress import StepPlan, stored_plan
 
 
+class Response(NamedTuple):
+    """What a run stores of a completion itself: its text, its tokens (the end token included), whether it ended."""
+
+    text: str
+    length: int
+    finished: bool
+
+
 class Replayed(NamedTuple):
     """A response as it was stored, and as it came again."""
 
     prompt: str
-    stored: str
-    again: str
+    stored: Response
+    again: Response
 
     @property
     def identical(self) -> bool:
-        """Whether the two are the same text."""
+        """Whether the two are the same in all that is stored."""
         return self.stored == self.again
+
+    @property
+    def differences(self) -> list[str]:
+        """What is not the same, a phrase each."""
+        pairs = zip(Response._fields, self.stored, self.again, strict=True)
+        return [name if name == "text" else f"{name} (stored {stored}, now {again})"
+                for name, stored, again in pairs if stored != again]
 
 
 def replay(run: Run, step: int, prompt: int, sample: int) -> Replayed:
@@ -47,9 +62,12 @@ def replay(run: Run, step: int, prompt: int, sample: int) -> Replayed:
     group = groups[prompt]
     index = np.array([group.prompt_index])
     prompts, completions = run.steps.complete(_state(run, step), plan, index, np.array([sample]))
-    tokens = completions.tokens[0, : completions.lengths[0]].tolist()
+    length = int(completions.lengths[0])
+    again = Response(run.dialogue.decode(completions.tokens[0, :length].tolist()), length,
+                     bool(completions.finished[0]))
     shown = run.dialogue.tokenizer.decode(prompts[0], skip_special_tokens=False)
-    return Replayed(shown, group.responses[sample].response, run.dialogue.decode(tokens))
+    stored = group.responses[sample]
+    return Replayed(shown, Response(stored.response, stored.length, stored.finished), again)
 
 
 def _plan(run: Run, step: int) -> StepPlan:

@@ -163,7 +163,7 @@ def test_a_completion_of_a_refill_is_drawn_again(trained):
     run = trained("dapo")
     assert len(rollouts(run, 1)) > 4
     found = replay(run, 1, 4, 1)
-    assert found.identical and found.stored == rollouts(run, 1)[4].responses[1].response
+    assert found.identical and found.stored.text == rollouts(run, 1)[4].responses[1].response
 
 
 def completions(rows, length=3):

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrl import generate
 from jaxrl.learning.fingerprint import fingerprint
-from jaxrl.reporting.rollouts import read_rollouts, rollout_path
+from jaxrl.reporting.rollouts import read_rollouts, rollout_path, write_rollouts
 from jaxrl.running import ledger, steps
+from jaxrl.running.policies import find_model
 from jaxrl.running.replay import replay
 from jaxrl.running.workdir import check_workdir, compare_manifests, read_past_run
 from models.convert import load_params, save_params
@@ -99,7 +101,7 @@ def test_one_completion_is_drawn_again(whole, step):
     run, workdir = whole
     stored = read_rollouts(rollout_path(workdir / "rollouts", step))
     found = replay(run, step, 2, 3)
-    assert found.identical and found.again == stored[2].responses[3].response
+    assert found.identical and found.again.text == stored[2].responses[3].response
     assert found.prompt == stored[2].prompt
 
 
@@ -108,6 +110,41 @@ def test_what_can_not_be_drawn_again_is_said(whole):
         replay(whole[0], 3, 0, 0)
     with pytest.raises(ValueError, match="sample: expected 0 to 3"):
         replay(whole[0], 1, 0, 4)
+
+
+def test_the_command_says_whether_it_drew_the_same(whole, tmp_path, monkeypatch, capsys):
+    """Status 0, 1 or 2; text, length and end are compared each by itself."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole[1], folder, ignore=shutil.ignore_patterns("checkpoints", "export"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def command(sample, step=1):
+        return generate.main(["--replay=~/run", f"--step={step}", "--prompt=2", f"--sample={sample}"])
+
+    groups = read_rollouts(rollout_path(folder / "rollouts", 1))
+    stored = groups[2].responses[:3]
+    changed = [{"response": stored[0].response + "x"}, {"length": stored[1].length + 1},
+               {"finished": not stored[2].finished}]
+    responses = [response._replace(**change) for response, change in zip(stored, changed, strict=True)]
+    groups[2] = groups[2]._replace(responses=(*responses, *groups[2].responses[3:]))
+    write_rollouts(folder / "rollouts", 1, groups)
+    length, finished = stored[1].length, stored[2].finished
+    for sample, said in enumerate(("text", f"length (stored {length + 1}, now {length})",
+                                   f"finished (stored {not finished}, now {finished})")):
+        assert command(sample) == 1
+        assert f"--- DIFFERS from what step 1 stored: {said}\n" in capsys.readouterr().out
+    assert command(3) == 0
+    assert capsys.readouterr().out == f"{groups[2].prompt}{groups[2].responses[3].response}\n" \
+                                      "--- identical to what step 1 stored\n"
+    assert command(4) == command(0, step=3) == 2
+    assert "sample: expected 0 to 3" in (said := capsys.readouterr().err) and "were not kept" in said
+
+
+def test_a_run_is_its_newest_checkpoint(whole):
+    """As a number, so that a file of completions is not gone on with from later weights."""
+    assert find_model(str(whole[1])).step == find_model(f"{whole[1]}@{STEPS}").step == STEPS
+    with pytest.raises(FileNotFoundError, match="no checkpoint of step 99"):
+        find_model(f"{whole[1]}@99")
 
 
 def test_a_folder_of_another_config_is_refused_by_field(small, whole):
