@@ -67,7 +67,8 @@ def plan(path: str, given: Mapping[str, Any], workdir: Path, seeds: Sequence[int
                 _check_judged(spec, judged)
             except (ValueError, OSError) as error:
                 raise ValueError(f"setting {setting}: {error}") from error
-            arguments = ("-m", "jaxrl.train", f"--config={path}", *overrides(fields), f"--workdir={folder}")
+            arguments = ("-m", "jaxrl.train", f"--config={path}", *overrides(fields), f"--workdir={folder}",
+                         "--processes=1")
             members.append(Member(len(members), setting, seed, folder, spec.model, spec.total_steps, spec.export,
                                   arguments))
     return members

@@ -133,7 +133,7 @@ def test_the_runs_are_what_the_command_line_would_make_of_them(tmp_path):
     assert {member.steps for member in members} == {3}
     assert members[3].arguments == (
         "-m", "jaxrl.train", f"--config={FORMAT}", "--config.steps=3", "--config.reward.rule=answer-only-1",
-        "--config.seed=5", f"--workdir={tmp_path / 's' / 'answer_only_seed5'}")
+        "--config.seed=5", f"--workdir={tmp_path / 's' / 'answer_only_seed5'}", "--processes=1")
 
 
 @pytest.mark.parametrize(("flags", "told"), [
