@@ -4,8 +4,9 @@
 
 One run is left in peace. Others are killed, started again and killed again; one that reaches its end is compared with
 the first, and the next is begun, until so many kills are done. Moments are drawn from --seed in turn from KINDS: while
-the program starts, anywhere in a step, and while a rollout file, a line of metrics, a checkpoint, an evaluation or the
-export is written. Without --full the stages of --config have a few short steps. Exit status 1 on any difference.
+the program starts, anywhere in a step, and while the run's first file, a rollout file, a line of metrics, a checkpoint,
+an evaluation or the export is written. Without --full the stages of --config have a few short steps. Exit status 1 on
+any difference.
 """
 
 import argparse
@@ -39,8 +40,10 @@ SHORT = {
        {"steps": 4, "prompts": 4, "samples": 4, "pool.p3": 24, "sampling.max_new_tokens": 96}.items()},
 }
 # What appears in the run folder (or grows) while a kind of moment lasts; "start" needs no sign.
+FIRST = "first file"  # only of a run that has not begun
 KINDS = {
     "start": None,
+    FIRST: "config.json*",
     "step": "metrics.jsonl",
     "rollout file": "rollouts/*.partial",
     "metrics line": "metrics.jsonl",
@@ -68,8 +71,8 @@ class Moment(NamedTuple):
 
 def draw(kind: str, pace: Pace, chance: random.Random) -> Moment:
     """A moment of this kind. A file's writing takes milliseconds, a checkpoint's some tenths of a second."""
-    longest = {"start": pace.start, "step": pace.step, "checkpoint": 0.3, "export": 0.05}.get(kind, 0.004)
-    last = {"start": 1, "evaluation": 2, "export": 1}.get(kind, 3)
+    longest = {"start": pace.start, "step": pace.step, "checkpoint": 0.3, "export": 0.05, FIRST: 0.002}.get(kind, 0.004)
+    last = {"start": 1, FIRST: 1, "evaluation": 2, "export": 1}.get(kind, 3)
     return Moment(kind, chance.randint(1, last), chance.uniform(0, longest))
 
 
@@ -102,7 +105,8 @@ def left(workdir: Path) -> tuple[str, str, str]:
     """What a kill left: last line, last whole checkpoint, and what is half written."""
     records = read_metrics(workdir / "metrics.jsonl")
     checkpoints = run_steps(workdir) if (workdir / "checkpoints").is_dir() else []
-    patterns = {pattern for pattern in KINDS.values() if pattern and pattern != "metrics.jsonl"} | {"*.partial"}
+    patterns = {pattern for pattern in KINDS.values() if pattern and ("partial" in pattern or "tmp" in pattern)}
+    patterns.add("*.partial")
     half = sorted({str(path.relative_to(workdir)) for pattern in patterns for path in workdir.glob(pattern)})
     metrics = workdir / "metrics.jsonl"
     half += ["metrics.jsonl"] if metrics.exists() and not metrics.read_bytes().endswith(b"\n") else []
@@ -196,12 +200,14 @@ def main() -> int:
     print("| kill | run | while | after | last line | checkpoint | half written |\n|---|---|---|---|---|---|---|")
     kinds = [kind for _ in range(given.kills) for kind in chance.sample(list(KINDS), len(KINDS))][: given.kills]
     done, ends, failed = 0, [], False
-    while done < given.kills or (home / f"run{len(ends)}").exists():
+    while kinds or (home / f"run{len(ends)}").exists():
         workdir = home / f"run{len(ends)}"
+        kind = next((kind for kind in kinds if kind != FIRST or not workdir.exists()), None)
         process = start(given.config, workdir, fields)
-        moment = draw(kinds[done], pace, chance) if done < given.kills else None
+        moment = draw(kind, pace, chance) if kind else None
         if moment and kill_at(process, workdir, moment):
             done += 1
+            kinds.remove(kind)
             cells = (str(done), str(len(ends)), moment.kind, f"{moment.delay:.3f} s", *left(workdir))
             print(f"| {' | '.join(cells)} |", flush=True)
             continue

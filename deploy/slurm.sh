@@ -12,11 +12,10 @@
 # where the same command goes on. An exit by anything else is final; sbatch again goes on from the last checkpoint.
 #SBATCH --signal=TERM@300
 set -uo pipefail
-leader=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export COORDINATOR="$leader:$((20000 + SLURM_JOB_ID % 20000))"
-# SLURM_NODEID is known only inside each task. exec, so that the signal reaches Python and not a shell around it.
-srun --kill-on-bad-exit=1 bash -c 'exec .venv/bin/python -m jaxrl.train "$@" \
-    --coordinator="$COORDINATOR" --processes="$SLURM_NNODES" --process="$SLURM_NODEID"' jaxrl "$@" &
+export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK" # srun does not take it from sbatch by itself
+# The processes find each other by what srun sets, and one that fails ends the others: to kill them at its exit, as some
+# clusters are set up to do, would hide the 75 of a process that is still on its way out.
+srun --kill-on-bad-exit=0 .venv/bin/python -m jaxrl.train "$@" &
 wait $!
 status=$?
 if [ "$status" -eq 75 ]; then

@@ -3,6 +3,7 @@
 import difflib
 import json
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from jaxrl.learning.processes import joined, leave, lost
 from jaxrl.running.stopping import Ended
 
 FLAGS = flags.FLAGS
@@ -43,7 +45,8 @@ def with_overrides(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
 
 def run(name: str, command: Callable[[ConfigDict | None], int | None], instead: str = "config") -> None:
     """Parse the flags and call `command(config)`, which may return an exit status; a refusal is one sentence on stderr
-    and exit status 2. A run that ended before its last step says so in the same way, with the status of `Ended`.
+    and exit status 2. A run that ended before its last step says so in the same way, with the status of `Ended`. One of
+    several processes that fails for itself ends at once, with its number and host before what it says.
 
     instead: a flag that may be given in place of --config; the config is None then.
     """
@@ -56,10 +59,16 @@ def run(name: str, command: Callable[[ConfigDict | None], int | None], instead: 
         logging.set_verbosity(logging.WARNING)
         try:
             return command(CONFIG.value)
-        except REFUSALS as error:
-            return _refuse(name, str(error))
-        except Ended as ended:
+        except Ended as ended:  # all processes have come to the same end
             return _refuse(name, str(ended), ended.status)
+        except BaseException as error:
+            refused = isinstance(error, REFUSALS) and not lost(error)
+            if joined():
+                said = f"{name}: {error}" if refused or lost(error) else traceback.format_exc()
+                leave(said, 2 if refused else 1, others=lost(error))
+            if not refused:
+                raise
+            return _refuse(name, str(error))
 
     def parse(argv: list[str]) -> list[str]:
         try:

@@ -8,7 +8,6 @@ The config file has `get_config`, the base run as `jaxrl.train` takes it, and `g
 import itertools
 import re
 import runpy
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,7 +67,8 @@ def plan(path: str, given: Mapping[str, Any], workdir: Path, seeds: Sequence[int
                 _check_judged(spec, judged)
             except (ValueError, OSError) as error:
                 raise ValueError(f"setting {setting}: {error}") from error
-            arguments = ("-m", "jaxrl.train", f"--config={path}", *overrides(fields), f"--workdir={folder}")
+            arguments = ("-m", "jaxrl.train", f"--config={path}", *overrides(fields), f"--workdir={folder}",
+                         "--processes=1")
             members.append(Member(len(members), setting, seed, folder, spec.model, spec.total_steps, spec.export,
                                   arguments))
     return members
@@ -116,7 +116,6 @@ def sweep(config: ConfigDict) -> int:
     chosen = members if _INDEX.value is None else [members[_INDEX.value]]
     for model in {member.model for member in chosen}:
         resolve_model(model)  # downloaded once, before several runs want it at a time
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     unfinished = run_members(chosen, slots, halving, lambda line: print(line, flush=True))
     if _INDEX.value is None:
         _report(workdir, members)

@@ -12,14 +12,15 @@ from ml_collections import ConfigDict
 from jaxrl.flags import WORKDIR, plain, run
 
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where several processes make the run.")
-_PROCESSES = flags.DEFINE_integer("processes", 1, "How many they are; each gets the same command.", lower_bound=1)
-_PROCESS = flags.DEFINE_integer("process", 0, "Which of them this is, from 0.", lower_bound=0)
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many they are; each gets the same command. Not given: as "
+                                  "Slurm or Kubernetes has started them. 1: this one alone.", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.", lower_bound=0)
 _MANIFEST = flags.DEFINE_string("manifest", None, "manifest.json of a past run to train again, instead of --config.")
 
 
 def train(config: ConfigDict | None) -> None:
     """The command behind the flags. Raises ValueError and OSError with one sentence each."""
-    from jaxrl.running.devices import join_processes, prepare_devices
+    from jaxrl.running.devices import join_processes, prepare_devices, started_together
     from jaxrl.running.settings import run_spec
     from jaxrl.running.workdir import check_start, check_workdir, compare_manifests
     from models.source import resolve_model
@@ -29,14 +30,16 @@ def train(config: ConfigDict | None) -> None:
         then, fields = _past_run(config)
     else:
         fields = plain(config) | ({"workdir": WORKDIR.value} if WORKDIR.value else {})
+    given = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    asked = _PROCESSES.value != 1 or _COORDINATOR.value is not None
+    several = started_together() if given == (None, None, None) else asked
+    prepare_devices(fields["devices"], fields["compile_cache"], 0 if several else fields["sampler"]["devices"])
+    if several:  # before all that one of them may refuse: the others end with it then
+        join_processes(*given)
     spec = run_spec(fields)
     model_folder = resolve_model(spec.model)
     check_start(spec)
     check_workdir(spec.workdir, fields)
-    several = _PROCESSES.value > 1 or _COORDINATOR.value is not None
-    prepare_devices(fields["devices"], fields["compile_cache"], 0 if several else fields["sampler"]["devices"])
-    if several:
-        join_processes(_COORDINATOR.value or "", _PROCESSES.value, _PROCESS.value)
 
     from rich.console import Console
 

@@ -67,8 +67,8 @@ def test_a_sweep_that_was_stopped_goes_on_and_leaves_finished_runs_alone(base, t
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM
+    _, err = said(process, status=75)
+    assert err == "jaxrl.sweep: stopped by SIGTERM; start the same command again to go on.\n"
     listed = [line.split("\t") for line in said(again("--list"))[0].splitlines()]
     assert [line[:4] for line in listed] == [["0", "strict", "3", str(first)], ["1", "answer_only", "3", str(second)]]
     assert listed[0][4] == "finished" and listed[1][4] in ("to do", "step 1 of 2")  # its child was stopped too
@@ -80,6 +80,8 @@ def test_a_sweep_that_was_stopped_goes_on_and_leaves_finished_runs_alone(base, t
     # Trained by two rules, evaluated by one: else the two could not stand in one table.
     runs = [read_run(folder) for folder in (first, second)]
     assert [run.config["reward"]["rule"] for run in runs] == ["strict-1", "answer-only-1"]
+    assert {run.config["compile_cache"] for run in runs} == {str(tmp_path / "compiled")}
+    assert any((tmp_path / "compiled").iterdir())
     assert {result.rule for run in runs for result in run.evaluations} == {"strict-1"}
     table = (workdir / "table.md").read_text(encoding="utf-8")
     assert table in out and "Not comparable" not in table
@@ -131,7 +133,7 @@ def test_the_runs_are_what_the_command_line_would_make_of_them(tmp_path):
     assert {member.steps for member in members} == {3}
     assert members[3].arguments == (
         "-m", "jaxrl.train", f"--config={FORMAT}", "--config.steps=3", "--config.reward.rule=answer-only-1",
-        "--config.seed=5", f"--workdir={tmp_path / 's' / 'answer_only_seed5'}")
+        "--config.seed=5", f"--workdir={tmp_path / 's' / 'answer_only_seed5'}", "--processes=1")
 
 
 @pytest.mark.parametrize(("flags", "told"), [

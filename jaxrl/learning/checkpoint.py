@@ -64,8 +64,8 @@ class Checkpoints:
     def __exit__(self, *error) -> None:
         if error[0] is None:
             self.close()
-        else:  # the first error is the one to tell
-            with contextlib.suppress(Exception):
+        elif jax.process_count() == 1:  # else the others may be elsewhere, and to close is to wait for them
+            with contextlib.suppress(Exception):  # the first error is the one to tell
                 self.close()
 
     def close(self) -> None:

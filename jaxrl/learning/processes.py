@@ -8,11 +8,49 @@ anything.
 import errno
 import itertools
 import json
-from typing import Any
+import os
+import re
+import socket
+import sys
+import time
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+_LAST_WORDS = 2  # seconds
+_NAMED = 45  # seconds in which JAX has found out which process is lost, and ended this one
+_COLLECTIVE = re.compile(r"\b(Gloo|NCCL)\b")  # said by a program that waited for another process
+
+
+def joined() -> bool:
+    """Whether this process is one of several; does not wait for the others, as JAX's own count may."""
+    return jax.distributed.is_initialized()
+
+
+def lost(error: BaseException) -> bool:
+    """Whether it is that of a program that missed another process; JAX raises it as ValueError or RuntimeError."""
+    return isinstance(error, ValueError | RuntimeError) and bool(_COLLECTIVE.search(str(error)))
+
+
+def leave(said: str, status: int, *, others: bool = False) -> NoReturn:
+    """End this one of several processes at once, saying why, with its number and host.
+
+    The others, which may wait for it, end when they miss its sign of life. Nothing runs that ends a program in order:
+    JAX would wait for the others then, and they for this one. others: another one is lost; JAX is left the time to
+    end this process with the number of that one.
+    """
+    from jax._src import distributed
+
+    index = distributed.global_state.process_id
+    sys.stdout.flush()
+    print(f"process {index} on {socket.gethostname()} ends: {said}", file=sys.stderr, flush=True)
+    if others:
+        time.sleep(_NAMED)
+    elif index == 0:  # the others are connected through it, and where all fail alike each has to say so
+        time.sleep(_LAST_WORDS)
+    os._exit(status)
 
 
 def leads() -> bool:

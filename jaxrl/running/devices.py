@@ -1,5 +1,6 @@
 """The devices of this process and the cache of compiled programs; must be set before JAX touches a device."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -31,18 +32,45 @@ def prepare_devices(devices: int, compile_cache: str, sampling: int = 0) -> None
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def join_processes(coordinator: str, count: int, index: int) -> None:
+def started_together() -> bool:
+    """Whether Slurm's srun has started several processes, or Kubernetes this one as part of an indexed job.
+
+    Raises ValueError in the latter where JAX can't ask how many they are.
+    """
+    if "SLURM_STEP_NODELIST" in os.environ:
+        return int(os.environ.get("SLURM_NTASKS", 1)) > 1
+    if not {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= os.environ.keys():
+        return False
+    if importlib.util.find_spec("kubernetes") is None:
+        raise ValueError("this is part of an indexed Kubernetes job, without the package kubernetes that counts "
+                         "its parts; expected --coordinator, --processes and --process as in deploy/jobset.yaml, "
+                         "jax[k8s] to be installed, or --processes=1 for a run of this process alone.")
+    return True
+
+
+def join_processes(coordinator: str | None = None, count: int | None = None, index: int | None = None) -> None:
     """Make this process number `index` of `count` that make one run. Must come before JAX touches a device.
 
-    coordinator: host:port of process 0, as all reach it. Waits until all are there. Raises ValueError for numbers that
-    do not fit, RuntimeError where the others do not come. A process that dies takes the others down after HEARTBEAT
-    seconds, with its number.
+    coordinator: host:port of process 0, as all reach it. With nothing given JAX takes all from Slurm or Kubernetes. A
+    process has all devices of its host, or, of several that Slurm has put on a host, the one of its number there. Waits
+    until all are there; after five minutes JAX ends the process. Raises ValueError for numbers that do not fit, OSError
+    where JAX can't join. A process that dies takes the others down after HEARTBEAT seconds, with its number.
     """
-    if not (coordinator.rpartition(":")[2].isdigit() and 0 <= index < count and count > 1):
+    given = (coordinator, count, index)
+    if given == (None, None, None):
+        alone = os.environ.get("SLURM_STEP_NUM_NODES") == os.environ.get("SLURM_NTASKS")
+        devices = [] if alone else None  # None: as JAX finds it, which is one a process under Slurm
+    elif None in given or not (coordinator.rpartition(":")[2].isdigit() and 0 <= index < count and count > 1):
         raise ValueError("expected --coordinator=HOST:PORT, --processes=N of 2 or more and --process=K from 0 to N-1, "
                          f"got {coordinator!r}, {count} and {index}.")
+    else:
+        devices = []
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=HEARTBEAT)
+    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM away and does nothing at it
+    try:
+        jax.distributed.initialize(*given, local_device_ids=devices, heartbeat_timeout_seconds=HEARTBEAT)
+    except RuntimeError as error:
+        raise OSError(f"can't join the other processes: {' '.join(str(error).split())}") from error
 
 
 def learning_devices(count: int) -> list[jax.Device]:

@@ -3,18 +3,25 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jaxrl.learning.processes import any_process
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ECHO = 1.0
+"""Seconds after a signal in which another one is the same request, sent twice: Slurm may signal a process and also the
+parent that passes it on."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Ended(Exception):
-    """The run is over before its last step, in a sentence; `status` is the exit status of the command."""
+    """The run is over before its last step, in a sentence; `status` is the exit status of the command.
 
-    status = 1
+    1 is Python's for any error, 2 for a refusal.
+    """
+
+    status = 3
 
 
 class Stopped(Ended):
@@ -24,7 +31,8 @@ class Stopped(Ended):
 
 
 class Signals:
-    """SIGTERM and SIGINT as `Stopped`, raised where the run can be left; a second signal ends the process at once.
+    """SIGTERM, SIGINT and SIGHUP as `Stopped`, raised where the run can be left; a second signal, other than an echo of
+    the first, ends the process at once. SIGHUP (a closed terminal) is left alone where nohup has set it aside.
 
     Use as a context manager. Inside `held` nothing is raised until its end, so that what has begun there is whole.
     Outside the main thread, which alone gets signals, it does nothing. Of several processes (`alone` False) all stop
@@ -39,7 +47,8 @@ class Signals:
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._take) for number in _SIGNALS}
+            self._before = {number: signal.signal(number, self._take) for number in _SIGNALS
+                            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN}
         return self
 
     def __exit__(self, *error) -> None:
@@ -58,13 +67,17 @@ class Signals:
         self._check()
 
     def _take(self, number: int, frame: object) -> None:
+        if self.asked:
+            return
         self.asked = signal.Signals(number)
-        for other in _SIGNALS:
+        time.sleep(ECHO)  # what comes meanwhile ends above
+        for other in self._before:
             signal.signal(other, signal.SIG_DFL)
         if not self._held:
             self._check()
 
     def _check(self) -> None:
-        if any_process(self.asked is not None):
+        asked = self.asked is not None
+        if asked if self._alone else any_process(asked):
             name = self.asked.name if self.asked else "a signal to another process"
             raise Stopped(f"stopped by {name}; start the same command again to go on.")

@@ -14,7 +14,7 @@ from jaxrl.evaluation.table import from_json, percent
 from jaxrl.learning.run_params import run_steps
 from jaxrl.reporting.terminal import duration
 from jaxrl.running.halving import Halving
-from jaxrl.running.stopping import Stopped
+from jaxrl.running.stopping import Signals, Stopped
 
 LAST_LINES = 12  # of a failed run's output that are shown
 _PAUSE = 0.2  # seconds between two looks at the children
@@ -49,7 +49,8 @@ class _Child(NamedTuple):
 
 
 class Unfinished(NamedTuple):
-    """Runs that failed or that another process has, and runs that wait for others before losers are stopped."""
+    """Runs that failed or that another process has, and runs that wait: for others before losers are stopped, or for
+    the same command after a signal."""
 
     failed: list[Member]
     waiting: list[Member]
@@ -82,44 +83,52 @@ def run_members(
     """Runs what is not finished, at most one in each slot at a time; returns what is still to be done.
 
     slots: what is set in the environment of a run in that place. A run that fails is named with its last lines, and the
-    others go on. When this process is stopped, so are its children; what they have done stays.
+    others go on. Raises Stopped at a signal, once the children have saved.
     """
-    left, free, running, failed, elsewhere = list(members), list(slots), [], [], []
+    with Signals() as signals:
+        return _run_members(members, slots, halving, say, signals)
+
+
+def _run_members(members, slots, halving, say, signals: Signals) -> Unfinished:
+    left, free, running, failed, elsewhere, stopped = list(members), list(slots), [], [], [], []
     try:
         while True:
-            for stop in halving.decide({member.setting for member in failed}):
-                say(_told(stop))
-            for member in list(left) if free else ():
-                if over := _over(member, halving):
-                    left.remove(member)
-                    say(f"{_name(member)}: {over}")
-                elif free and not halving.holds(member.setting, member.workdir):
-                    left.remove(member)
-                    if child := _start(member, free[0]):
-                        free.pop(0)
-                        running.append(child)
-                        say(f"{_name(member)}: started, its output is in {member.log}")
-                    else:
-                        elsewhere.append(member)
-                        say(f"{_name(member)}: another process is running it, left alone")
-            if not running:
-                return Unfinished([*failed, *elsewhere], left)
+            with signals.held():  # so that no child is begun and forgotten
+                for stop in halving.decide({member.setting for member in failed}):
+                    say(_told(stop))
+                for member in list(left) if free else ():
+                    if over := _over(member, halving):
+                        left.remove(member)
+                        say(f"{_name(member)}: {over}")
+                    elif free and not halving.holds(member.setting, member.workdir):
+                        left.remove(member)
+                        if child := _start(member, free[0]):
+                            free.pop(0)
+                            running.append(child)
+                            say(f"{_name(member)}: started, its output is in {member.log}")
+                        else:
+                            elsewhere.append(member)
+                            say(f"{_name(member)}: another process is running it, left alone")
+                if not running:
+                    return Unfinished([*failed, *elsewhere], [*left, *stopped])
             time.sleep(_PAUSE)
-            for child in list(running):
-                member = child.member
-                if child.process.poll() is None:
-                    if not child.held and halving.holds(member.setting, member.workdir):
-                        child.process.terminate()  # it saves, and goes on exactly there if it may
-                        running[running.index(child)] = child._replace(held=True)
-                    continue
-                running.remove(child)
-                free.append(child.slot)
-                if child.held and child.process.returncode == Stopped.status:
+            with signals.held():
+                for child in list(running):
+                    member = child.member
+                    if child.process.poll() is None:
+                        if not child.held and halving.holds(member.setting, member.workdir):
+                            child.process.terminate()  # it saves, and goes on exactly there if it may
+                            running[running.index(child)] = child._replace(held=True)
+                        continue
+                    running.remove(child)
+                    free.append(child.slot)
+                    if child.process.returncode != Stopped.status:
+                        failed += [] if _ended_well(child, say) else [member]
+                        continue
                     os.close(child.log)
-                    left.append(member)
-                    say(f"{_name(member)}: waits after step {_steps_done(member)}")
-                elif not _ended_well(child, say):
-                    failed.append(member)
+                    (left if child.held else stopped).append(member)
+                    say(f"{_name(member)}: waits after step {_steps_done(member)}" + ("" if child.held else
+                        "; it was stopped by a signal, and the same command goes on with it"))
     finally:
         for child in running:
             if not child.held:  # a second signal would end it before it has saved
@@ -130,14 +139,17 @@ def run_members(
 
 
 def _start(member: Member, slot: Mapping[str, str]) -> _Child | None:
-    """None where another process holds the log. The child inherits the lock: it lasts as long as anybody writes."""
+    """None where another process holds the log. The child inherits the lock: it lasts as long as anybody writes.
+
+    It has a session of its own: what signals the sweep signals it only through `run_members`, once.
+    """
     member.log.parent.mkdir(parents=True, exist_ok=True)
     log = _open_locked(member.log)
     if log is None:
         return None
     said = os.fstat(log).st_size
     process = subprocess.Popen([sys.executable, *member.arguments], env=os.environ | dict(slot),
-                               stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+                               stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     return _Child(member, process, slot, log, said, time.monotonic())
 
 

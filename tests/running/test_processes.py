@@ -21,6 +21,7 @@ from jaxrl.running.devices import join_processes
 
 ROOT = Path(__file__).parents[2]
 STEPS = 3
+LOST_1 = r"[Tt]ask[: ]1\b|heartbeats\):\s+1\b"  # as JAX names process 1
 STAGE = {"steps": 1, "prompts": 4, "samples": 4, "pool.p3": 6, "sampling.max_new_tokens": 8}
 FIELDS = {
     "devices": 0, "sampler.devices": 0, "mesh.fsdp": 2, "unroll": 1, "wandb.mode": "off", "checkpoint.every": 1,
@@ -37,21 +38,24 @@ class Runs:
     def __init__(self, model, folder):
         self.fields, self.folder = FIELDS | {"model": model, "compile_cache": folder / "cache"}, folder
 
-    def start(self, workdir, processes):
+    def start(self, workdir, processes, slurm=False, broken=""):
+        """slurm: as srun starts them, without flags. broken: code that process 0 runs first."""
         # Set from outside, so that the config is the same; the rest as `prepare_devices` has it for several.
         environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(4 // processes), "JAX_CPU_ENABLE_ASYNC_DISPATCH": "0",
                                     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        joined = [] if processes == 1 else [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}"]
-        return [
-            subprocess.Popen([sys.executable, "-m", "jaxrl.train", "--config=configs/three_stage.py:tiny",
-                              f"--workdir={workdir}", *overrides(self.fields), *joined,
-                              *([f"--process={index}"] if joined else [])],
-                             cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            for index in range(processes)
-        ]
+        command = ["--config=configs/three_stage.py:tiny", f"--workdir={workdir}", *overrides(self.fields)]
+        port, started = free_port(), []
+        for index in range(processes):
+            begun, joined = ["-m", "jaxrl.train"], []
+            if slurm:
+                environment |= slurm_step(index, processes, port)
+            elif processes > 1:
+                joined = [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}", f"--process={index}"]
+            if broken and index == 0:
+                begun = ["-c", f"{broken}\nimport runpy\nrunpy.run_module('jaxrl.train', run_name='__main__')"]
+            started.append(subprocess.Popen([sys.executable, *begun, *command, *joined], cwd=ROOT, env=environment,
+                                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        return started
 
     def finish(self, workdir, processes, status=0):
         """What each said, once all have ended with this status."""
@@ -61,6 +65,19 @@ class Runs:
         said = [process.communicate(timeout=500)[0] for process in started]
         assert [process.returncode for process in started] == [status] * len(started), "\n".join(said)
         return said
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def slurm_step(index, count, port):
+    """What srun sets in task `index` of so many on one host; a port of Slurm's choice could be taken here."""
+    return {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_NODES": "1",
+            "SLURM_NTASKS": str(count), "SLURM_PROCID": str(index), "SLURM_LOCALID": str(index),
+            "JAX_COORDINATOR_PORT": str(port)}
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +109,10 @@ def assert_same(small, workdir, other):
 
 
 def test_a_run_changes_hands_between_one_process_and_two(small, runs, tmp_path):
-    """One is stopped after a step, two go on and are stopped by a signal to one of them, one ends it."""
+    """One is stopped after a step, two that Slurm starts go on and are stopped by a signal to one, one ends it."""
     workdir = tmp_path / "run"
     for processes, step in ((1, 1), (2, 2)):
-        started = runs.start(workdir, processes)
+        started = runs.start(workdir, processes, slurm=processes == 2)
         wait_for(started, rollout_path(workdir / "rollouts", step))
         started[-1].send_signal(signal.SIGTERM)
         said = runs.ended(started, 75)
@@ -105,8 +122,26 @@ def test_a_run_changes_hands_between_one_process_and_two(small, runs, tmp_path):
     assert_same(small, workdir, runs.folder / "one")
 
 
-def test_a_process_that_dies_ends_the_run_with_its_number_and_both_start_again(small, runs, tmp_path):
+FULL_DISK = """
+from jaxrl.running.ledger import Ledger
+write = Ledger.write
+def full(self, record):
+    if record["step"] == 1:
+        raise OSError(28, "No space left on device")
+    write(self, record)
+Ledger.write = full
+"""
+
+
+def test_a_process_that_ends_takes_the_run_down_with_its_number_and_both_start_again(small, runs, tmp_path):
+    """The leading one fails where the other does not write; then, when they go on, the other is killed."""
     workdir = tmp_path / "run"
+    started = runs.start(workdir, 2, broken=FULL_DISK)
+    said = [process.communicate(timeout=200)[0] for process in started]
+    assert started[0].returncode == 2 and started[1].returncode not in (0, 75)
+    last = f"process 0 on {socket.gethostname()} ends: jaxrl.train: [Errno 28] No space left on device"
+    assert said[0].splitlines()[-1] == last and "Traceback" not in said[0]
+
     started = runs.start(workdir, 2)
     wait_for(started, workdir / "checkpoints" / "1")
     began = time.monotonic()
@@ -114,11 +149,64 @@ def test_a_process_that_dies_ends_the_run_with_its_number_and_both_start_again(s
     started[1].communicate()
     said = started[0].communicate(timeout=500)[0]
     assert started[0].returncode not in (0, 75) and time.monotonic() - began < 60
-    assert re.search(r"[Tt]ask[: ]1\b", said), said
+    assert re.search(LOST_1, said), said
     said = runs.finish(workdir, 2)
     assert "going on after step" in said[0] and "going on" not in said[1]  # one speaks
     assert_same(small, workdir, runs.folder / "one")
     assert (workdir / "export" / "model.safetensors").is_file() and (workdir / "report.html").is_file()
+
+
+# One of two processes ends while a checkpoint is written, as a command that both run; the other waits for it.
+WORKER = """
+import os, signal, sys, time
+import numpy as np
+from jaxrl.flags import run
+from jaxrl.learning.checkpoint import Checkpoints
+from jaxrl.learning.processes import any_process
+from jaxrl.learning.state import TrainState
+from jaxrl.running import devices
+
+folder, address, index, broken, way = os.environ["WORKER"].split()
+devices.HEARTBEAT = 5
+
+def work(config):
+    devices.join_processes(address, 2, int(index))
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(1, TrainState(np.zeros((), np.int32), {"w": np.ones(8)}, {}), {})
+        any_process(False)
+        if index == broken:
+            if way == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise {"refusal": ValueError, "error": RuntimeError}[way]("what was wrong")
+        while True:
+            any_process(False)
+
+run("work", work)
+"""
+
+
+def test_all_ends_within_a_minute_whichever_process_ends_and_however(tmp_path):
+    ways = [(broken, way) for broken in (0, 1) for way in ("refusal", "error")] + [(0, "killed")]
+    started = {}
+    for broken, way in ways:
+        address = f"127.0.0.1:{free_port()}"
+        for index in range(2):
+            told = f"{tmp_path / way}{broken} {address} {index} {broken} {way}"
+            started[broken, way, index] = subprocess.Popen(
+                [sys.executable, "-c", WORKER, "--config=configs/stage1.py:tiny"], cwd=ROOT, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, text=True, env=os.environ | {"WORKER": told, "JAX_NUM_CPU_DEVICES": "1"})
+    try:
+        said = {which: process.communicate(timeout=120)[0] for which, process in started.items()}
+    finally:
+        for process in started.values():
+            process.kill()
+    for broken, way in ways:
+        text, other = said[broken, way, broken], said[broken, way, 1 - broken]
+        assert started[broken, way, broken].returncode == {"refusal": 2, "error": 1, "killed": -9}[way], text
+        assert started[broken, way, 1 - broken].returncode not in (0, 2, 3, 75), other  # none that is final
+        assert re.search("leader task was preempted" if broken == 0 else LOST_1, other), other
+        if way != "killed":
+            assert f"process {broken} on {socket.gethostname()} ends: " in text and "what was wrong" in text
 
 
 @pytest.mark.parametrize("given", [("", 2, 0), ("host", 2, 0), ("host:1", 1, 0), ("host:1", 2, 2)])

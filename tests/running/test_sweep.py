@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from jaxrl.running import sweep
 from jaxrl.running.halving import Halving
 from jaxrl.running.sweep import Member, Unfinished, run_members, state
 
+ROOT = Path(__file__).parents[2]
 # A run made of plain Python: says its device, writes checkpoint, evaluation and export of step 2, or fails.
 CHILD = """
 import os, pathlib, sys, time
@@ -39,6 +42,36 @@ step, name = (2, "after") if (folder / "evaluations").exists() else (1, "step_00
 os.replace(folder / "evaluations" / f".{step}", folder / "evaluations" / f"{name}.json")
 while step == 1:
     signal.pause()
+"""
+
+# Saves for a while after a signal and asks to be started again; a second signal would end it before.
+SAVING = """
+import os, pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1])
+def save(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    time.sleep(0.5)
+    (folder / "saved").touch()
+    os._exit(75)
+signal.signal(signal.SIGTERM, save)
+signal.signal(signal.SIGINT, save)
+print(os.getpid(), flush=True)
+folder.mkdir()
+while True:
+    time.sleep(0.01)
+"""
+# The parent of one such run, as `jaxrl.sweep` is.
+PARENT = """
+import sys
+from pathlib import PosixPath
+from jaxrl.running.stopping import Ended
+from jaxrl.running.sweep import *
+try:
+    run_members([{member}], [{{}}], Halving(PosixPath("none"), {{}}), print)
+except Ended as ended:
+    print(ended)
+    sys.exit(ended.status)
 """
 
 
@@ -123,6 +156,47 @@ def test_a_child_keeps_its_folder_when_the_sweep_is_killed(member):
         assert state(one, halving_of([one])) == "running"
     finally:
         os.kill(int(one.log.read_text().splitlines()[1]), signal.SIGKILL)
+
+
+@pytest.fixture
+def saving(tmp_path):
+    """A run that saves when it is signalled."""
+    (tmp_path / "child.py").write_text(SAVING)
+    folder = tmp_path / "run0"
+    return Member(0, "setting0", 0, folder, "model", 2, False, (str(tmp_path / "child.py"), str(folder)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_sweep_waits_until_its_runs_have_saved(saving, number):
+    """The whole group is signalled, as by a terminal: a child that got the parent's signal too would die unsaved."""
+    parent = subprocess.Popen([sys.executable, "-c", PARENT.format(member=saving)], cwd=ROOT, start_new_session=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(saving.workdir, parent)
+    os.killpg(parent.pid, number)
+    said = parent.communicate(timeout=60)[0]
+    assert parent.returncode == 75, said
+    assert said.splitlines()[-1] == f"stopped by {number.name}; start the same command again to go on."
+    assert "Traceback" not in said and (saving.workdir / "saved").exists()
+
+
+def test_a_run_that_was_stopped_by_somebody_else_waits_and_has_not_failed(saving):
+    said, ender = [], threading.Thread(target=end, args=[saving])
+    ender.start()
+    assert run_all([saving], say=said.append) == Unfinished([], [saving])
+    assert said[-1].endswith("waits after step 0; it was stopped by a signal, and the same command goes on with it")
+    ender.join()
+
+
+def wait_for(path, process=None):
+    while not path.exists():
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def end(member):
+    """Signals the run itself, once it has begun."""
+    wait_for(member.workdir)
+    os.kill(int(member.log.read_text()), signal.SIGTERM)
 
 
 @pytest.fixture

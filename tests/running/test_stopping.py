@@ -1,0 +1,94 @@
+"""Signals: the first asks for an end, an echo of it is one and the same, a later one ends the process at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jaxrl.running.stopping import ECHO, Signals, Stopped
+
+ROOT = Path(__file__).parents[2]
+# Says when it is ready, and after the first signal saves for a while.
+WORKER = """
+import time
+from jaxrl.running.stopping import Signals, Stopped
+with Signals() as signals:
+    try:
+        print("ready", flush=True)
+        while True:
+            time.sleep(0.01)
+    except Stopped:
+        time.sleep(0.5)
+        print("saved", flush=True)
+"""
+# Will not be left, whatever was asked.
+HOLDER = """
+import time
+from jaxrl.running.stopping import Signals
+with Signals() as signals, signals.held():
+    print("ready", flush=True)
+    while not signals.asked:
+        time.sleep(0.01)
+    time.sleep(600)
+"""
+
+
+COMMAND = """
+from jaxrl.flags import run
+from jaxrl.running.stopping import Ended
+def give_up(config):
+    raise Ended("the guard gave up.")
+run("jaxrl.some", give_up)
+"""
+
+
+def worker(code):
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_two_signals_at_a_time_are_one(second):
+    """Slurm may signal a process and also its parent, which passes the signal on."""
+    process = worker(WORKER)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3 * ECHO)
+    process.send_signal(second)
+    assert process.communicate(timeout=60)[0] == "saved\n" and process.returncode == 0
+
+
+def test_a_second_signal_stops_at_once():
+    process = worker(HOLDER)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(2 * ECHO)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+
+
+def test_a_closed_terminal_stops_a_run_unless_nohup_says_that_it_must_not(monkeypatch):
+    monkeypatch.setattr("jaxrl.running.stopping.ECHO", 0)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with pytest.raises(Stopped, match="stopped by SIGHUP"), Signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(10)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_giving_up_has_an_exit_status_of_its_own():
+    """Neither an error's nor a refusal's: launch files start the run again after the one and not after the other."""
+    command = [sys.executable, "-c", COMMAND, "--config=configs/stage1.py:tiny"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (3, "jaxrl.some: the guard gave up.\n")
