@@ -150,7 +150,7 @@ def policy_loss(
         if spec.entropy_coefficient:
             loss = loss - spec.entropy_coefficient * reduce_tokens(hide(entropy, mask), mask, totals, spec)
     if batch.sample_logp is not None:
-        gap = jnp.abs(logp - hide(batch.sample_logp, mask))
+        gap = jnp.abs(old_logp - hide(batch.sample_logp, mask))  # without what earlier steps changed
         info |= {
             "logp_gap_mean": masked_sum(gap, mask) / totals.tokens,
             "logp_gap_max": masked_max(gap, mask, row_blocks),

@@ -183,6 +183,28 @@ def test_a_gradient_that_is_not_finite_changes_no_parameter():
     jax.tree.map(np.testing.assert_array_equal, state.params, fresh)
 
 
+@pytest.mark.parametrize("rows", [8, 0])
+def test_a_batch_without_a_loss_token_moves_nothing(rows):
+    """Neither by what the moments hold nor by weight decay; and the state is still there."""
+    mesh = make_mesh(MeshSpec(), jax.devices()[:1])
+    adam = make_optimizer(OptimizerSpec(weight_decay=0.1))
+    state = init_state(MODEL, adam, mesh, init_params(MODEL, mesh, jax.random.key(0)))
+    update = make_update(MODEL, adam, RECIPES["grpo"], mesh, WHOLE)
+    state, _ = update(state, make_batch(), SCALARS)
+    before = jax.device_get(state)
+    batch = Batch(*(None if x is None else x[:rows] for x in make_batch()))
+    state, info = update(state, batch._replace(loss_mask=0 * batch.loss_mask), SCALARS)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), before)
+    assert info["loss_tokens"] == info["micro_batches"] == info["model_flops"] == 0
+
+
+def test_the_state_is_given_up():
+    mesh = make_mesh(MeshSpec(), jax.devices()[:1])
+    state = init_state(MODEL, DESCENT, mesh, init_params(MODEL, mesh, jax.random.key(0)))
+    make_update(MODEL, DESCENT, RECIPES["grpo"], mesh, WHOLE)(state, make_batch(), SCALARS)
+    assert all(x.is_deleted() for x in jax.tree.leaves((state.params, state.opt_state)))
+
+
 def test_parameters_moments_and_gradients_are_really_split():
     """Bytes on one of four devices, of the policy and of the critic: a quarter, and what is too small to be split."""
     mesh, loss = make_mesh(MeshSpec(data=1, fsdp=4)), RECIPES["ppo"]
