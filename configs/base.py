@@ -64,7 +64,7 @@ def get_run() -> ConfigDict:
         alpha=32.0,  # what they add is multiplied by alpha / rank
     ))
     config.layout = ConfigDict(dict(
-        micro_tokens=16_384,  # tokens of a micro-batch over all devices, padding included
+        micro_tokens=8_192,  # tokens of a micro-batch over all devices, padding included: less padding, more gathering
         multiple=128, ratio=1.06,  # row lengths are padded to multiples, each at most `ratio` times the last
         head_tokens=8_192,  # tokens of one piece of the head: memory is this times the vocabulary times 4 bytes
     ))
