@@ -3,14 +3,17 @@ update."""
 
 import dataclasses
 import re
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxrl.algorithms.batch import Batch
 from jaxrl.algorithms.recipes import RECIPES, recipe
+from jaxrl.learning import update as learner
 from jaxrl.learning.batching import LayoutSpec
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.optimizer import OptimizerSpec, make_optimizer
@@ -149,20 +152,38 @@ def test_the_update_is_the_gradient_of_the_loss():
         np.testing.assert_allclose(x, y, atol=3e-6, rtol=1e-3)
 
 
-def test_no_scalar_and_no_length_traces_again():
-    mesh = make_mesh(MeshSpec())
-    params = init_params(MODEL, mesh, jax.random.key(0))
-    state = init_state(MODEL, DESCENT, mesh, params)
-    update = make_update(MODEL, DESCENT, RECIPES["grpo"], mesh, UpdateSpec(LayoutSpec((8, 16, 24), 96)))
+def test_no_scalar_and_no_length_traces_again(monkeypatch):
+    """Every program once a shape: gradients and old log-probabilities of the policy, gradients of the critic; optimizer
+    steps once."""
+    calls = Counter()
+
+    def counted(name, function):
+        def call(*args, **kwargs):
+            calls[name] += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in ("forward", "forward_values"):
+        monkeypatch.setattr(learner, name, counted(name, getattr(learner, name)))
+    optimizer = optax.GradientTransformationExtraArgs(DESCENT.init, counted("finish", DESCENT.update))
+    mesh, loss = make_mesh(MeshSpec()), recipe("ppo", kl_placement="loss", kl="k3")
+    critic = critic_of(loss, optimizer)
+    state = init_state(MODEL, optimizer, mesh, init_params(MODEL, mesh, jax.random.key(0)), critic)
+    spec = UpdateSpec(LayoutSpec((8, 16, 24), 96), epochs=2)
+    update = make_update(MODEL, optimizer, loss, mesh, spec, critic)
     rng = np.random.default_rng(0)
     for step in range(4):
         batch = make_batch(step)
         lengths = rng.integers(6, 23, 8).astype(np.int32)
         mask = batch.loss_mask * (np.arange(23)[None] < lengths[:, None])
         changed = batch._replace(lengths=lengths, loss_mask=mask)
-        state, _info = update(state, changed, Scalars(0.01 * step, 1 + step, 0.1 * step))
-    assert set(update.traces.values()) == {1} and len(update.traces) <= 3
-    assert int(state.step) == 4
+        state, _info = update(state, changed, Scalars(0.01 * step, 1 + step, 0.1 * step, 0.02 * step))
+    shapes = len(update.traces)
+    assert set(update.traces.values()) == {1} and shapes <= 4 and update.critic.traces == update.traces
+    # One more of each for the names of its measures, from shapes alone.
+    assert calls == {"forward": 2 * shapes + 1, "forward_values": shapes + 1, "finish": 2}
+    assert int(state.step) == 8
 
 
 def test_several_updates_per_rollout_start_at_ratio_one_and_leave_it():
