@@ -68,14 +68,15 @@ def run(
     scalars=SCALARS,
     optimizer=DESCENT,
     devices=1,
+    model=MODEL,
 ):
     mesh = make_mesh(mesh_spec or MeshSpec(), jax.devices()[:devices])
-    critic = critic_of(loss, optimizer)
-    state = init_state(MODEL, optimizer, mesh, init_params(MODEL, mesh, jax.random.key(0)), critic)
+    critic = critic_of(loss, optimizer, model)
+    state = init_state(model, optimizer, mesh, init_params(model, mesh, jax.random.key(0)), critic)
     if critic:  # a head of zeros would give the trunk no gradient
         head = state.critic.params["value_head"]
         head["vector"] = jax.device_put(jnp.linspace(-1, 1, 16), head["vector"].sharding)
-    state, info = make_update(MODEL, optimizer, loss, mesh, spec, critic)(state, batch or make_batch(), scalars)
+    state, info = make_update(model, optimizer, loss, mesh, spec, critic)(state, batch or make_batch(), scalars)
     return state, {name: float(value) for name, value in info.items()}
 
 
@@ -247,13 +248,32 @@ def test_parameters_moments_and_gradients_are_really_split():
         assert here < 0.35 * total
 
 
-@pytest.mark.parametrize("kind", ["adamw", "adafactor", "muon"])
+@pytest.mark.parametrize("kind", ["adamw", "adafactor", "muon", "sgd"])
 def test_every_optimizer_on_a_split_state(kind):
-    optimizer = make_optimizer(OptimizerSpec(kind, weight_decay=0.1, moment_dtype="bfloat16"))
+    moments = "float32" if kind == "adafactor" else "bfloat16"
+    optimizer = make_optimizer(OptimizerSpec(kind, weight_decay=0.1, moment_dtype=moments))
     split = run(optimizer=optimizer, mesh_spec=MeshSpec(data=2, fsdp=2), devices=4)
     assert split[1]["update_norm"] > 0
+    if moments == "bfloat16":
+        assert moments in {str(leaf.dtype) for leaf in jax.tree.leaves(split[0].opt_state)}
     # Rules that divide by tiny second moments magnify rounding.
     assert_same_update(split, run(optimizer=optimizer), tolerance=2e-3)
+
+
+def test_factored_second_moments_on_a_split_state():
+    """Adafactor keeps rows and columns of matrices that are 128 wide or more; what lies where changes no number."""
+    model = Qwen2(Qwen2Config(160, 128, 256, 1, 4, 4, 32, tie_word_embeddings=True))
+    optimizer = make_optimizer(OptimizerSpec("adafactor", weight_decay=0.1))
+    split = run(optimizer=optimizer, mesh_spec=MeshSpec(data=1, fsdp=2, tensor=2), devices=4, model=model)
+    sizes = [leaf.size for leaf in jax.tree.leaves(split[0].opt_state)]
+    assert 128 in sizes and 256 in sizes and 160 in sizes and max(sizes) <= 256  # no moment is as large as its matrix
+    assert split[1]["update_norm"] > 0.01
+    assert_same_update(split, run(optimizer=optimizer, model=model), tolerance=1e-4)
+
+
+def test_moments_that_a_rule_does_not_have_are_refused():
+    with pytest.raises(ValueError, match="expected float32 with adafactor, which has no first moment"):
+        OptimizerSpec("adafactor", moment_dtype="bfloat16")
 
 
 def test_norms_and_biases_do_not_decay():
