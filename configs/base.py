@@ -57,14 +57,20 @@ def get_run() -> ConfigDict:
         reference=ConfigDict(dict(every=0, decay=0.0)),  # KL to the first model (0), or to weights moved every n steps
         epochs=1, minibatches=1,  # passes over a rollout, and optimizer steps in each
     ))
-    config.optimizer = ConfigDict(dict(kind="adamw", b1=0.9, b2=0.999, weight_decay=0.0, clip_norm=1.0,
-                                       moment_dtype="float32"))
+    config.optimizer = ConfigDict(dict(
+        kind="adamw",  # or "muon" (adamw on what is not a matrix), "adafactor", "sgd"
+        b1=0.9,  # first moment of adamw, momentum of sgd; muon's matrices keep 0.95, adafactor has none
+        b2=0.999, eps=1e-8,  # of adamw alone
+        weight_decay=0.0,  # of matrices, times the rate
+        clip_norm=1.0,  # of the whole gradient; 0: off
+        moment_dtype="float32",  # of the first moment; or "bfloat16", not with adafactor
+    ))
     config.lora = ConfigDict(dict(
         rank=0,  # of adapters beside all linear layers, then the only weights that learn; 0: none
         alpha=32.0,  # what they add is multiplied by alpha / rank
     ))
     config.layout = ConfigDict(dict(
-        micro_tokens=16_384,  # tokens of a micro-batch over all devices, padding included
+        micro_tokens=8_192,  # tokens of a micro-batch over all devices, padding included: less padding, more gathering
         multiple=128, ratio=1.06,  # row lengths are padded to multiples, each at most `ratio` times the last
         head_tokens=8_192,  # tokens of one piece of the head: memory is this times the vocabulary times 4 bytes
     ))

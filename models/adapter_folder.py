@@ -33,9 +33,10 @@ def save_adapter(folder: str | Path, adapters: Mapping[str, Any], spec: LoRASpec
     disk is full, and as `replacing` does.
     """
     tensors = peft_tensors(adapters)
+    alpha = int(spec.alpha) if float(spec.alpha).is_integer() else spec.alpha  # PEFT declares a whole number
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": model, "r": spec.rank,
-        "lora_alpha": spec.alpha, "lora_dropout": 0.0, "bias": "none", "use_rslora": False, "use_dora": False,
+        "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none", "use_rslora": False, "use_dora": False,
         "fan_in_fan_out": False, "init_lora_weights": True, "inference_mode": True,
         "target_modules": sorted({name.split(".")[-3] for name in tensors}),
     }

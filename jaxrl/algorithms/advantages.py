@@ -36,8 +36,8 @@ def group_center(rewards: Float[Array, "P G"]) -> Float[Array, "P G"]:
 
 def leave_one_out(rewards: Float[Array, "P G"]) -> Float[Array, "P G"]:
     """r minus the mean of the other samples of its group (RLOO, arXiv 2402.14740, section 3.3)."""
-    samples = rewards.shape[1]
-    return group_center(rewards) * (samples / max(samples - 1, 1))
+    centered, samples = group_center(rewards), rewards.shape[1]
+    return centered * (samples / (samples - 1))
 
 
 def zero_variance(rewards: Float[Array, "P G"]) -> Bool[Array, " P"]:
@@ -53,7 +53,8 @@ def batch_whiten(rewards: Float[Array, " B"], mask: Float[Array, "B T"]) -> Floa
 def whiten_tokens(values: Float[Array, "B T"], mask: Float[Array, "B T"]) -> Float[Array, "B T"]:
     """(v - mean) / sqrt(max(variance, 1e-8)) over the tokens of the mask, population variance.
 
-    Source: REINFORCE++, arXiv 2501.03262, equation 5 (normalisation over the global batch).
+    Source: REINFORCE++, arXiv 2501.03262, equation 5 (normalisation over the global batch). `masked_whiten` of verl and
+    TRL divides by n - 1 in place of n tokens: its advantages are sqrt((n - 1) / n) times these.
     """
     count = jnp.maximum(jnp.sum(mask), 1.0)
     centered = hide(values - jnp.sum(hide(values, mask)) / count, mask)

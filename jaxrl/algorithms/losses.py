@@ -124,33 +124,23 @@ def policy_loss(
     ratio, objective, clipped = SURROGATES[spec.surrogate](logp, old_logp, advantages, mask, spec)
     info = {}
     if spec.importance_cap is not None:
-        if batch.sample_logp is None:
-            raise ValueError(
-                "importance_cap needs batch.sample_logp, got None; pass the sampler's log-probabilities"
-            )
-        weight = jnp.exp(jax.lax.stop_gradient(old_logp) - hide(batch.sample_logp, mask))
+        weight = _sampler_weight(old_logp, batch)
         objective = objective * jnp.minimum(weight, spec.importance_cap)
-        info["importance_capped_share"] = (
-            masked_sum((weight > spec.importance_cap).astype(jnp.float32), mask) / totals.tokens
-        )
+        capped = (weight > spec.importance_cap).astype(jnp.float32)
+        info["importance_capped_share"] = masked_sum(capped, mask) / totals.tokens
     policy = -reduce_tokens(objective, mask, totals, spec)
     loss = policy
-    if batch.ref_logp is not None:
-        divergence = kls.ESTIMATORS[spec.kl](logp, hide(batch.ref_logp, mask))
+    if spec.needs_reference or batch.ref_logp is not None:
+        divergence = _divergence(logp, batch, spec)
         info["kl"] = masked_sum(divergence, mask) / totals.tokens
-        if spec.kl_placement == "loss":
+        if spec.needs_reference:
             loss = loss + kl_coefficient * reduce_tokens(divergence, mask, totals, spec)
-    elif spec.needs_reference:
-        raise ValueError(
-            "kl_placement='loss' needs batch.ref_logp, got None; pass reference parameters or "
-            "kl_placement='none'"
-        )
     if entropy is not None:
         info["entropy"] = masked_sum(entropy, mask) / totals.tokens
         if spec.entropy_coefficient:
             loss = loss - spec.entropy_coefficient * reduce_tokens(hide(entropy, mask), mask, totals, spec)
     if batch.sample_logp is not None:
-        gap = jnp.abs(logp - hide(batch.sample_logp, mask))
+        gap = jnp.abs(old_logp - hide(batch.sample_logp, mask))  # without what earlier steps changed
         info |= {
             "logp_gap_mean": masked_sum(gap, mask) / totals.tokens,
             "logp_gap_max": masked_max(gap, mask, row_blocks),
@@ -163,6 +153,21 @@ def policy_loss(
         "clip_share": masked_sum(clipped.astype(jnp.float32), mask) / totals.tokens,
     }
     return loss, jax.lax.stop_gradient(info)
+
+
+def _sampler_weight(old_logp, batch):
+    """old / sample by token: what truncated importance sampling weighs with."""
+    if batch.sample_logp is None:
+        raise ValueError("importance_cap needs batch.sample_logp, got None; pass the sampler's log-probabilities")
+    return jnp.exp(jax.lax.stop_gradient(old_logp) - hide(batch.sample_logp, batch.loss_mask))
+
+
+def _divergence(logp, batch, spec):
+    """The estimate of the KL to the reference by token."""
+    if batch.ref_logp is None:
+        raise ValueError("kl_placement='loss' needs batch.ref_logp, got None; pass reference parameters or "
+                         "kl_placement='none'")
+    return kls.ESTIMATORS[spec.kl](logp, hide(batch.ref_logp, batch.loss_mask))
 
 
 def combine_info(total: dict[str, Array], part: dict[str, Array]) -> dict[str, Array]:

@@ -1,8 +1,9 @@
 """From rows of many lengths to micro-batches of a few shapes, on the host.
 
-Rows are sorted by length and cut, longest first, into micro-batches of about the same number of tokens; each
-is padded to the smallest bucket that holds it, and the last, which the rows that are left seldom fill, may be a half or
-a quarter of that. So no more than three shapes a bucket are ever compiled, and hardly more than one.
+Rows are sorted by length and cut, longest first, into micro-batches of about the same number of tokens; each is padded
+to the smallest bucket that holds it. Where lengths fall fast a micro-batch may have half of the rows, and the last,
+which the rows that are left seldom fill, a quarter. So no more than three shapes a bucket are ever compiled, and mostly
+one or two.
 """
 
 import dataclasses
@@ -12,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrl.algorithms.batch import Batch
+
+OVERHEAD = 16  # a micro-batch costs so small a part of its tokens besides: weights are gathered, gradients summed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +80,10 @@ def sizes_of(length: int, micro_tokens: int, shards: int) -> list[int]:
 
 
 def cut(lengths: np.ndarray, layout: LayoutSpec, shards: int) -> list[Piece]:
-    """Micro-batches that hold every row once. Raises ValueError for a row longer than the last bucket."""
+    """Micro-batches that hold every row once, at the least tokens with padding and overhead.
+
+    Raises ValueError for a row longer than the last bucket.
+    """
     longest = int(lengths.max(initial=0))
     if longest > layout.buckets[-1]:
         raise ValueError(
@@ -85,14 +91,27 @@ def cut(lengths: np.ndarray, layout: LayoutSpec, shards: int) -> list[Piece]:
             "add a bucket for prompt length + new tokens"
         )
     order = np.argsort(-lengths, kind="stable")
+    padded = np.array(layout.buckets)[np.searchsorted(layout.buckets, lengths[order])].tolist()
+    sizes = _best_sizes(padded, layout.micro_tokens, shards)
     pieces, start = [], 0
     while start < len(order):
-        length = min(bucket for bucket in layout.buckets if bucket >= lengths[order[start]])
-        sizes = sizes_of(length, layout.micro_tokens, shards)
-        size = next((size for size in sizes if size >= len(order) - start), sizes[-1])
-        pieces.append(Piece(order[start : start + size], size, length))
-        start += size
+        pieces.append(Piece(order[start : start + sizes[start]], sizes[start], padded[start]))
+        start += sizes[start]
     return pieces
+
+
+def _best_sizes(padded: list[int], micro_tokens: int, shards: int) -> list[int]:
+    """Rows of the micro-batch that begins at each row, such that it and all after it cost least."""
+    count = len(padded)
+    costs, chosen = [0.0] * (count + 1), [0] * count
+    for start in range(count - 1, -1, -1):
+        sizes = sizes_of(padded[start], micro_tokens, shards)
+        # Less than half (rounded down) only at the end: more shapes would take longer to compile than they save.
+        fit = [size for size in sizes if 3 * size >= sizes[-1] or start + size >= count]
+        each = {size: size * padded[start] + costs[min(start + size, count)] for size in fit}
+        chosen[start] = min(reversed(fit), key=each.get)
+        costs[start] = each[chosen[start]] + micro_tokens / OVERHEAD
+    return chosen
 
 
 def take(batch: Batch, piece: Piece) -> Batch:

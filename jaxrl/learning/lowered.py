@@ -24,10 +24,9 @@ def lower(update: Update, state: TrainState, rows: int, length: int) -> dict[str
         return jax.ShapeDtypeStruct(size, kind, sharding=at)
 
     scalar, grid, loss = shape((), at=whole), shape((rows, length)), update.loss
-    several = update.spec.epochs * update.spec.minibatches > 1
     micro = Batch(
         tokens=shape((rows, length), np.int32), lengths=shape((rows,), np.int32), loss_mask=grid, advantages=grid,
-        old_logp=grid if several or loss.kl_placement == "reward" else None,
+        old_logp=grid if update.spec.steps > 1 else None,
         ref_logp=None if loss.kl_placement == "none" else grid, sample_logp=grid,
         **dict.fromkeys(("values", "returns"), grid if update.critic else None),
     )

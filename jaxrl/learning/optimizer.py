@@ -16,7 +16,9 @@ DECAYED = ("kernel", "embedding")
 class OptimizerSpec:
     """Gradient clipping by global norm (0: off), then the rule, then decoupled weight decay on matrices only.
 
-    moment_dtype: of the first moment ("float32", "bfloat16"), for adamw and muon. b1: momentum of sgd too.
+    moment_dtype: of the first moment ("float32", "bfloat16"); adafactor has none. b1: momentum of sgd too; b2, eps: of
+    adamw, and of muon on what is not a matrix. The momentum of muon's matrices is 0.95, and adafactor's rates are its
+    paper's own, whatever these say.
     """
 
     kind: str = "adamw"
@@ -32,6 +34,9 @@ class OptimizerSpec:
             raise ValueError(f"optimizer: expected one of {', '.join(KINDS)}, got {self.kind!r}")
         if self.moment_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"moment_dtype: expected float32 or bfloat16, got {self.moment_dtype!r}")
+        if self.kind == "adafactor" and self.moment_dtype != "float32":
+            raise ValueError(f"moment_dtype: expected float32 with adafactor, which has no first moment, got "
+                             f"{self.moment_dtype!r}; leave it out, or take adamw")
 
 
 def make_optimizer(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs:
@@ -49,7 +54,7 @@ def make_optimizer(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs
     elif spec.kind == "muon":
         rule = _muon(spec, dtype)
     else:
-        rule = optax.trace(spec.b1) if spec.b1 > 0 else optax.identity()
+        rule = optax.trace(spec.b1, accumulator_dtype=dtype) if spec.b1 > 0 else optax.identity()
     decay = (
         optax.add_decayed_weights(spec.weight_decay, mask=is_decayed)
         if spec.weight_decay

@@ -57,6 +57,11 @@ class UpdateSpec:
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}: expected 1 or more, got {getattr(self, field)}")
 
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of a rollout."""
+        return self.epochs * self.minibatches
+
 
 def forward(
     model: nn.Module,
@@ -172,6 +177,8 @@ class Update:
         """All optimizer steps of one rollout. `state` is given up: its buffers are reused."""
         scalars = Scalars(*(np.float32(value) for value in scalars))
         parts = self._parts(batch)
+        if not parts:  # momentum and weight decay would move weights that nothing was learned for
+            return state, dict.fromkeys(("tokens", "loss_tokens", "padding_share", "micro_batches", "model_flops"), 0)
         placed = [self.place(part, state.weights(state.params), scalars) for part in parts]
         infos = []
         for _ in range(self.spec.epochs):
@@ -185,7 +192,7 @@ class Update:
         if self.loss.needs_reference and part.ref_logp is None:
             raise ValueError("a KL in the loss needs batch.ref_logp, got None; fill it before the update")
         micros = [jax.device_put(take(part, piece), row_sharding(self.mesh)) for piece in self._cut(part)]
-        if self.spec.epochs * self.spec.minibatches > 1 and part.old_logp is None:
+        if self.spec.steps > 1 and part.old_logp is None:
             micros = [
                 m._replace(old_logp=self.logp(params, m.tokens, m.lengths, scalars.temperature))
                 for m in micros
@@ -205,10 +212,9 @@ class Update:
         return state, info
 
     def _parts(self, batch: Batch) -> list[Batch]:
-        """The rows of each optimizer step of an epoch; rows without a loss token are left out, if others have some."""
+        """The rows of each optimizer step of an epoch; rows without a loss token are left out."""
         batch = Batch(*(None if x is None else np.asarray(x) for x in batch))
-        learned = np.flatnonzero((batch.loss_mask > 0).any(axis=1))
-        rows = learned if len(learned) else np.arange(len(batch.lengths))
+        rows = np.flatnonzero((batch.loss_mask > 0).any(axis=1))
         parts = [part for part in np.array_split(rows, self.spec.minibatches) if len(part)]
         return [Batch(*(None if x is None else x[part] for x in batch)) for part in parts]
 
@@ -250,7 +256,7 @@ def make_update(
     the device); and tokens, loss_tokens, padding_share, micro_batches, explained_variance (with a critic), model_flops
     (host numbers). `model_flops` are those of forward and backward passes over the true tokens, without what is
     computed again or for padding, nor the few of adapters. A step whose gradient is not finite changes nothing but
-    `step`, and says skipped = 1.
+    `step`, and says skipped = 1. A batch without a loss token changes nothing at all; `info` then has only counts of 0.
     """
     return Update(model, optimizer, loss, mesh, spec, critic)
 

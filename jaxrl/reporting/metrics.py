@@ -71,6 +71,7 @@ METRICS: tuple[Metric, ...] = (
         "mean probability ratio of the policy to the one that the loss calls old; "
         "1 expected with one update a rollout, and no sign of a fault",
     ),
+    Metric("ratio/max", "ratio", "largest ratio of a token; 1 expected with one update a rollout"),
     Metric("ratio/clip_share", "share", "tokens whose ratio was clipped; 0 expected with one update a rollout"),
     Metric("ratio/capped_share", "share", "tokens whose weight old / sampler was cut off, with importance_cap"),
     Metric("critic/loss", "loss", "half the squared error of the critic, clipped as its updates are"),
@@ -79,7 +80,11 @@ METRICS: tuple[Metric, ...] = (
     Metric("critic/explained_variance", "share", "1 - var(returns - values) / var(returns) before the update"),
     Metric("critic/gradient_norm", "norm", "global gradient norm of the critic before clipping"),
     Metric("entropy", "nats a token", "mean entropy of the policy over the sampled tokens"),
-    Metric("mismatch/mean", "nats", "mean of |sampler log-probability - learner log-probability|"),
+    Metric(
+        "mismatch/mean",
+        "nats",
+        "mean of |sampler log-probability - learner log-probability|, both before the rollout's first optimizer step",
+    ),
     Metric("mismatch/max", "nats", "largest of them"),
     Metric("gradient_norm", "norm", "global gradient norm before clipping"),
     Metric("update_norm", "norm", "global norm of the change of the parameters"),

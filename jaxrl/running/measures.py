@@ -13,7 +13,7 @@ from jaxrl.running.settings import StageSpec
 
 _UPDATE_NAMES = {
     "loss": "loss/total", "policy_loss": "loss/policy", "kl": "loss/kl", "ratio_mean": "ratio/mean",
-    "clip_share": "ratio/clip_share", "entropy": "entropy", "logp_gap_mean": "mismatch/mean",
+    "ratio_max": "ratio/max", "clip_share": "ratio/clip_share", "entropy": "entropy", "logp_gap_mean": "mismatch/mean",
     "logp_gap_max": "mismatch/max", "grad_norm": "gradient_norm",
     "update_norm": "update_norm", "tokens": "tokens/update",
     "padding_share": "tokens/padding_share", "model_flops": "flops/update",

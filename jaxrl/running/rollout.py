@@ -23,7 +23,8 @@ _targets = jax.jit(value_targets, static_argnames=("gamma", "lam"))
 class Rollout(NamedTuple):
     """P problems with G completions each, prompt-major, and what the rule says of them.
 
-    greedy: the rewards [P] of one more completion of each, drawn greedily, where the algorithm asks for it.
+    greedy, greedy_lengths: the rewards [P] of one more completion of each, drawn greedily, where the algorithm asks for
+    it, and its tokens.
     """
 
     problems: list[Problem]
@@ -32,12 +33,13 @@ class Rollout(NamedTuple):
     responses: list[str]
     verdicts: list[Verdict]
     greedy: np.ndarray | None = None
+    greedy_lengths: np.ndarray | None = None
 
     @property
     def rewards(self) -> np.ndarray:
         """The rule's totals [P, G], float32."""
         totals = np.array([verdict.reward for verdict in self.verdicts], np.float32)
-        return totals.reshape(len(self.problems), -1)
+        return totals.reshape(len(self.problems), len(totals) // max(len(self.problems), 1))
 
 
 def score_completions(
@@ -55,7 +57,7 @@ def score_completions(
     drawn = [row for row in range(len(verdicts)) if row % group < samples]
     greedy = np.array([verdict.reward for verdict in verdicts[samples::group]], np.float32)
     return Rollout(problems, prompts, _rows(completions, drawn), [responses[row] for row in drawn],
-                   [verdicts[row] for row in drawn], greedy)
+                   [verdicts[row] for row in drawn], greedy, completions.lengths[samples::group])
 
 
 def join(parts: Sequence[Rollout]) -> Rollout:
@@ -66,11 +68,12 @@ def join(parts: Sequence[Rollout]) -> Rollout:
     *arrays, occupancy = zip(*each, strict=True)
     tokens = [part.lengths.sum() for part in each]
     completions = Completions(*map(np.concatenate, arrays), float(np.average(occupancy, weights=tokens)))
-    greedy = None if parts[0].greedy is None else np.concatenate([part.greedy for part in parts])
+    greedy = (None if parts[0].greedy is None else np.concatenate([getattr(part, field) for part in parts])
+              for field in ("greedy", "greedy_lengths"))
     problems, prompts, responses, verdicts = (
         [item for part in parts for item in getattr(part, field)]
         for field in ("problems", "prompts", "responses", "verdicts"))
-    return Rollout(problems, prompts, completions, responses, verdicts, greedy)
+    return Rollout(problems, prompts, completions, responses, verdicts, *greedy)
 
 
 def with_variance(rewards: np.ndarray) -> np.ndarray:
@@ -84,9 +87,10 @@ def select(rollout: Rollout, groups: np.ndarray) -> Rollout:
         return rollout
     size = rollout.rewards.shape[1]
     rows = (groups[:, None] * size + np.arange(size)).reshape(-1)
+    greedy = (None if each is None else each[groups] for each in (rollout.greedy, rollout.greedy_lengths))
     return Rollout([rollout.problems[group] for group in groups], [rollout.prompts[group] for group in groups],
                    _rows(rollout.completions, rows), [rollout.responses[row] for row in rows],
-                   [rollout.verdicts[row] for row in rows], None if rollout.greedy is None else rollout.greedy[groups])
+                   [rollout.verdicts[row] for row in rows], *greedy)
 
 
 def _rows(completions: Completions, rows: Sequence[int]) -> Completions:
@@ -112,13 +116,21 @@ def make_batch(rollout: Rollout, longest: int) -> Batch:
     return Batch(tokens, lengths, mask, np.zeros(shape, np.float32), sample_logp=sampled)
 
 
-def shaped_rewards(rollout: Rollout, loss: LossSpec, limit: int) -> np.ndarray:
-    """Rewards [P, G] that advantages are computed from: the rule's, and the penalty for responses near the limit."""
+def shaped_rewards(rollout: Rollout, loss: LossSpec, limit: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rewards [P, G] that advantages are computed from, and those [P] of greedy completions where there are some.
+
+    They are the rule's, with the penalty for responses near the limit.
+    """
     if not loss.overlong_buffer:
-        return rollout.rewards
+        return rollout.rewards, rollout.greedy
     buffer = max(1, round(loss.overlong_buffer * limit))
-    penalty = overlong_penalty(jnp.asarray(rollout.completions.lengths, jnp.int32), limit, buffer)
-    return rollout.rewards + np.asarray(penalty).reshape(rollout.rewards.shape)
+
+    def shaped(rewards: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        penalty = overlong_penalty(jnp.asarray(lengths, jnp.int32), limit, buffer)
+        return rewards + np.asarray(penalty).reshape(rewards.shape)
+
+    greedy = None if rollout.greedy is None else shaped(rollout.greedy, rollout.greedy_lengths)
+    return shaped(rollout.rewards, rollout.completions.lengths), greedy
 
 
 def with_advantages(

@@ -47,7 +47,7 @@ class Drawn(NamedTuple):
     times: dict[str, float]  # by metric
     indices: np.ndarray  # of its problems
     rollout: Rollout  # all that was drawn
-    groups: np.ndarray  # those of the rollout that it learns from
+    groups: np.ndarray  # those of the rollout that it learns from; none where all are dropped
     batch: Batch  # their rows
     refills: int = 0  # how often other problems were asked
 
@@ -64,14 +64,15 @@ class Steps:
         began, times, loss = time.perf_counter(), {}, self.spec.loss
         rollout, indices, refills = self._roll(state, plan, times)
         groups = np.arange(plan.stage.prompts)
-        if loss.drop_equal and len(with_variance(rollout.rewards)):
+        if loss.drop_equal:
             groups = with_variance(rollout.rewards)[: plan.stage.prompts]
         learned = select(rollout, groups)
         batch = make_batch(learned, self.machine.longest)
-        with self._phase("reference", times):
-            batch, penalty = self._refer(batch, state, reference, plan)
-            rewards = shaped_rewards(learned, loss, plan.stage.max_new_tokens)
-            batch = with_advantages(batch, rewards, learned.greedy, loss, penalty)
+        if len(groups):
+            with self._phase("reference", times):
+                batch, penalty = self._refer(batch, state, reference, plan)
+                rewards, greedy = shaped_rewards(learned, loss, plan.stage.max_new_tokens)
+                batch = with_advantages(batch, rewards, greedy, loss, penalty)
         return Drawn(began, times, indices, rollout, groups, batch, refills)
 
     def _roll(self, state: TrainState, plan: StepPlan, times: dict[str, float]) -> tuple[Rollout, np.ndarray, int]:
@@ -182,7 +183,9 @@ class Steps:
         weights = state.weights(state.params)
         own = self.machine.logp(weights, batch.tokens, batch.lengths, plan.temperature) * batch.loss_mask
         divergence = ESTIMATORS[loss.kl](jnp.asarray(own), jnp.asarray(batch.ref_logp))
-        return batch._replace(old_logp=own), plan.stage.kl_coefficient * np.asarray(divergence) * batch.loss_mask
+        if self.machine.update.spec.steps > 1:  # else the update's own are the old ones: another program's differ a bit
+            batch = batch._replace(old_logp=own)
+        return batch, plan.stage.kl_coefficient * np.asarray(divergence) * batch.loss_mask
 
     @contextmanager
     def _phase(self, name: str, times: dict[str, float]):

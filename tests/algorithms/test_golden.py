@@ -1,7 +1,8 @@
 """Every recipe from rewards to gradient: our path, public trainers' formulas in torch, and stored numbers, all equal.
 
 `python tests/algorithms/test_golden.py` writes the stored numbers anew, from the torch side alone. The formulas are
-those that TRL (grpo_trainer, rloo_trainer), verl (core_algos) and OpenRLHF (experience_maker, loss) publish.
+those that TRL (grpo_trainer, rloo_trainer), verl (core_algos) and OpenRLHF (experience_maker, loss) publish, but for
+one: whitening divides by n tokens here and in REINFORCE++'s paper, by n - 1 in verl and TRL (`masked_whiten`).
 """
 
 import json
@@ -161,7 +162,7 @@ else:
     import pytest
 
     from jaxrl.algorithms import RECIPES, Batch, compute_advantages, policy_loss, recipe, value_loss
-    from jaxrl.algorithms.advantages import overlong_penalty, value_targets
+    from jaxrl.algorithms.advantages import overlong_penalty, value_targets, whiten_tokens
     from jaxrl.algorithms.kl import k1
 
     STORED = json.loads(PATH.read_text())
@@ -213,6 +214,14 @@ else:
     def test_every_recipe_is_what_public_trainers_compute(name):
         assert np.abs(STORED[name]["gradient"]).max() > 1e-3
         same(ours(name), STORED[name], 2e-5)
+
+    def test_whitening_is_that_of_public_trainers_but_for_the_unbiased_variance():
+        """masked_whiten of verl and TRL: the variance times n / (n - 1)."""
+        inside = tensor(VALUES)[mask > 0]
+        theirs = (inside - inside.mean()) * torch.rsqrt(inside.var(correction=1) + 1e-8)
+        found = whiten_tokens(hidden(F32["values"]), F32["mask"])[MASK > 0]
+        count = MASK.sum()
+        np.testing.assert_allclose(found * ((count - 1) / count) ** 0.5, theirs, rtol=1e-5)
 
     def test_the_critic_is_what_public_trainers_compute():
         f = F32

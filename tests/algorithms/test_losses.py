@@ -168,9 +168,11 @@ def test_truncated_importance_sampling_golden():
     np.testing.assert_allclose(value_and_grad(spec)[1], plain * weight, rtol=1e-5, atol=1e-8)
 
 
-def test_the_gap_between_sampler_and_learner():
-    info = value_and_grad(RECIPES["grpo"])[2]
-    gap = np.abs(np.asarray(LOGP - SAMPLE))[MASK > 0]
+@pytest.mark.parametrize("old", [OLD, None])
+def test_the_gap_between_sampler_and_learner(old):
+    """Of the weights that sampled: what later steps on the same rollout change is no mismatch."""
+    info = value_and_grad(RECIPES["grpo"], BATCH._replace(old_logp=old))[2]
+    gap = np.abs(np.asarray((LOGP if old is None else old) - SAMPLE))[MASK > 0]
     np.testing.assert_allclose(
         [info["logp_gap_mean"], info["logp_gap_max"]], [gap.mean(), gap.max()], rtol=1e-5
     )

@@ -3,14 +3,17 @@ update."""
 
 import dataclasses
 import re
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxrl.algorithms.batch import Batch
 from jaxrl.algorithms.recipes import RECIPES, recipe
+from jaxrl.learning import update as learner
 from jaxrl.learning.batching import LayoutSpec
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.optimizer import OptimizerSpec, make_optimizer
@@ -65,14 +68,15 @@ def run(
     scalars=SCALARS,
     optimizer=DESCENT,
     devices=1,
+    model=MODEL,
 ):
     mesh = make_mesh(mesh_spec or MeshSpec(), jax.devices()[:devices])
-    critic = critic_of(loss, optimizer)
-    state = init_state(MODEL, optimizer, mesh, init_params(MODEL, mesh, jax.random.key(0)), critic)
+    critic = critic_of(loss, optimizer, model)
+    state = init_state(model, optimizer, mesh, init_params(model, mesh, jax.random.key(0)), critic)
     if critic:  # a head of zeros would give the trunk no gradient
         head = state.critic.params["value_head"]
         head["vector"] = jax.device_put(jnp.linspace(-1, 1, 16), head["vector"].sharding)
-    state, info = make_update(MODEL, optimizer, loss, mesh, spec, critic)(state, batch or make_batch(), scalars)
+    state, info = make_update(model, optimizer, loss, mesh, spec, critic)(state, batch or make_batch(), scalars)
     return state, {name: float(value) for name, value in info.items()}
 
 
@@ -87,10 +91,10 @@ def assert_same_update(left, right, tolerance=1e-5):
         np.testing.assert_allclose(left[1][name], right[1][name], rtol=1e-4, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize("rows", [2, 4])
-def test_micro_batches_change_nothing(rows):
+@pytest.mark.parametrize(("rows", "micro_batches"), [(2, 4), (4, 3)])
+def test_micro_batches_change_nothing(rows, micro_batches):
     split = run(spec=UpdateSpec(LayoutSpec((24,), 24 * rows)))
-    assert split[1]["micro_batches"] == 8 / rows
+    assert split[1]["micro_batches"] == micro_batches
     assert_same_update(split, run())
 
 
@@ -149,20 +153,38 @@ def test_the_update_is_the_gradient_of_the_loss():
         np.testing.assert_allclose(x, y, atol=3e-6, rtol=1e-3)
 
 
-def test_no_scalar_and_no_length_traces_again():
-    mesh = make_mesh(MeshSpec())
-    params = init_params(MODEL, mesh, jax.random.key(0))
-    state = init_state(MODEL, DESCENT, mesh, params)
-    update = make_update(MODEL, DESCENT, RECIPES["grpo"], mesh, UpdateSpec(LayoutSpec((8, 16, 24), 96)))
+def test_no_scalar_and_no_length_traces_again(monkeypatch):
+    """Every program once a shape: gradients and old log-probabilities of the policy, gradients of the critic; optimizer
+    steps once."""
+    calls = Counter()
+
+    def counted(name, function):
+        def call(*args, **kwargs):
+            calls[name] += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in ("forward", "forward_values"):
+        monkeypatch.setattr(learner, name, counted(name, getattr(learner, name)))
+    optimizer = optax.GradientTransformationExtraArgs(DESCENT.init, counted("finish", DESCENT.update))
+    mesh, loss = make_mesh(MeshSpec()), recipe("ppo", kl_placement="loss", kl="k3")
+    critic = critic_of(loss, optimizer)
+    state = init_state(MODEL, optimizer, mesh, init_params(MODEL, mesh, jax.random.key(0)), critic)
+    spec = UpdateSpec(LayoutSpec((8, 16, 24), 96), epochs=2)
+    update = make_update(MODEL, optimizer, loss, mesh, spec, critic)
     rng = np.random.default_rng(0)
     for step in range(4):
         batch = make_batch(step)
         lengths = rng.integers(6, 23, 8).astype(np.int32)
         mask = batch.loss_mask * (np.arange(23)[None] < lengths[:, None])
         changed = batch._replace(lengths=lengths, loss_mask=mask)
-        state, _info = update(state, changed, Scalars(0.01 * step, 1 + step, 0.1 * step))
-    assert set(update.traces.values()) == {1} and len(update.traces) <= 3
-    assert int(state.step) == 4
+        state, _info = update(state, changed, Scalars(0.01 * step, 1 + step, 0.1 * step, 0.02 * step))
+    shapes = len(update.traces)
+    assert set(update.traces.values()) == {1} and shapes <= 4 and update.critic.traces == update.traces
+    # One more of each for the names of its measures, from shapes alone.
+    assert calls == {"forward": 2 * shapes + 1, "forward_values": shapes + 1, "finish": 2}
+    assert int(state.step) == 8
 
 
 def test_several_updates_per_rollout_start_at_ratio_one_and_leave_it():
@@ -181,6 +203,28 @@ def test_a_gradient_that_is_not_finite_changes_no_parameter():
     assert info["skipped"] == 1.0 and int(state.step) == 1
     fresh = init_params(MODEL, make_mesh(MeshSpec(), jax.devices()[:1]), jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, state.params, fresh)
+
+
+@pytest.mark.parametrize("rows", [8, 0])
+def test_a_batch_without_a_loss_token_moves_nothing(rows):
+    """Neither by what the moments hold nor by weight decay; and the state is still there."""
+    mesh = make_mesh(MeshSpec(), jax.devices()[:1])
+    adam = make_optimizer(OptimizerSpec(weight_decay=0.1))
+    state = init_state(MODEL, adam, mesh, init_params(MODEL, mesh, jax.random.key(0)))
+    update = make_update(MODEL, adam, RECIPES["grpo"], mesh, WHOLE)
+    state, _ = update(state, make_batch(), SCALARS)
+    before = jax.device_get(state)
+    batch = Batch(*(None if x is None else x[:rows] for x in make_batch()))
+    state, info = update(state, batch._replace(loss_mask=0 * batch.loss_mask), SCALARS)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), before)
+    assert info["loss_tokens"] == info["micro_batches"] == info["model_flops"] == 0
+
+
+def test_the_state_is_given_up():
+    mesh = make_mesh(MeshSpec(), jax.devices()[:1])
+    state = init_state(MODEL, DESCENT, mesh, init_params(MODEL, mesh, jax.random.key(0)))
+    make_update(MODEL, DESCENT, RECIPES["grpo"], mesh, WHOLE)(state, make_batch(), SCALARS)
+    assert all(x.is_deleted() for x in jax.tree.leaves((state.params, state.opt_state)))
 
 
 def test_parameters_moments_and_gradients_are_really_split():
@@ -204,13 +248,32 @@ def test_parameters_moments_and_gradients_are_really_split():
         assert here < 0.35 * total
 
 
-@pytest.mark.parametrize("kind", ["adamw", "adafactor", "muon"])
+@pytest.mark.parametrize("kind", ["adamw", "adafactor", "muon", "sgd"])
 def test_every_optimizer_on_a_split_state(kind):
-    optimizer = make_optimizer(OptimizerSpec(kind, weight_decay=0.1, moment_dtype="bfloat16"))
+    moments = "float32" if kind == "adafactor" else "bfloat16"
+    optimizer = make_optimizer(OptimizerSpec(kind, weight_decay=0.1, moment_dtype=moments))
     split = run(optimizer=optimizer, mesh_spec=MeshSpec(data=2, fsdp=2), devices=4)
     assert split[1]["update_norm"] > 0
+    if moments == "bfloat16":
+        assert moments in {str(leaf.dtype) for leaf in jax.tree.leaves(split[0].opt_state)}
     # Rules that divide by tiny second moments magnify rounding.
     assert_same_update(split, run(optimizer=optimizer), tolerance=2e-3)
+
+
+def test_factored_second_moments_on_a_split_state():
+    """Adafactor keeps rows and columns of matrices that are 128 wide or more; what lies where changes no number."""
+    model = Qwen2(Qwen2Config(160, 128, 256, 1, 4, 4, 32, tie_word_embeddings=True))
+    optimizer = make_optimizer(OptimizerSpec("adafactor", weight_decay=0.1))
+    split = run(optimizer=optimizer, mesh_spec=MeshSpec(data=1, fsdp=2, tensor=2), devices=4, model=model)
+    sizes = [leaf.size for leaf in jax.tree.leaves(split[0].opt_state)]
+    assert 128 in sizes and 256 in sizes and 160 in sizes and max(sizes) <= 256  # no moment is as large as its matrix
+    assert split[1]["update_norm"] > 0.01
+    assert_same_update(split, run(optimizer=optimizer, model=model), tolerance=1e-4)
+
+
+def test_moments_that_a_rule_does_not_have_are_refused():
+    with pytest.raises(ValueError, match="expected float32 with adafactor, which has no first moment"):
+        OptimizerSpec("adafactor", moment_dtype="bfloat16")
 
 
 def test_norms_and_biases_do_not_decay():

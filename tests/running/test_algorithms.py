@@ -7,6 +7,7 @@ import pytest
 from jaxrl.algorithms.recipes import RECIPES, recipe
 from jaxrl.learning.checkpoint import Checkpoints
 from jaxrl.learning.run_params import restore_params
+from jaxrl.reporting.metrics import check
 from jaxrl.reporting.rollouts import read_rollouts, rollout_path
 from jaxrl.rewards import Verdict
 from jaxrl.running import loop, steps
@@ -151,6 +152,37 @@ def test_a_step_asks_other_problems_in_place_of_those_that_teach_nothing(small, 
     assert max(refills) > 0
 
 
+def test_a_step_whose_groups_are_all_dropped_learns_from_nothing(small, trained, tmp_path, monkeypatch):
+    """Every response gets one reward, those near the limit are punished for it: no bit of the state may move."""
+    run = trained("dapo")
+    judge = loop.Dialogue.judge
+    monkeypatch.setattr(loop.Dialogue, "judge", lambda *asked: judge(*asked)._replace(reward=1.0))
+    plan = loop.plan_step(run.spec.stages, loop.Progress(step=STEPS - 1, place=1, stage=2))
+    with Checkpoints(run.spec.workdir / "checkpoints") as checkpoints:
+        state = checkpoints.restore(run.machine.abstract())[0]  # with moments that would move it
+    before = jax.device_get(state)
+    drawn = run.steps.draw(state, None, plan)
+    after, record = run.steps.learn(state, plan, drawn)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(after), before)
+    assert record["groups/dropped"] == record["groups/drawn"] == 6 and record["tokens/update"] == 0
+    check(record)
+    advantages = {response.advantage for group in run.steps.records(plan, drawn) for response in group.responses}
+    assert advantages == {None}
+
+
+@pytest.mark.parametrize(("minibatches", "exact"), [(1, True), (2, False)])
+def test_one_step_a_rollout_has_a_ratio_of_one_with_the_kl_in_the_reward(small, tmp_path, minibatches, exact):
+    """In bfloat16 another program's log-probabilities differ from the update's own."""
+    run = small.run(small.fields(tmp_path / "run", {"algorithm.recipe": "reinforce_pp", "dtype": "bfloat16",
+                                                    "algorithm.minibatches": minibatches}))
+    plan = loop.plan_step(run.spec.stages, loop.Progress())
+    state = first_state(run.machine, run.spec, run.folder)
+    drawn = run.steps.draw(state, load_weights(run.machine, run.folder), plan)
+    assert drawn.batch.ref_logp is not None and (drawn.batch.old_logp is None) == exact
+    _, record = run.steps.learn(state, plan, drawn)
+    assert (record["ratio/mean"] == 1) == exact
+
+
 def test_spare_problems_are_all_others_in_an_order_of_the_step(trained):
     run = trained("dapo")
     plans = [loop.plan_step(run.spec.stages, loop.Progress(step=place, place=place)) for place in range(8)]
@@ -188,10 +220,12 @@ class Dialogue:
 def test_groups_are_split_joined_and_selected_with_all_that_is_theirs():
     scored = score_completions(Dialogue(), ["a", "b"], [[1], [2]], completions(6), samples=2)
     assert scored.rewards.tolist() == [[0, 1], [3, 4]] and scored.greedy.tolist() == [2, 5]
+    assert scored.greedy_lengths.tolist() == [3, 3]
     assert scored.completions.tokens[:, 0].tolist() == [0, 1, 3, 4] and scored.responses == ["0", "1", "3", "4"]
     both = join([scored, scored._replace(problems=["c", "d"])])
     chosen = select(both, np.array([3, 0]))
     assert chosen.problems == ["d", "a"] and chosen.prompts == [[2], [1]] and chosen.greedy.tolist() == [5, 2]
+    assert chosen.greedy_lengths.tolist() == [3, 3]
     assert chosen.rewards.tolist() == [[3, 4], [0, 1]]
     assert chosen.completions.tokens[:, 0].tolist() == [3, 4, 0, 1]
     assert with_variance(np.array([[1, 1], [0, 1], [2, 2]])).tolist() == [1]
@@ -203,9 +237,12 @@ def test_the_penalty_for_length_is_counted_in_tokens():
     rollout = Rollout(["a", "b"], [[1], [2]], completions(4)._replace(lengths=lengths), [""] * 4,
                       [VERDICT] * 4)
     loss = recipe("dapo", overlong_buffer=0.5)
-    np.testing.assert_allclose(shaped_rewards(rollout, loss, 10), [[1, 0.4], [0, 1]], rtol=1e-6)
-    assert rollout.rewards.tolist() == [[1, 1], [1, 1]]
-    assert (shaped_rewards(rollout, RECIPES["grpo"], 10) == 1).all()
+    np.testing.assert_allclose(shaped_rewards(rollout, loss, 10)[0], [[1, 0.4], [0, 1]], rtol=1e-6)
+    assert rollout.rewards.tolist() == [[1, 1], [1, 1]] and shaped_rewards(rollout, loss, 10)[1] is None
+    assert (shaped_rewards(rollout, RECIPES["grpo"], 10)[0] == 1).all()
+    greedy = rollout._replace(greedy=np.array([3, -1], np.float32), greedy_lengths=np.array([9, 5], np.int32))
+    np.testing.assert_allclose(shaped_rewards(greedy, loss, 10)[1], [2.2, -1], rtol=1e-6)  # the baseline too
+    assert shaped_rewards(greedy, RECIPES["remax"], 10)[1].tolist() == [3, -1]
 
 
 @pytest.mark.parametrize(("changes", "said"), [

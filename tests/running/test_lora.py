@@ -131,6 +131,7 @@ def test_merged_weights_and_adapter_folder_say_the_same_in_torch(small, adapted,
     tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert len(tensors) == 2 * 7 * small.config.num_hidden_layers
+    assert type(config["lora_alpha"]) is int  # as PEFT declares it
     tokens = torch.arange(24)[None]
     before = model(tokens).logits
     for name, module in model.named_modules():
