@@ -40,7 +40,9 @@ _BANDS = (
     _Band("length/mean", "length_min", "length_max", "the mean length (tokens)",
           "lower learning_rate; lower sampling.temperature where it is too high"),
 )
-_FINITE = ("loss/total", "gradient_norm", "update_norm", "loss/kl", "entropy", "reward/mean")
+_FINITE = dict.fromkeys(
+    ("loss/total", "gradient_norm", "update_norm", "loss/kl", "entropy", "reward/mean"), "learning_rate"
+) | dict.fromkeys(("critic/loss", "critic/gradient_norm"), "algorithm.critic_learning_rate")  # and what to lower
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +73,9 @@ class GuardSpec:
 
 def find_cause(spec: GuardSpec, record: Mapping[str, Any]) -> str:
     """Why a step with this record must not be gone on from, as a sentence with what to do; empty where it may."""
-    for name in _FINITE:
+    for name, rate in _FINITE.items():
         if name in record and not math.isfinite(record[name]):
-            return (f"{name} is {record[name]}: lower learning_rate, or run in float32 to see whether precision is the "
-                    "cause.")
+            return f"{name} is {record[name]}: lower {rate}, or run in float32 to see whether precision is the cause."
     for band in _BANDS:
         if band.metric not in record:
             continue

@@ -133,13 +133,19 @@ class Run:
                 except FloatingPointError as error:
                     cause = str(error)
                 with self.signals.held():
+                    result = None
                     if not cause:
                         state, record = self.steps.learn(state, plan, drawn)
                         cause = find_cause(self.spec.guard, record)
+                    if not cause and self._evaluates(plan):
+                        try:
+                            result = self._evaluate(state, plan.step)
+                        except FloatingPointError as error:
+                            cause = str(error)
                     if cause:
                         state, progress = self._go_back(state, progress, plan, drawn, record, cause)
                     else:
-                        progress = self._finish(state, progress, plan, drawn, record)
+                        progress = self._finish(state, progress, plan, drawn, record, result)
         except Stopped as stopped:
             self.saver.at_stop(progress, state)
             raise Stopped(f"after step {progress.step}: {stopped}") from None
@@ -152,17 +158,21 @@ class Run:
         for warning in stage_warnings(stage, parameters, self.spec.lora is not None):
             self.terminal.say(f"warning: {warning}")
 
+    def _evaluates(self, plan: StepPlan) -> bool:
+        every = self.spec.evaluation.every
+        last = plan.stage is self.spec.stages[-1] and plan.place + 1 == plan.stage.steps
+        return last or bool(every and plan.step % every == 0)
+
     def _finish(
-        self, state: TrainState, progress: Progress, plan: StepPlan, drawn: Drawn, record: dict[str, Any]
+        self, state: TrainState, progress: Progress, plan: StepPlan, drawn: Drawn, record: dict[str, Any],
+        result: EvaluationResult | None,
     ) -> Progress:
         """Write down a step that may stay: rollouts, evaluation, metrics, checkpoint. How far the run is then."""
-        spec, stages, result, score = self.spec, self.spec.stages, None, None
+        spec, stages, score = self.spec, self.spec.stages, None
         if plan.step % spec.rollouts_every == 0:
             groups = self.steps.records(plan, drawn)
             self.ledger.write_samples(plan.step, groups)
-        every, planned = spec.evaluation.every, plan.stage is stages[-1] and plan.place + 1 == plan.stage.steps
-        if planned or (every and plan.step % every == 0):
-            result = self._evaluate(state, plan.step)
+        if result:
             record, score = record | to_metrics(result), rows(result)[-1].accuracy.low
         trips, progress = progress.trips, advance(stages, progress, record)
         last = progress.stage == len(stages)

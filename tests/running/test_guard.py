@@ -17,12 +17,15 @@ from jaxrl.running.guard import GuardSpec, dump, find_cause
 TINY = Path(__file__).parents[2] / "models" / "tiny"
 FIELDS = plain(importlib.import_module("configs.base").get_run())["guard"]
 FINE = {"loss/total": 0.1, "gradient_norm": 0.3, "update_norm": 1e-3, "loss/kl": 0.02, "entropy": 0.4,
-        "reward/mean": -1.0, "behaviour/repetition": 0.3, "share/bad_format": 1.0, "length/mean": 300.0}
+        "critic/loss": 0.5, "critic/gradient_norm": 0.2, "reward/mean": -1.0,
+        "behaviour/repetition": 0.3, "share/bad_format": 1.0, "length/mean": 300.0}
 
 
 @pytest.mark.parametrize(("name", "value", "bounds", "said"), [
     ("loss/total", math.nan, {}, "loss/total is nan: lower learning_rate"),
     ("gradient_norm", math.inf, {}, "gradient_norm is inf"),
+    ("critic/loss", math.nan, {}, "critic/loss is nan: lower algorithm.critic_learning_rate"),
+    ("critic/gradient_norm", math.inf, {}, "critic/gradient_norm is inf: lower algorithm.critic_learning_rate"),
     ("loss/kl", 21.0, {}, "the KL to the reference .* is 21, over guard.kl_max = 20: lower learning_rate or raise"),
     ("entropy", 0.4, {"entropy_min": 0.5}, "the entropy .* is 0.4, under guard.entropy_min = 0.5"),
     ("entropy", 11.0, {}, "over guard.entropy_max = 10"),

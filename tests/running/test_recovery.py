@@ -117,8 +117,10 @@ def test_a_stop_between_the_checkpoint_and_a_trip_changes_nothing(small, judged,
     same_run(small, tmp_path / "run", tmp_path / "whole")
 
 
-def test_weights_that_are_broken_are_given_back(small, whole, judged, tmp_path, monkeypatch):
-    """Parameters that became infinite show in the next rollout's logits; the run goes back and goes on."""
+@pytest.mark.parametrize(("every", "refused"), [(0, 4), (3, 3)])
+def test_weights_that_are_broken_are_given_back(small, whole, judged, tmp_path, monkeypatch, every, refused):
+    """Parameters that became infinite show in the next logits, of a rollout or of the step's own evaluation; the run
+    goes back and goes on, and nothing of the step stays."""
     real = steps.Steps.learn
     broken = []
 
@@ -130,9 +132,11 @@ def test_weights_that_are_broken_are_given_back(small, whole, judged, tmp_path, 
         return state, record
 
     monkeypatch.setattr(steps.Steps, "learn", learn)
-    small.run(small.fields(tmp_path / "run", {**SPARSE, "evaluation.every": 0})).train()
-    assert any("refused step 4" in line and "Back to step 2" in line for line in small.said)
-    assert [record["step"] for record in small.numbers(tmp_path / "run")] == list(range(STEPS + 1))
+    small.run(small.fields(tmp_path / "run", {**SPARSE, "evaluation.every": every})).train()
+    assert any(f"refused step {refused}" in line and "Back to step 2" in line for line in small.said)
+    records = small.numbers(tmp_path / "run")
+    assert [record["step"] for record in records] == list(range(STEPS + 1))
+    assert {record["guard/trips"] for record in records[3:]} == {1}
     assert all(np.isfinite(leaf).all() for leaf in small.params(tmp_path / "run"))
 
 
