@@ -20,7 +20,8 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers
 _SETTLED = ("rule", "problems", "weights")  # parts of a manifest without which a run can't be repeated
 # Fields that say where and how a run is shown or kept; changing them leaves every number as it was. That holds for the
 # guard's until it trips; then its bounds and remedy are what has to be changed for the run to go on.
-_FREE = ("workdir", "wandb", "compile_cache", "export", "checkpoint", "guard", "name", "output")
+_FREE = ("workdir", "wandb", "compile_cache", "export", "checkpoint", "guard", "output")
+_FIRST_WRITES = ("config.json.partial",)  # all that a run may leave that is killed before its config.json is whole
 
 
 def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
@@ -37,7 +38,7 @@ def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
         if differing:
             raise ValueError(f"{workdir} belongs to a run of another config: {'; '.join(differing)}. Choose another "
                              "--workdir, or set these fields back.")
-    elif workdir.exists() and any(workdir.iterdir()):
+    elif workdir.exists() and any(entry.name not in _FIRST_WRITES for entry in workdir.iterdir()):
         raise ValueError(f"{workdir} is not empty and is no run folder (it has no config.json); choose another "
                          "--workdir.")
 
