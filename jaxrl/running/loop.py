@@ -20,8 +20,8 @@ from jaxrl.reporting.run_folder import read_evaluations, write_evaluation
 from jaxrl.reporting.terminal import Terminal
 from jaxrl.running.accelerators import present_devices
 from jaxrl.running.asked import load_asked
-from jaxrl.running.guard import dump, find_cause
-from jaxrl.running.ledger import Ledger
+from jaxrl.running.guard import drop_trips_after, dump, find_cause
+from jaxrl.running.ledger import Ledger, explained
 from jaxrl.running.lessons import Lessons
 from jaxrl.running.machine import build_machine, first_weights, frozen_reference
 from jaxrl.running.measures import stage_warnings
@@ -77,6 +77,8 @@ class Run:
             if progress.step:
                 self.terminal.say(f"going on after step {progress.step}")
             self.ledger = stack.enter_context(Ledger(spec, self.config, self.terminal, progress.step))
+            if leads():
+                drop_trips_after(spec.workdir / "guard", progress.trips)
             write_manifest(spec.workdir, self.manifest(None if progress.step else _first_weights(state)))
             reference = None
             if self._needs_reference:
@@ -196,7 +198,8 @@ class Run:
         folder = self.spec.workdir / "guard" / f"trip_{trips}"
         if leads():
             groups = self.steps.records(plan, drawn) if drawn else []
-            dump(folder, plan.step, cause, record, drawn and drawn.batch, groups)
+            with explained(f"the refused step {plan.step}"):
+                dump(folder, plan.step, cause, record, drawn and drawn.batch, groups)
         said = f"the guard refused step {plan.step}: {cause} The step is kept in {folder}."
         if guard.remedy == "stop" or trips > guard.retries:
             raise Ended(f"{said} It had gone back {progress.trips} times; to go on from the last checkpoint, start the "
@@ -236,7 +239,8 @@ class Run:
         """Store an evaluation in evaluations/ under this name."""
         self.found[name] = dataclasses.replace(result, name=name)
         if leads():
-            write_evaluation(self.spec.workdir, self.found[name])
+            with explained(f"the evaluation of step {result.step}"):
+                write_evaluation(self.spec.workdir, self.found[name])
 
     def _export(self, state: TrainState) -> None:
         if self.spec.export:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -69,6 +70,20 @@ def test_a_step_is_kept_whole_whatever_is_in_it(tmp_path):
     assert read_rollouts(tmp_path / "trip_1" / "step_000007.jsonl.gz") == [group]
     told = json.loads((tmp_path / "trip_1" / "cause.json").read_text())
     assert told == {"cause": "loss/total is nan.", "step": 7, "loss/total": "nan"}
+
+
+def test_all_of_a_trip_is_forced_to_disk(tmp_path, monkeypatch):
+    synced, real = set(), os.fsync
+
+    def fsync(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    rows, folder = np.zeros((1, 2), np.float32), tmp_path / "trip_1"
+    dump(folder, 7, "why", {"step": 7}, Batch(rows.astype(np.int32), np.array([2], np.int32), rows, rows), [])
+    assert len(list(folder.iterdir())) == 3
+    assert synced == {entry.stat().st_ino for entry in (folder, *folder.iterdir())}
 
 
 def test_a_temperature_of_3_is_lowered_until_answers_are_formed_again(small, tmp_path):
