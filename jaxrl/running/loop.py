@@ -32,7 +32,7 @@ from jaxrl.running.settings import RunSpec
 from jaxrl.running.steps import Drawn, Steps
 from jaxrl.running.stopping import Ended, Signals, Stopped
 from jaxrl.running.tasks import Dialogue
-from jaxrl.running.workdir import claim_workdir, make_manifest, manifest_weights, write_manifest
+from jaxrl.running.workdir import check_manifest, claimed, make_manifest, manifest_weights, write_manifest
 from jaxrl.sampling import Coordinates
 from models.adapter_folder import save_adapter
 from models.convert import save_params
@@ -68,8 +68,10 @@ class Run:
         spec = self.spec
         devices = present_devices(self.machine.mesh.devices.flat)
         refuse_unfit(Job(spec, self.machine.config, self.asked.longest_prompt(), devices), self.terminal.say)
-        claim_workdir(spec.workdir, self.config)
+        if manifest_weights(spec.workdir):
+            check_manifest(spec.workdir, self.manifest())
         with ExitStack() as stack:
+            changes = stack.enter_context(claimed(spec.workdir, self.config))
             self.signals = stack.enter_context(Signals(alone=jax.process_count() == 1))
             checkpoints = stack.enter_context(Checkpoints(spec.workdir / "checkpoints", spec.checkpoint))
             self.saver = Saver(checkpoints, self.terminal.say)
@@ -79,7 +81,9 @@ class Run:
             self.ledger = stack.enter_context(Ledger(spec, self.config, self.terminal, progress.step))
             if leads():
                 drop_trips_after(spec.workdir / "guard", progress.trips)
-            write_manifest(spec.workdir, self.manifest(None if progress.step else _first_weights(state)))
+            now = self.manifest(None if progress.step else _first_weights(state))
+            for line in (*changes, *write_manifest(spec.workdir, now, progress.step, changes)):
+                self.terminal.say(line)
             reference = None
             if self._needs_reference:
                 reference = frozen_reference(self.machine, spec, self.folder, state)
