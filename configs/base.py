@@ -174,7 +174,8 @@ def single(stage: ConfigDict, name: str, size: str) -> ConfigDict:
 
 
 def staged(stages: dict[str, ConfigDict], name: str, size: str) -> ConfigDict:
-    """A run of several stages, in the order of their names, each with all of its fields under `stages`."""
+    """A run of several stages, each with all of its fields under `stages`, in the order of their names: stage2 before
+    stage10."""
     config = choose_size(get_run(), size)
     config.name = name
     config.workdir = f"runs/{name}" + (f"_{size}" if size else "")

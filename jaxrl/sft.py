@@ -44,14 +44,17 @@ def teach(config: ConfigDict) -> None:
     """The command behind the flags. Raises ValueError and OSError with one sentence each."""
     from jaxrl.running.devices import prepare_devices
     from jaxrl.running.supervised import train_supervised
-    from jaxrl.running.workdir import claim_workdir
+    from jaxrl.running.workdir import check_workdir, claimed
 
     if WORKDIR.value:
         config.workdir = WORKDIR.value
     spec = supervised_spec(config)
-    claim_workdir(Path(config.workdir), plain(config))
+    check_workdir(Path(config.workdir), plain(config))
     prepare_devices(config.devices, "")
-    train_supervised(spec, Path(config.workdir), Path(config.output), lambda line: print(line, flush=True))
+    with claimed(Path(config.workdir), plain(config)) as changes:
+        for line in changes:
+            print(line)
+        train_supervised(spec, Path(config.workdir), Path(config.output), lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":

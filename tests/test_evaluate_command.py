@@ -56,7 +56,7 @@ def test_settings_come_from_the_run_and_flags_go_before(tmp_path):
 def run_folder(folder, **fields):
     """A run that has a checkpoint, as far as its config goes."""
     (folder / "checkpoints").mkdir(parents=True)
-    config = evaluate.PLAIN | {"name": "one", "one": {"pool": {"p2": 30}}, "init_from": ""}
+    config = evaluate.PLAIN | {"name": "one", "pool": {"p2": 30}, "init_from": ""}
     (folder / "config.json").write_text(json.dumps(config | fields), encoding="utf-8")
     return folder
 
@@ -86,7 +86,7 @@ def test_questions_of_a_file(tmp_path, capsys):
     for path, part in zip(paths.values(), (lines[:3], lines[3:]), strict=True):
         path.write_text("".join(json.dumps(line) + "\n" for line in part), encoding="utf-8")
     run = run_folder(tmp_path / "run", task={"name": "gsm8k", "files": {"sums": {name: str(path) for name, path in
-                     paths.items()}}}, reward={"rule": "gsm8k-1"}, one={"pool": {"sums": 3}},
+                     paths.items()}}}, reward={"rule": "gsm8k-1"}, pool={"sums": 3},
                      evaluation={"pool": {"sums": 3}})  # fmt: skip
     asked = asked_of("--model=FOLDER", f"--data={paths['test']}", "--count=3")
     assert (asked.pool, asked.fields["reward"]["rule"]) == ((("test", 3),), "gsm8k-1")

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxrl.reporting.files import written_whole
+
 STEP_FILE = re.compile(r"step_(\d{6,})\.jsonl\.gz")
 
 
@@ -51,21 +53,16 @@ def write_rollouts(folder: str | os.PathLike[str], step: int, groups: Iterable[G
     """Writes a step's groups, atomically; the same groups give the same bytes (no time stamp in the
     archive)."""
     path = rollout_path(folder, step)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    with open(temporary, "wb") as raw:
-        with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as packed:
-            for group in groups:
-                if group.step != step:
-                    raise ValueError(
-                        f"a group of step {group.step} does not belong into the file of step {step}"
-                    )
-                packed.write(
-                    json.dumps(_to_record(group), ensure_ascii=False, allow_nan=False).encode() + b"\n"
-                )
-        raw.flush()
-        os.fsync(raw.fileno())
-    os.replace(temporary, path)
+    with (
+        written_whole(path) as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as packed,
+    ):
+        for group in groups:
+            if group.step != step:
+                raise ValueError(f"a group of step {group.step} does not belong into the file of step {step}")
+            packed.write(
+                json.dumps(_to_record(group), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+            )
     return path
 
 

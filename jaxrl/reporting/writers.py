@@ -63,10 +63,14 @@ class JsonlWriter:
             raise ValueError(
                 f"step {plain['step']} was written already; the last line is step {self.last_step}"
             )
-        data = line.encode() + b"\n"
-        while data:  # one call in practice; a full disk or a signal may split it
-            data = data[os.write(self._descriptor, data) :]
-        os.fsync(self._descriptor)
+        data, size = line.encode() + b"\n", os.fstat(self._descriptor).st_size
+        try:
+            while data:  # one call in practice; a full disk or a signal may split it
+                data = data[os.write(self._descriptor, data) :]
+            os.fsync(self._descriptor)
+        except OSError:
+            os.ftruncate(self._descriptor, size)  # the line is whole or not there
+            raise
         self.last_step = plain["step"]
 
     def close(self) -> None:

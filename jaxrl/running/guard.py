@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import operator
-import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrl.algorithms.batch import Batch
-from jaxrl.reporting.files import to_line, write_text
+from jaxrl.reporting.files import to_line, write_text, written_whole
 from jaxrl.reporting.rollouts import GroupRecord, write_rollouts
 
 REMEDIES = ("skip", "rate", "temperature", "stop")
@@ -40,7 +40,9 @@ _BANDS = (
     _Band("length/mean", "length_min", "length_max", "the mean length (tokens)",
           "lower learning_rate; lower sampling.temperature where it is too high"),
 )
-_FINITE = ("loss/total", "gradient_norm", "update_norm", "loss/kl", "entropy", "reward/mean")
+_FINITE = dict.fromkeys(
+    ("loss/total", "gradient_norm", "update_norm", "loss/kl", "entropy", "reward/mean"), "learning_rate"
+) | dict.fromkeys(("critic/loss", "critic/gradient_norm"), "algorithm.critic_learning_rate")  # and what to lower
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +73,9 @@ class GuardSpec:
 
 def find_cause(spec: GuardSpec, record: Mapping[str, Any]) -> str:
     """Why a step with this record must not be gone on from, as a sentence with what to do; empty where it may."""
-    for name in _FINITE:
+    for name, rate in _FINITE.items():
         if name in record and not math.isfinite(record[name]):
-            return (f"{name} is {record[name]}: lower learning_rate, or run in float32 to see whether precision is the "
-                    "cause.")
+            return f"{name} is {record[name]}: lower {rate}, or run in float32 to see whether precision is the cause."
     for band in _BANDS:
         if band.metric not in record:
             continue
@@ -90,14 +91,21 @@ def dump(folder: Path, step: int, cause: str, record: Mapping[str, Any], batch: 
          groups: Sequence[GroupRecord]) -> None:
     """Write what a tripped step was: cause.json with its numbers, its responses, and the batch of its update.
 
-    step_N.jsonl.gz reads as a file of rollouts/ does; step_N.npz holds the arrays of `Batch` that there were. Neither
-    is written where the step did not come as far as a batch.
+    What another trip left in the folder goes. step_N.jsonl.gz reads as a file of rollouts/ does; step_N.npz holds the
+    arrays of `Batch` that there were. Neither is written where the step did not come as far as a batch.
     """
+    shutil.rmtree(folder, ignore_errors=True)
     write_text(folder / "cause.json", json.dumps({"cause": cause} | json.loads(to_line(record)), indent=1) + "\n")
     if batch is None:
         return
     path = write_rollouts(folder, step, groups)
     path = path.with_name(path.name.replace(".jsonl.gz", ".npz"))
-    with open(path.with_suffix(".partial"), "wb") as stream:
+    with written_whole(path) as stream:
         np.savez_compressed(stream, **{name: value for name, value in batch._asdict().items() if value is not None})
-    os.replace(path.with_suffix(".partial"), path)
+
+
+def drop_trips_after(folder: Path, trips: int) -> None:
+    """Take away the kept steps of all trips but the first `trips`: a run that goes on does those steps again."""
+    for path in folder.glob("trip_*"):
+        if int(path.name.removeprefix("trip_")) > trips:
+            shutil.rmtree(path)

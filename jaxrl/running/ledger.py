@@ -1,6 +1,7 @@
 """What a run writes down step by step, to metrics.jsonl, wandb and the terminal; and how steps are taken back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from jaxrl.learning.processes import leads, shared
@@ -10,6 +11,16 @@ from jaxrl.reporting.terminal import Terminal
 from jaxrl.reporting.wandb_writer import WandbWriter
 from jaxrl.reporting.writers import JsonlWriter
 from jaxrl.running.settings import RunSpec
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turns a refusal of the disk into one sentence that says what could not be written, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{what} can't be written: {error.strerror or error}; what the last checkpoint has "
+                      "is whole: make room, and start the same command again.") from error
 
 
 class Ledger:
@@ -46,12 +57,14 @@ class Ledger:
     def write_samples(self, step: int, groups: Sequence[GroupRecord]) -> None:
         """The responses of a step, in the run's folder and where somebody wants to read some."""
         if leads():
-            write_rollouts(self.spec.workdir / "rollouts", step, groups)
+            with explained(f"the rollouts of step {step}"):
+                write_rollouts(self.spec.workdir / "rollouts", step, groups)
             self.wandb.write_samples(step, groups)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """One step's line, everywhere."""
         if leads():
-            self.metrics.write(record)
+            with explained(f"the metrics of step {record['step']}"):
+                self.metrics.write(record)
             self.wandb.write(record)
         self.terminal.step(record)

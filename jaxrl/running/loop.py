@@ -20,8 +20,8 @@ from jaxrl.reporting.run_folder import read_evaluations, write_evaluation
 from jaxrl.reporting.terminal import Terminal
 from jaxrl.running.accelerators import present_devices
 from jaxrl.running.asked import load_asked
-from jaxrl.running.guard import dump, find_cause
-from jaxrl.running.ledger import Ledger
+from jaxrl.running.guard import drop_trips_after, dump, find_cause
+from jaxrl.running.ledger import Ledger, explained
 from jaxrl.running.lessons import Lessons
 from jaxrl.running.machine import build_machine, first_weights, frozen_reference
 from jaxrl.running.measures import stage_warnings
@@ -32,7 +32,7 @@ from jaxrl.running.settings import RunSpec
 from jaxrl.running.steps import Drawn, Steps
 from jaxrl.running.stopping import Ended, Signals, Stopped
 from jaxrl.running.tasks import Dialogue
-from jaxrl.running.workdir import claim_workdir, make_manifest, manifest_weights, write_manifest
+from jaxrl.running.workdir import check_manifest, claimed, make_manifest, manifest_weights, write_manifest
 from jaxrl.sampling import Coordinates
 from models.adapter_folder import save_adapter
 from models.convert import save_params
@@ -68,8 +68,10 @@ class Run:
         spec = self.spec
         devices = present_devices(self.machine.mesh.devices.flat)
         refuse_unfit(Job(spec, self.machine.config, self.asked.longest_prompt(), devices), self.terminal.say)
-        claim_workdir(spec.workdir, self.config)
+        if manifest_weights(spec.workdir):
+            check_manifest(spec.workdir, self.manifest())
         with ExitStack() as stack:
+            changes = stack.enter_context(claimed(spec.workdir, self.config))
             self.signals = stack.enter_context(Signals(alone=jax.process_count() == 1))
             checkpoints = stack.enter_context(Checkpoints(spec.workdir / "checkpoints", spec.checkpoint))
             self.saver = Saver(checkpoints, self.terminal.say)
@@ -77,7 +79,11 @@ class Run:
             if progress.step:
                 self.terminal.say(f"going on after step {progress.step}")
             self.ledger = stack.enter_context(Ledger(spec, self.config, self.terminal, progress.step))
-            write_manifest(spec.workdir, self.manifest(None if progress.step else _first_weights(state)))
+            if leads():
+                drop_trips_after(spec.workdir / "guard", progress.trips)
+            now = self.manifest(None if progress.step else _first_weights(state))
+            for line in (*changes, *write_manifest(spec.workdir, now, progress.step, changes)):
+                self.terminal.say(line)
             reference = None
             if self._needs_reference:
                 reference = frozen_reference(self.machine, spec, self.folder, state)
@@ -133,13 +139,19 @@ class Run:
                 except FloatingPointError as error:
                     cause = str(error)
                 with self.signals.held():
+                    result = None
                     if not cause:
                         state, record = self.steps.learn(state, plan, drawn)
                         cause = find_cause(self.spec.guard, record)
+                    if not cause and self._evaluates(plan):
+                        try:
+                            result = self._evaluate(state, plan.step)
+                        except FloatingPointError as error:
+                            cause = str(error)
                     if cause:
                         state, progress = self._go_back(state, progress, plan, drawn, record, cause)
                     else:
-                        progress = self._finish(state, progress, plan, drawn, record)
+                        progress = self._finish(state, progress, plan, drawn, record, result)
         except Stopped as stopped:
             self.saver.at_stop(progress, state)
             raise Stopped(f"after step {progress.step}: {stopped}") from None
@@ -152,17 +164,21 @@ class Run:
         for warning in stage_warnings(stage, parameters, self.spec.lora is not None):
             self.terminal.say(f"warning: {warning}")
 
+    def _evaluates(self, plan: StepPlan) -> bool:
+        every = self.spec.evaluation.every
+        last = plan.stage is self.spec.stages[-1] and plan.place + 1 == plan.stage.steps
+        return last or bool(every and plan.step % every == 0)
+
     def _finish(
-        self, state: TrainState, progress: Progress, plan: StepPlan, drawn: Drawn, record: dict[str, Any]
+        self, state: TrainState, progress: Progress, plan: StepPlan, drawn: Drawn, record: dict[str, Any],
+        result: EvaluationResult | None,
     ) -> Progress:
         """Write down a step that may stay: rollouts, evaluation, metrics, checkpoint. How far the run is then."""
-        spec, stages, result, score = self.spec, self.spec.stages, None, None
+        spec, stages, score = self.spec, self.spec.stages, None
         if plan.step % spec.rollouts_every == 0:
             groups = self.steps.records(plan, drawn)
             self.ledger.write_samples(plan.step, groups)
-        every, planned = spec.evaluation.every, plan.stage is stages[-1] and plan.place + 1 == plan.stage.steps
-        if planned or (every and plan.step % every == 0):
-            result = self._evaluate(state, plan.step)
+        if result:
             record, score = record | to_metrics(result), rows(result)[-1].accuracy.low
         trips, progress = progress.trips, advance(stages, progress, record)
         last = progress.stage == len(stages)
@@ -186,7 +202,8 @@ class Run:
         folder = self.spec.workdir / "guard" / f"trip_{trips}"
         if leads():
             groups = self.steps.records(plan, drawn) if drawn else []
-            dump(folder, plan.step, cause, record, drawn and drawn.batch, groups)
+            with explained(f"the refused step {plan.step}"):
+                dump(folder, plan.step, cause, record, drawn and drawn.batch, groups)
         said = f"the guard refused step {plan.step}: {cause} The step is kept in {folder}."
         if guard.remedy == "stop" or trips > guard.retries:
             raise Ended(f"{said} It had gone back {progress.trips} times; to go on from the last checkpoint, start the "
@@ -226,7 +243,8 @@ class Run:
         """Store an evaluation in evaluations/ under this name."""
         self.found[name] = dataclasses.replace(result, name=name)
         if leads():
-            write_evaluation(self.spec.workdir, self.found[name])
+            with explained(f"the evaluation of step {result.step}"):
+                write_evaluation(self.spec.workdir, self.found[name])
 
     def _export(self, state: TrainState) -> None:
         if self.spec.export:

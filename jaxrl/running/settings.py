@@ -1,6 +1,7 @@
 """From a config to frozen specifications: the one place where fields become objects, and wrong ones are refused."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
             raise ValueError(f"{field}: expected {least} or more, got {value}.")
     if c["rollouts"]["every"] < 1:
         raise ValueError(f"rollouts.every: expected 1 or more, got {c['rollouts']['every']}.")
-    stage_specs = tuple(_stage(key, fields, loss) for key, fields in sorted(stages.items()))
+    stage_specs = tuple(_stage(key, fields, loss) for key, fields in sorted(stages.items(), key=_order))
     lora = _lora(c["lora"], loss, algorithm["reference"]["decay"])
     _check_evaluated(evaluation, stage_specs, c["checkpoint"]["best"])
     return RunSpec(
@@ -188,6 +189,11 @@ def pool_table(name: str, table: dict[str, int]) -> tuple[tuple[str, int], ...]:
     if not any(table.values()) or any(count < 0 or count != int(count) for count in table.values()):
         raise ValueError(f"{name}.pool: expected whole numbers of 0 or more, one of them above 0, got {table}.")
     return tuple((kind, count) for kind, count in sorted(table.items(), key=lambda pair: kind_order(pair[0])) if count)
+
+
+def _order(stage: tuple[str, Any]) -> list[tuple[int, str]]:
+    """Sorts stage2 before stage10: numbers within names by their size, all else as text."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", stage[0])]
 
 
 def _check_evaluated(evaluation: EvaluationSpec, stages: Sequence[StageSpec], best: int) -> None:

@@ -19,6 +19,6 @@ def training_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     task = make_task(config["task"], config["reward"]["rule"])
     held_out = task.draw("test", pool_table("evaluation", config["evaluation"]["pool"]), config["seed"])
     known = {problem.form for problem in held_out}
-    stages = config["stages"] if "stages" in config else {config["name"]: config[config["name"]]}
+    stages = config["stages"] if "stages" in config else {config["name"]: config}
     for name, stage in stages.items():
         yield from task.draw("train", pool_table(name, stage["pool"]), config["seed"], known)

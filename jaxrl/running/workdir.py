@@ -1,11 +1,14 @@
 """The run folder: who may write in it, which config it belongs to, and on what the run was made."""
 
+import fcntl
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +20,93 @@ from jaxrl.reporting.files import write_text
 from jaxrl.running.settings import RunSpec
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+_TOLD = ("versions", "hardware", "commit")  # parts that may change the last digits
 _SETTLED = ("rule", "problems", "weights")  # parts of a manifest without which a run can't be repeated
-# Fields that say where and how a run is shown or kept; changing them leaves every number as it was. That holds for the
-# guard's until it trips; then its bounds and remedy are what has to be changed for the run to go on.
-_FREE = ("workdir", "wandb", "compile_cache", "export", "checkpoint", "guard", "name", "output")
+# Fields that may change between two starts of a run. What says where and how it is shown changes nothing; what says how
+# often it is kept changes no number before the guard trips, and then its bounds and remedy are what has to be changed
+# for the run to go on; how work is laid out over devices and memory changes rounding only.
+_QUIET = ("workdir", "wandb", "compile_cache", "export", "output")
+_KEEPING = ("checkpoint", "guard", "rollouts")
+_LAYOUT = ("devices", "mesh", "sampler", "layout", "remat", "attention", "unroll")
+_FIRST_WRITES = ("config.json.partial", ".lock")  # all that a run may leave that is killed before its config.json
 
 
 def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
     """Nothing is written; raises ValueError where the folder holds something else, naming every field that differs."""
-    path = workdir / "config.json"
-    if path.exists():
-        stored = _flat(json.loads(path.read_text(encoding="utf-8")))
-        wanted = _flat(json.loads(json.dumps(config)))
-        differing = [
-            f"{field} (there {stored.get(field, 'absent')!r}, now {wanted.get(field, 'absent')!r})"
-            for field in sorted(stored.keys() | wanted.keys())
-            if stored.get(field) != wanted.get(field) and field.split(".")[0] not in _FREE
-        ]
+    if (workdir / "config.json").exists():
+        differing = [f"{field} (there {old!r}, now {new!r})" for field, old, new in _changed(workdir, config)
+                     if field.split(".")[0] not in (*_QUIET, *_KEEPING, *_LAYOUT)]
         if differing:
             raise ValueError(f"{workdir} belongs to a run of another config: {'; '.join(differing)}. Choose another "
                              "--workdir, or set these fields back.")
-    elif workdir.exists() and any(workdir.iterdir()):
+    elif workdir.exists() and any(entry.name not in _FIRST_WRITES for entry in workdir.iterdir()):
         raise ValueError(f"{workdir} is not empty and is no run folder (it has no config.json); choose another "
                          "--workdir.")
 
 
-def claim_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Make the folder and write its config.json. Raises OSError where that can't be done, and as `check_workdir`.
+@contextmanager
+def claimed(workdir: Path, config: Mapping[str, Any]) -> Iterator[list[str]]:
+    """While it lasts the folder is this run's alone: it is made and locked, and its config.json is this config.
 
-    Of several processes one writes; the others wait for it.
+    Gives a line for each field that is not as at the last start. Raises OSError where another process has the folder or
+    it can't be written, and as `check_workdir`. Of several processes one locks and writes; the others wait for it.
     """
     check_workdir(workdir, config)
-    if leads():
-        write_text(workdir / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
-    if not shared(True) or not (workdir / "config.json").is_file():
-        raise OSError(f"process {jax.process_index()} does not find {workdir / 'config.json'}, which process 0 has "
-                      "written; choose a --workdir in a file system that all hosts share.")
+    with ExitStack() as stack:
+        refusal, said = "", []
+        if leads():
+            try:
+                said = _lock(workdir, stack)
+            except BlockingIOError as error:
+                refusal = str(error)
+        if refusal := shared(refusal):
+            raise OSError(refusal)
+        check_workdir(workdir, config)  # nobody else changes it from here on
+        if leads():
+            said += _told(workdir, config)
+            write_text(workdir / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+        if not shared(True) or not (workdir / "config.json").is_file():
+            raise OSError(f"process {jax.process_index()} does not find {workdir / 'config.json'}, which process 0 has "
+                          "written; choose a --workdir in a file system that all hosts share.")
+        yield said
+
+
+def _lock(workdir: Path, stack: ExitStack) -> list[str]:
+    """Hold RUN/.lock until the stack ends or the process dies. Raises BlockingIOError where another process has it.
+
+    Gives a warning where the file system has no locks.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / ".lock"
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    stack.callback(os.close, lock)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = path.read_text(encoding="utf-8").strip() or "another process"
+        raise BlockingIOError(f"{workdir} is in use: {holder} is making this run; wait for its end, stop it, or choose "
+                              "another --workdir.") from None
+    except OSError as error:
+        return [f"warning: {path} can't be locked ({error.strerror}); see to it that nobody starts this run twice."]
+    os.ftruncate(lock, 0)
+    os.write(lock, f"process {os.getpid()} on {platform.node()}\n".encode())
+    return []
+
+
+def _changed(workdir: Path, config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Every field that the stored config and this one do not have alike, with both values."""
+    stored = _flat(json.loads((workdir / "config.json").read_text(encoding="utf-8")))
+    wanted = _flat(json.loads(json.dumps(config)))
+    names = [name for name in sorted(stored.keys() | wanted.keys()) if stored.get(name) != wanted.get(name)]
+    return [(name, stored.get(name, "absent"), wanted.get(name, "absent")) for name in names]
+
+
+def _told(workdir: Path, config: Mapping[str, Any]) -> list[str]:
+    if not (workdir / "config.json").exists():
+        return []
+    return [f"not as at the last start: {field} was {old!r}, is {new!r}"
+            + ("; from here on numbers may differ in rounding" if field.split(".")[0] in _LAYOUT else "")
+            for field, old, new in _changed(workdir, config) if field.split(".")[0] not in _QUIET]
 
 
 def check_start(spec: RunSpec) -> None:
@@ -83,10 +137,37 @@ def make_manifest(rule: str, problems: Mapping[str, list[str]], weights: str) ->
     }
 
 
-def write_manifest(workdir: Path, manifest: Mapping[str, Any]) -> None:
-    """`manifest.json` of the run."""
-    if leads():
-        write_text(workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+def write_manifest(workdir: Path, manifest: Mapping[str, Any], step: int, changes: Sequence[str] = ()) -> list[str]:
+    """`manifest.json` of a run that begins. Of one that goes on after `step` the first stays, and where versions,
+    hardware, commit or config (`changes`) are others, its `history` gets an entry. Gives a line for each of the former.
+
+    Raises ValueError as `check_manifest`.
+    """
+    path = workdir / "manifest.json"
+    if not path.is_file():
+        if leads():
+            write_text(path, json.dumps(manifest, indent=2) + "\n")
+        return []
+    lines = check_manifest(workdir, manifest)
+    if leads() and (lines or changes):
+        first = json.loads(path.read_text(encoding="utf-8"))
+        entry = {"step": step, "changes": [*changes, *lines]} | {part: manifest[part] for part in _TOLD}
+        history = [*first.get("history", ()), entry]
+        write_text(path, json.dumps(first | {"history": history}, indent=2) + "\n")
+    return lines
+
+
+def check_manifest(workdir: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """What is not as the stored manifest of a run that goes on has it, in lines; none where there is no manifest yet.
+
+    Raises ValueError where rule, problems or first weights differ: it would not be the same run.
+    """
+    path = workdir / "manifest.json"
+    if not path.is_file():
+        return []
+    then = json.loads(path.read_text(encoding="utf-8"))
+    latest = then | {part: entry[part] for entry in then.get("history", ()) for part in _TOLD}
+    return compare_manifests(latest | {"history": []}, manifest, "this run can't go on")
 
 
 def manifest_weights(workdir: Path) -> str:
@@ -117,17 +198,22 @@ def read_past_run(manifest: Path, workdir: Path) -> tuple[dict[str, Any], dict[s
     return then, fields | {"workdir": str(workdir)}
 
 
-def compare_manifests(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """One line for each difference in versions, hardware and commit, which may change the last digits of numbers.
+def compare_manifests(
+    then: Mapping[str, Any], now: Mapping[str, Any], refusal: str = "the past run can't be repeated"
+) -> list[str]:
+    """One line for each difference in versions, hardware and commit, which may change the last digits of numbers, and
+    for each change that the past run had on its way.
 
-    Raises ValueError where rule, problems or first weights differ: the numbers would be others.
+    Raises ValueError, which begins with `refusal`, where rule, problems or first weights differ: the numbers would be
+    others.
     """
     wrong = [f"{name} (then {old!r}, now {new!r})" for name, old, new in _differing(then, now, _SETTLED)]
     if wrong:
-        raise ValueError(f"the past run can't be repeated: {'; '.join(wrong)}. Use the model it started from and the "
+        raise ValueError(f"{refusal}: {'; '.join(wrong)}. Use the model it started from and the "
                          f"commit it was made with, {then['commit'] or 'which its manifest does not know'}.")
-    return [f"not as then: {name} was {old!r}, is {new!r}"
-            for name, old, new in _differing(then, now, ("versions", "hardware", "commit"))]
+    changed = [f"the past run went on after step {entry['step']} with a change, {change}"
+               for entry in then.get("history", ()) for change in entry["changes"]]
+    return changed + [f"not as then: {name} was {old!r}, is {new!r}" for name, old, new in _differing(then, now, _TOLD)]
 
 
 def _differing(then: Mapping[str, Any], now: Mapping[str, Any], parts: Sequence[str]) -> list[tuple[str, Any, Any]]:

@@ -1,6 +1,7 @@
 """Stored rollouts come back as they were, byte for byte the same each time."""
 
 import gzip
+import os
 
 import pytest
 
@@ -46,6 +47,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(ValueError, match="step 2"):
         write_rollouts(tmp_path, 1, [group(2)])
     assert read_rollouts(path) == [group(1)]
+
+
+def test_a_power_cut_takes_no_file_that_was_written(tmp_path, monkeypatch):
+    """File and folder are forced to disk: a rename alone may be lost, and the run would go on behind it."""
+    synced, real = [], os.fsync
+
+    def fsync(descriptor):
+        synced.append(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    path = write_rollouts(tmp_path / "rollouts", 1, [])
+    assert synced == [path.stat().st_ino, path.parent.stat().st_ino]
 
 
 def test_torn_and_foreign_files_are_named(tmp_path):

@@ -1,7 +1,10 @@
 """metrics.jsonl survives being killed."""
 
+import errno
 import json
 import math
+import os
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -59,3 +62,22 @@ def test_a_missing_step_and_a_spoilt_line_are_named(tmp_path):
     path.write_text('{"step": 1}\nrubbish\n{"step": 3}\n')
     with pytest.raises(ValueError, match="line 2"):
         read_metrics(path)
+
+
+def test_a_full_disk_leaves_no_part_of_a_line(tmp_path, monkeypatch):
+    real, full = os.write, OSError(errno.ENOSPC, "No space left on device")
+
+    def write(descriptor, data):
+        if len(data) < 20:  # the second half of a line
+            raise full
+        return real(descriptor, data[: len(data) // 2])
+
+    with closing(JsonlWriter(tmp_path / "metrics.jsonl")) as writer:
+        writer.write({"step": 0})
+        monkeypatch.setattr(os, "write", write)
+        with pytest.raises(OSError, match="No space left"):
+            writer.write({"step": 1, "warnings": ["a long one"]})
+        monkeypatch.undo()
+        assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0}\n'
+        writer.write({"step": 1})
+    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1]

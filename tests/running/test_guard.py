@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -17,12 +18,15 @@ from jaxrl.running.guard import GuardSpec, dump, find_cause
 TINY = Path(__file__).parents[2] / "models" / "tiny"
 FIELDS = plain(importlib.import_module("configs.base").get_run())["guard"]
 FINE = {"loss/total": 0.1, "gradient_norm": 0.3, "update_norm": 1e-3, "loss/kl": 0.02, "entropy": 0.4,
-        "reward/mean": -1.0, "behaviour/repetition": 0.3, "share/bad_format": 1.0, "length/mean": 300.0}
+        "critic/loss": 0.5, "critic/gradient_norm": 0.2, "reward/mean": -1.0,
+        "behaviour/repetition": 0.3, "share/bad_format": 1.0, "length/mean": 300.0}
 
 
 @pytest.mark.parametrize(("name", "value", "bounds", "said"), [
     ("loss/total", math.nan, {}, "loss/total is nan: lower learning_rate"),
     ("gradient_norm", math.inf, {}, "gradient_norm is inf"),
+    ("critic/loss", math.nan, {}, "critic/loss is nan: lower algorithm.critic_learning_rate"),
+    ("critic/gradient_norm", math.inf, {}, "critic/gradient_norm is inf: lower algorithm.critic_learning_rate"),
     ("loss/kl", 21.0, {}, "the KL to the reference .* is 21, over guard.kl_max = 20: lower learning_rate or raise"),
     ("entropy", 0.4, {"entropy_min": 0.5}, "the entropy .* is 0.4, under guard.entropy_min = 0.5"),
     ("entropy", 11.0, {}, "over guard.entropy_max = 10"),
@@ -66,6 +70,20 @@ def test_a_step_is_kept_whole_whatever_is_in_it(tmp_path):
     assert read_rollouts(tmp_path / "trip_1" / "step_000007.jsonl.gz") == [group]
     told = json.loads((tmp_path / "trip_1" / "cause.json").read_text())
     assert told == {"cause": "loss/total is nan.", "step": 7, "loss/total": "nan"}
+
+
+def test_all_of_a_trip_is_forced_to_disk(tmp_path, monkeypatch):
+    synced, real = set(), os.fsync
+
+    def fsync(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    rows, folder = np.zeros((1, 2), np.float32), tmp_path / "trip_1"
+    dump(folder, 7, "why", {"step": 7}, Batch(rows.astype(np.int32), np.array([2], np.int32), rows, rows), [])
+    assert len(list(folder.iterdir())) == 3
+    assert synced == {entry.stat().st_ino for entry in (folder, *folder.iterdir())}
 
 
 def test_a_temperature_of_3_is_lowered_until_answers_are_formed_again(small, tmp_path):

@@ -43,6 +43,15 @@ def test_without_a_mark_every_stage_takes_its_steps():
     assert seen == [(stage.name, place) for stage in stages for place in range(stage.steps)]
 
 
+def test_stages_follow_each_other_by_their_numbers():
+    """Stage 10 comes after stage 2, although its name comes before as text."""
+    config = importlib.import_module("configs.three_stage").get_config("tiny")
+    for old, new in (("stage1", "stage2"), ("stage2", "stage10"), ("stage3", "stage11")):
+        config[new] = config.stages[old]
+    config.stages = {name: config[name] for name in ("stage11", "stage10", "stage2")}
+    assert [stage.name for stage in run_spec(plain(config)).stages] == ["stage2", "stage10", "stage11"]
+
+
 def test_a_step_of_the_metrics_is_the_step_that_was_planned():
     stages = spec_of().stages
     progress = Progress(step=20, stage=2, place=3, draw=2, rate=0.5, temperature=0.8)

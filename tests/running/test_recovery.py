@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from jaxrl.reporting.rollouts import read_rollouts, rollout_path
-from jaxrl.running import loop, steps
+from jaxrl.reporting.run_folder import read_run
+from jaxrl.running import ledger, loop, steps
+from jaxrl.running.guard import dump
 from jaxrl.running.replay import replay
 from jaxrl.running.stopping import Ended, Stopped
 
@@ -117,8 +119,10 @@ def test_a_stop_between_the_checkpoint_and_a_trip_changes_nothing(small, judged,
     same_run(small, tmp_path / "run", tmp_path / "whole")
 
 
-def test_weights_that_are_broken_are_given_back(small, whole, judged, tmp_path, monkeypatch):
-    """Parameters that became infinite show in the next rollout's logits; the run goes back and goes on."""
+@pytest.mark.parametrize(("every", "refused"), [(0, 4), (3, 3)])
+def test_weights_that_are_broken_are_given_back(small, whole, judged, tmp_path, monkeypatch, every, refused):
+    """Parameters that became infinite show in the next logits, of a rollout or of the step's own evaluation; the run
+    goes back and goes on, and nothing of the step stays."""
     real = steps.Steps.learn
     broken = []
 
@@ -130,9 +134,11 @@ def test_weights_that_are_broken_are_given_back(small, whole, judged, tmp_path, 
         return state, record
 
     monkeypatch.setattr(steps.Steps, "learn", learn)
-    small.run(small.fields(tmp_path / "run", {**SPARSE, "evaluation.every": 0})).train()
-    assert any("refused step 4" in line and "Back to step 2" in line for line in small.said)
-    assert [record["step"] for record in small.numbers(tmp_path / "run")] == list(range(STEPS + 1))
+    small.run(small.fields(tmp_path / "run", {**SPARSE, "evaluation.every": every})).train()
+    assert any(f"refused step {refused}" in line and "Back to step 2" in line for line in small.said)
+    records = small.numbers(tmp_path / "run")
+    assert [record["step"] for record in records] == list(range(STEPS + 1))
+    assert {record["guard/trips"] for record in records[3:]} == {1}
     assert all(np.isfinite(leaf).all() for leaf in small.params(tmp_path / "run"))
 
 
@@ -146,6 +152,15 @@ def test_the_guard_gives_up_with_its_reason(small, judged, tmp_path, changes, tr
     assert [record["step"] for record in small.numbers(tmp_path / "run")] == [0]
     small.run(small.fields(tmp_path / "run")).train()  # the bound taken away, the same folder goes on
     assert len(small.numbers(tmp_path / "run")) == STEPS + 1
+    assert read_run(tmp_path / "run").trips == []  # and nobody reads of steps that stayed in the end
+
+
+def test_a_trip_is_kept_without_what_another_of_its_number_left(tmp_path):
+    """A run that was killed behind a trip trips again, perhaps at another step."""
+    dump(tmp_path / "trip_1", 3, "too long.", {"step": 3}, None, [])
+    (tmp_path / "trip_1" / "step_000003.npz").touch()
+    dump(tmp_path / "trip_1", 4, "too short.", {"step": 4}, None, [])
+    assert [path.name for path in (tmp_path / "trip_1").iterdir()] == ["cause.json"]
 
 
 def test_a_rate_is_lowered_for_the_rest_of_the_run(small, whole, judged, tmp_path, monkeypatch):
@@ -220,6 +235,39 @@ def test_a_disk_that_stays_full_ends_the_run_with_the_last_checkpoint_whole(smal
     small.run(fields).train()
     assert "going on after step 2" in small.said
     same_run(small, tmp_path / "run", whole[1])
+
+
+@pytest.mark.parametrize(("room", "name", "what"), [
+    (ledger, "write_rollouts", "the rollouts of step 4"), (ledger.JsonlWriter, "write", "the metrics of step 4"),
+    (loop, "write_evaluation", "the evaluation of step 4"), (loop, "dump", "the refused step 4")])
+def test_a_disk_without_room_for_anything_else_is_a_sentence(small, whole, judged, tmp_path, monkeypatch, room, name,
+                                                             what):
+    """The run ends with what could not be written; the same command goes on from the checkpoint before."""
+    real = getattr(room, name)
+
+    def full(*args):
+        if len(done) == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*args)
+
+    def draw(self, state, reference, plan):
+        done.append(plan.step)
+        return draws(self, state, reference, plan)
+
+    done, draws = [], steps.Steps.draw
+    fields = small.fields(tmp_path / "run", {**SPARSE, "evaluation.every": 4})
+    with monkeypatch.context() as patch:
+        patch.setattr(steps.Steps, "draw", draw)
+        patch.setattr(room, name, full)
+        if name == "dump":
+            patch.setattr(loop, "find_cause", lambda spec, record: "too wild." if record["step"] == 4 else "")
+        with pytest.raises(OSError, match=rf"{what} can't be written: No space left on device; .* start the same comm"):
+            small.run(fields).train()
+    small.run(fields).train()
+    assert "going on after step 2" in small.said
+    assert [record["step"] for record in small.numbers(tmp_path / "run")] == list(range(STEPS + 1))
+    for first, second in zip(small.params(tmp_path / "run"), small.params(whole[1]), strict=True):
+        np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("begun", [5, 6])

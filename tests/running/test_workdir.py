@@ -1,0 +1,165 @@
+"""A run folder belongs to one config and one process; what may change between two starts is said and kept."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+
+from jaxrl.flags import plain
+from jaxrl.running import loop
+from jaxrl.running.training_data import training_problems
+from jaxrl.running.workdir import check_workdir, claimed, compare_manifests, write_manifest
+
+STEPS = 6
+
+
+def single_fields(**changes):
+    config = importlib.import_module("configs.stage1").get_config("tiny")
+    config.update_from_flattened_dict(changes)
+    return plain(config)
+
+
+def stored(folder, fields):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    return folder
+
+
+def test_a_run_of_one_stage_keeps_its_name(tmp_path):
+    """It is the stage's name too, under which metrics.jsonl has its steps."""
+    folder = stored(tmp_path / "run", single_fields())
+    with pytest.raises(ValueError, match=r"name \(there 'stage1', now 'x'\)"):
+        check_workdir(folder, single_fields(name="x"))
+
+
+def test_what_a_run_of_one_stage_was_trained_on(tmp_path):
+    problems = list(training_problems(single_fields(**{"pool.p3": 5})))
+    assert [problem.kind for problem in problems] == ["p3"] * 5
+
+
+def test_a_folder_in_which_a_run_was_killed_at_its_very_first_write_is_taken(tmp_path):
+    (tmp_path / "config.json.partial").write_text('{"na', encoding="utf-8")
+    check_workdir(tmp_path, single_fields())
+    (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(ValueError, match="is not empty and is no run folder"):
+        check_workdir(tmp_path, single_fields())
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"seed": 1}, r"seed \(there 0, now 1\)"), ({"dtype": "bfloat16"}, "dtype"), ({"samples": 8}, "samples"),
+    ({"learning_rate.value": 1e-5}, r"learning_rate\.value"), ({"evaluation.every": 3}, "evaluation.every"),
+    ({"optimizer.moment_dtype": "bfloat16"}, "moment_dtype"),
+])
+def test_what_changes_results_is_refused(tmp_path, changes, said):
+    folder = stored(tmp_path / "run", single_fields())
+    with pytest.raises(ValueError, match=said), claimed(folder, single_fields(**changes)):
+        pass
+    assert json.loads((folder / "config.json").read_text()) == single_fields()
+
+
+def test_what_lays_out_work_may_change_and_is_said_once(tmp_path):
+    """The next start compares with the config that was taken last."""
+    folder = stored(tmp_path / "run", single_fields())
+    changes = {"devices": 2, "mesh.fsdp": 2, "sampler.rows": 8, "layout.micro_tokens": 512, "remat": "full",
+               "attention": "cudnn", "unroll": 1}
+    now = single_fields(**changes, **{"rollouts.every": 3, "guard.retries": 9, "export": False})
+    with claimed(folder, now) as said:
+        assert len(said) == len(changes) + 2  # nothing is said of `export`
+        assert "not as at the last start: layout.micro_tokens was 1536, is 512; from here on numbers may differ in " \
+               "rounding" in said
+        assert "not as at the last start: guard.retries was 3, is 9" in said
+    assert json.loads((folder / "config.json").read_text()) == now
+    with claimed(folder, now) as said:
+        assert said == []
+
+
+def test_one_process_at_a_time_has_the_folder(tmp_path):
+    fields, folder = single_fields(), tmp_path / "run"
+    with claimed(folder, fields):
+        said = rf"in use: process {os.getpid()} on .* is making this run; wait for its end"
+        with pytest.raises(OSError, match=said), claimed(folder, single_fields(devices=2)):
+            pass
+        assert json.loads((folder / "config.json").read_text())["devices"] == 1
+    with claimed(folder, fields) as said:
+        assert said == []
+
+
+def test_a_lock_is_gone_with_its_process(tmp_path):
+    held = subprocess.Popen([sys.executable, "-c", "import fcntl, sys, time\nlock = open(sys.argv[1], 'w')\n"
+                             "fcntl.flock(lock, fcntl.LOCK_EX)\nprint(flush=True)\ntime.sleep(600)",
+                             str(tmp_path / ".lock")], stdout=subprocess.PIPE)
+    held.stdout.readline()
+    with pytest.raises(OSError, match="another process is making this run"), claimed(tmp_path, single_fields()):
+        pass
+    held.kill()
+    held.communicate()
+    with claimed(tmp_path, single_fields()):
+        pass
+
+
+def test_a_second_start_beside_the_first_writes_nothing(small, whole):
+    run, workdir = whole
+    before = (workdir / "metrics.jsonl").read_bytes()
+    with claimed(workdir, run.config), pytest.raises(OSError, match="is in use"):
+        small.run(run.config).train()
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_manifest_keeps_its_origin_and_what_changed_since(tmp_path):
+    weights = {"weights": "w", "rule": "r", "problems": {"held_out": {"count": 1, "hash": "h"}}}
+    first = {"versions": {"jax": "1"}, "commit": "a", "hardware": {"devices": 4}} | weights
+    second = first | {"commit": "b"}
+    assert write_manifest(tmp_path, first, 0) == write_manifest(tmp_path, first, 2) == []
+    assert json.loads((tmp_path / "manifest.json").read_text()) == first
+    assert write_manifest(tmp_path, second, 4, ["devices"]) == ["not as then: commit was 'a', is 'b'"]
+    assert write_manifest(tmp_path, second, 5) == []
+    stored = json.loads((tmp_path / "manifest.json").read_text())
+    entry = {"step": 4, "changes": ["devices", "not as then: commit was 'a', is 'b'"]}
+    assert stored == first | {"history": [entry | {part: second[part] for part in ("versions", "commit", "hardware")}]}
+    assert compare_manifests(stored, first)[0] == "the past run went on after step 4 with a change, devices"
+    with pytest.raises(ValueError, match=r"this run can't go on: problems\.held_out\.hash \(then 'h', now 'x'\)"):
+        write_manifest(tmp_path, first | {"problems": {"held_out": {"count": 1, "hash": "x"}}}, 6)
+    assert json.loads((tmp_path / "manifest.json").read_text()) == stored
+
+
+def test_a_run_goes_on_with_fewer_devices(small, whole, judged, tmp_path, monkeypatch):
+    """Killed on four after step 2, on two after step 4, ended on one: the numbers of one, up to rounding."""
+    workdir, write = tmp_path / "run", loop.Ledger.write
+    for devices, last in ((4, 2), (2, 4), (1, STEPS)):
+        fields = small.fields(workdir, {"devices": devices, "mesh.data": 1, "mesh.fsdp": -1})
+
+        def dies(self, record, last=last):
+            write(self, record)
+            if last < STEPS and record["step"] == last + 1:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.Ledger, "write", dies)
+            with pytest.raises(KeyboardInterrupt) if last < STEPS else nullcontext():
+                small.run(fields).train()
+    assert "going on after step 4" in small.said
+    assert any("devices was 2, is 1" in line for line in small.said)
+    history = json.loads((workdir / "manifest.json").read_text())["history"]
+    assert [entry["step"] for entry in history] == [2, 4]
+    mine, theirs = small.numbers(workdir), small.numbers(whole[1])
+    assert [record["step"] for record in mine] == list(range(STEPS + 1))
+    for name in ("loss/total", "entropy", "length/mean"):
+        assert [record[name] for record in mine[1:]] == pytest.approx([record[name] for record in theirs[1:]],
+                                                                      rel=1e-3, abs=1e-5)
+    for first, second in zip(small.params(workdir), small.params(whole[1]), strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+def test_problems_of_another_make_are_refused_when_a_run_goes_on(small, whole, monkeypatch):
+    run, workdir = whole
+    before = {path.name: path.read_bytes() for path in workdir.glob("*.json*")}
+    again = small.run(run.config | {"unroll": 2})
+    monkeypatch.setitem(again.pools, "stage1", again.pools["stage1"][:-1])
+    with pytest.raises(ValueError, match=r"this run can't go on: problems\.stage1\.count \(then 6, now 5\)"):
+        again.train()
+    assert {path.name: path.read_bytes() for path in workdir.glob("*.json*")} == before
