@@ -6,7 +6,7 @@ A phase takes as long as the slowest of the three, as if the others were hidden 
 
 import collections
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -22,6 +22,9 @@ from jaxrl.running.planning import GIB, PROMPT_ROWS, Job, Plan, held_state, larg
 from jaxrl.running.settings import StageSpec
 from models.cache import BLOCK, cache_bytes
 from models.flops import forward_flops
+
+Sent = Callable[[str, int], tuple[Collective, ...]]
+"""The collectives of so many runs of a program."""
 
 
 class Work(NamedTuple):
@@ -48,7 +51,7 @@ def step_times(plan: Plan, response: int | None) -> list[dict[str, Any]]:
     job, devices = plan.job, plan.job.devices
     if devices.accelerator is None:
         return []
-    programs = plan.collectives or expected_collectives(job)
+    programs = expected_collectives(job) | dict(plan.collectives)
     steps = []
     for stage in job.spec.stages:
         tokens = min(response or stage.max_new_tokens, stage.max_new_tokens)
@@ -92,47 +95,73 @@ def link_rate(group: Sequence[int], devices: Devices) -> float:
 def step_work(job: Job, stage: StageSpec, response: int, programs: Mapping[str, Sequence[Collective]]) -> list[Work]:
     """A step of a stage whose responses all have `response` tokens, after the longest prompt.
 
-    programs: the collectives of a run of `sync`, `prefill`, `reference`, `accumulate`, `finish`, and of one token of
-    `decode`.
+    programs: the collectives of a run of `sync`, `prefill`, `reference`, `values`, `accumulate`, `finish` and the
+    critic's two, and of one token of `decode`. `reference` is all that is passed forward before the update: of the
+    reference, of the critic, and of the policy where it is asked for old log-probabilities.
     """
-    spec, config, count = job.spec, job.config, job.devices.count
-    state, weights = held_state(job)
-    width, trained = jnp.dtype(spec.dtype).itemsize, device_bytes(state.params)
-    frozen = 0 if state.base is None else device_bytes(state.base)
-    used = device_bytes(state.params if state.base is None else state.base)  # what every pass reads
-    layout, length = update_spec(spec, job.longest), job.prompt + response
-    rows = stage.prompts * stage.samples
-    pieces = cut(np.full(rows, length), layout.layout, row_shards(job.mesh))
-    padded = np.concatenate([np.full(piece.size, piece.length) for piece in pieces])
-    forward = forward_flops(config, padded) / count
-    own = math.ceil(rows / job.row_shards)  # rows of one row shard
-    steps = math.ceil(own * response / min(own, spec.sampler_rows * job.batches))
-    lengths = np.array(job.cache_lengths)
-    positions = np.arange(job.prompt, length)
-    cache = cache_bytes(config, job.batches * spec.sampler_rows, 1, spec.dtype, job.split) / BLOCK
-    read = cache * lengths[np.searchsorted(lengths, positions)].mean()
-    drawing = rows * (forward_flops(config, np.array([length])) - forward_flops(config, np.array([job.prompt])))
-    asked = np.full(stage.prompts, job.prompt_bucket)
-    updates = spec.epochs * spec.minibatches
-    backward = (2 if spec.lora else 3) + (spec.remat == "full")  # frozen weights need no product for their gradients
-    moments = device_bytes(state.opt_state)
 
     def sent(program: str, times: int) -> tuple[Collective, ...]:
         return tuple(found._replace(times=found.times * times) for found in programs[program])
 
-    work = [
+    return [*_sampling_work(job, stage, response, sent), *_learning_work(job, stage, response, sent)]
+
+
+def _sampling_work(job: Job, stage: StageSpec, response: int, sent: Sent) -> list[Work]:
+    spec, config, count = job.spec, job.config, job.devices.count
+    state, weights = held_state(job)
+    frozen = 0 if state.base is None else device_bytes(state.base)
+    used = device_bytes(state.params) if state.base is None else frozen
+    rows = stage.prompts * (stage.samples + (spec.loss.needs == "greedy"))
+    own = math.ceil(rows / job.row_shards)  # rows of one row shard
+    steps = math.ceil(own * response / min(own, spec.sampler_rows * job.batches))
+    lengths = np.array(job.cache_lengths)
+    positions = np.arange(job.prompt, job.prompt + response)
+    cache = cache_bytes(config, job.batches * spec.sampler_rows, 1, spec.dtype, job.split) / BLOCK
+    read = cache * lengths[np.searchsorted(lengths, positions)].mean()
+    prompt, whole = (forward_flops(config, np.array([length])) for length in (job.prompt, job.prompt + response))
+    asked = np.full(stage.prompts, job.prompt_bucket)
+    return [
         Work("sync", 0.0, used + 2 * frozen + weights, sent("sync", 1)),  # merged weights are written and read
         Work("prefill", forward_flops(config, asked, head=False) / count, weights, sent("prefill", 1)),
-        Work("decode", drawing / count, steps * (weights + read), sent("decode", steps)),
-        Work("update", spec.epochs * backward * forward,
-             # a sum of gradients for each micro-batch; masters and moments are read and written
-             spec.epochs * len(pieces) * (3 * trained + frozen) + updates * 2 * (trained + moments),
-             sent("accumulate", spec.epochs * len(pieces)) + sent("finish", updates)),
+        Work("decode", rows * (whole - prompt) / count, steps * (weights + read), sent("decode", steps)),
     ]
-    if spec.loss.kl_placement != "none":
-        gathered = used * width // (width if spec.lora else FLOAT)
-        work.insert(3, Work("reference", forward, len(pieces) * gathered, sent("reference", len(pieces))))
-    return work
+
+
+def _learning_work(job: Job, stage: StageSpec, response: int, sent: Sent) -> list[Work]:
+    spec, config, count = job.spec, job.config, job.devices.count
+    state, _ = held_state(job)
+    width, trained = jnp.dtype(spec.dtype).itemsize, device_bytes(state.params)
+    frozen = 0 if state.base is None else device_bytes(state.base)
+    pieces = cut(np.full(stage.prompts * stage.samples, job.prompt + response),
+                 update_spec(spec, job.longest).layout, row_shards(job.mesh))
+    padded = np.concatenate([np.full(piece.size, piece.length) for piece in pieces])
+    forward, valued = (forward_flops(config, padded, head=head) / count for head in (True, False))
+    backward = (2 if spec.lora else 3) + (spec.remat == "full")  # frozen weights need no product for their gradients
+    updates, turns = spec.epochs * spec.minibatches, spec.epochs * len(pieces)
+
+    def learning(name: str, forward: float, moments: Any, masters: int, frozen: int = 0) -> Work:
+        # A sum of gradients for each micro-batch; masters and moments are read and written.
+        moved = turns * (3 * masters + frozen) + updates * 2 * (masters + device_bytes(moments))
+        return Work("update", spec.epochs * backward * forward, moved,
+                    sent(f"{name}accumulate", turns) + sent(f"{name}finish", updates))
+
+    old = updates > 1 or spec.loss.kl_placement == "reward"
+    passes = (spec.loss.kl_placement != "none") + old
+    gathered = frozen or trained * width // FLOAT
+    before = Work("reference", passes * forward, passes * len(pieces) * gathered,
+                  sent("reference", passes * len(pieces)))
+    update = learning("", forward, state.opt_state, trained, frozen)
+    if state.critic is not None:
+        masters = device_bytes(state.critic.params)
+        before = _both(before, Work("reference", valued, len(pieces) * masters * width // FLOAT,
+                                    sent("values", len(pieces))))
+        update = _both(update, learning("critic_", valued, state.critic.opt_state, masters))
+    return [before, update] if before.flops else [update]
+
+
+def _both(one: Work, other: Work) -> Work:
+    """One after the other, under the first one's name."""
+    return Work(one.name, one.flops + other.flops, one.moved + other.moved, one.sent + other.sent)
 
 
 def expected_collectives(job: Job) -> dict[str, list[Collective]]:
@@ -159,15 +188,17 @@ def expected_collectives(job: Job) -> dict[str, list[Collective]]:
         group = tuple(groups[axis].tolist())
         return [Collective(kind, round(size), group, times)] if len(group) > 1 and times else []
 
+    def trunk(passes: int) -> list[Collective]:
+        return over("fsdp", "all-gather", stacked * width, passes)
+
     def gathered(passes: int) -> list[Collective]:
-        return (over("fsdp", "all-gather", stacked * width, passes)
-                + over("fsdp", "all-gather", kernel * width, pieces * (2 * passes - 1)))
+        return trunk(passes) + over("fsdp", "all-gather", kernel * width, pieces * (2 * passes - 1))
 
     def summed(tokens: int, passes: int) -> list[Collective]:
         return over("tensor", "all-reduce", tokens * config.hidden_size * width, 2 * layers * passes)
 
     again = 2 if spec.remat == "full" else 1  # the layers' forward pass
-    return {
+    found = {
         "sync": over("fsdp", "all-gather", weights, 1),
         "prefill": summed(PROMPT_ROWS * job.prompt_bucket, 1),
         "decode": summed(spec.sampler_rows, 1),
@@ -177,3 +208,11 @@ def expected_collectives(job: Job) -> dict[str, list[Collective]]:
         + over("data", "all-reduce", masters * FLOAT, 1) + summed(tokens, again + 1),
         "finish": [],
     }
+    if state.critic is not None:  # with the policy's layers, but no head
+        found |= {
+            "values": trunk(1) + summed(tokens, 1),
+            "critic_accumulate": trunk(2) + over("fsdp", "reduce-scatter", split * width, 1)
+            + over("data", "all-reduce", device_bytes(state.critic.params), 1) + summed(tokens, again + 1),
+            "critic_finish": [],
+        }
+    return found

@@ -7,6 +7,7 @@ import json
 import jax
 import pytest
 
+from jaxrl.algorithms.recipes import recipe
 from jaxrl.flags import plain
 from jaxrl.learning.lowered import lower
 from jaxrl.learning.mesh import MeshSpec
@@ -175,3 +176,42 @@ def test_a_step_at_the_published_rates():
 
 def test_no_times_without_published_rates():
     assert step_times(plan_shapes(job(devices="cpu", mesh=MeshSpec())), None) == []
+
+
+def recipe_work(name="grpo", **fields):
+    """A step of stage 2 by phase, with another recipe's row."""
+    (step,) = step_times(plan_shapes(job(loss=recipe(name), **fields)), None)
+    return {phase["name"]: phase for phase in step["phases"]}
+
+
+def test_a_critic_learns_as_much_as_the_policy():
+    """All but the head, of 0.55 of the 7.07e9 weights; its values are a pass forward."""
+    ppo, grpo = recipe_work("ppo"), recipe_work("grpo")
+    assert ppo["update"]["flops"] == pytest.approx(1.93 * grpo["update"]["flops"], rel=0.01)
+    assert ppo["reference"]["flops"] == pytest.approx(2.93 * grpo["reference"]["flops"], rel=0.01)
+    assert 1.8 < ppo["update"]["memory_bytes"] / grpo["update"]["memory_bytes"] < 2
+    for phase, times in (("update", 1.7), ("reference", 2.8)):
+        ratio = ppo[phase]["sent_bytes"]["all-gather"] / grpo[phase]["sent_bytes"]["all-gather"]
+        assert times < ratio < times + 0.25
+
+
+def test_a_kl_in_the_reward_asks_the_policy_for_a_pass_of_its_own():
+    shaped, grpo = recipe_work("reinforce_pp"), recipe_work("grpo")
+    for number in ("flops", "memory_bytes"):
+        assert shaped["reference"][number] == 2 * grpo["reference"][number]
+    assert shaped["update"] == grpo["update"]
+
+
+@pytest.mark.parametrize("fields", [{"epochs": 2}, {"minibatches": 2}], ids=str)
+def test_several_steps_of_a_rollout_ask_for_old_log_probabilities_once(fields):
+    several, once = recipe_work("grpo", **fields), recipe_work("grpo")
+    assert several["reference"]["flops"] == 2 * once["reference"]["flops"]
+    assert recipe_work("reinforce_pp", **fields)["reference"]["flops"] == several["reference"]["flops"]  # no third
+    assert recipe_work("cispo", **fields)["reference"]["flops"] == once["reference"]["flops"]
+    assert several["update"]["flops"] == fields.get("epochs", 1) * once["update"]["flops"]
+
+
+def test_remax_draws_a_greedy_row_for_each_prompt_and_learns_from_none_of_them():
+    remax, shaped = recipe_work("remax"), recipe_work("reinforce_pp")
+    assert remax["decode"]["flops"] == pytest.approx(65 / 64 * shaped["decode"]["flops"])
+    assert remax["update"]["flops"] == shaped["update"]["flops"]
