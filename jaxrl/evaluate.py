@@ -41,7 +41,7 @@ PLAIN = {
                    "rule": ""},
     "seed": 0,
     "dtype": "bfloat16",
-    "sampler": {"rows": None, "devices": -1, "memory": 1.0},
+    "sampler": {"rows": None, "devices": -1, "memory": None},
     "devices": 0,
     "compile_cache": "~/.cache/jaxrl",
 }

@@ -13,6 +13,8 @@ from jaxrl.learning.run_params import checkpoint_folder, restore_params, run_con
 from jaxrl.learning.state import abstract_params, decode_shardings
 from jaxrl.running.devices import learning_devices, sampling_devices
 from jaxrl.sampling import Sampler
+from jaxrl.sampling.sampler import ROW_UNIT
+from models.cache import BLOCK, cache_bytes
 from models.config import Qwen2Config
 from models.convert import load_params
 from models.folder import read_config
@@ -83,13 +85,15 @@ def make_sampler(config: Qwen2Config, mesh: Mesh, devices: Sequence[jax.Device] 
 
 def load_policy(source: Source, fields: Mapping[str, Any], longest: int) -> tuple[Sampler, Any]:
     """A sampler and its decode weights. fields: `dtype`, `devices` and `sampler` of a run's config; `longest`: tokens
-    of prompt and response together. A `sampler.memory` of None is CPU_CACHES on a CPU and one batch elsewhere."""
+    of prompt and response together. Without `sampler.memory` (None) as many batches as CPU_CACHES holds are in work at
+    once on a CPU, and one elsewhere; at least one."""
     mesh = make_mesh(MeshSpec(data=1, fsdp=-1), learning_devices(fields["devices"]))
     params = load_params_of(source, fields["dtype"], mesh)
     drawing = fields["sampler"]
-    memory = drawing["memory"]
+    memory, rows, dtype = drawing["memory"], drawing["rows"], jnp.dtype(fields["dtype"])
     if memory is None:
-        memory = CPU_CACHES if jax.default_backend() == "cpu" else 0.0
-    sampler = make_sampler(source.config, mesh, sampling_devices(drawing["devices"]), dtype=jnp.dtype(fields["dtype"]),
-                           longest=longest, rows=drawing["rows"], memory=int(memory * 2**30))
+        one = cache_bytes(source.config, rows or ROW_UNIT, longest + BLOCK, dtype) / 2**30
+        memory = CPU_CACHES if jax.default_backend() == "cpu" and one < CPU_CACHES else 0.0
+    sampler = make_sampler(source.config, mesh, sampling_devices(drawing["devices"]), dtype=dtype, longest=longest,
+                           rows=rows, memory=int(memory * 2**30))
     return sampler, sampler.decode_weights(params)
