@@ -12,7 +12,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from jaxrl.learning.processes import joined, leave, lost
-from jaxrl.running.stopping import Ended
+from jaxrl.running.stopping import Ended, Stopped
 
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run, e.g. configs/three_stage.py:tiny.")
@@ -66,6 +66,8 @@ def run(name: str, command: Callable[[ConfigDict | None], int | None], instead: 
             if joined():
                 said = f"{name}: {error}" if refused or lost(error) else traceback.format_exc()
                 leave(said, 2 if refused else 1, others=lost(error))
+            if isinstance(error, KeyboardInterrupt):  # before or after the part that takes signals itself
+                return _refuse(name, "stopped by SIGINT; start the same command again to go on.", Stopped.status)
             if not refused:
                 raise
             return _refuse(name, str(error))

@@ -38,11 +38,14 @@ with Signals() as signals, signals.held():
 
 
 COMMAND = """
+import signal
 from jaxrl.flags import run
 from jaxrl.running.stopping import Ended
 def give_up(config):
     raise Ended("the guard gave up.")
-run("jaxrl.some", give_up)
+def stopped(config):
+    signal.raise_signal(signal.SIGINT)
+run("jaxrl.some", {})
 """
 
 
@@ -87,8 +90,11 @@ def test_a_closed_terminal_stops_a_run_unless_nohup_says_that_it_must_not(monkey
         signal.signal(signal.SIGHUP, before)
 
 
-def test_giving_up_has_an_exit_status_of_its_own():
-    """Neither an error's nor a refusal's: launch files start the run again after the one and not after the other."""
-    command = [sys.executable, "-c", COMMAND, "--config=configs/stage1.py:tiny"]
+@pytest.mark.parametrize(("way", "status", "told"), [
+    ("give_up", 3, "the guard gave up."), ("stopped", 75, "stopped by SIGINT; start the same command again to go on."),
+])
+def test_ends_have_exit_statuses_of_their_own(way, status, told):
+    """Neither an error's nor a refusal's; a signal also where a run does not take it yet."""
+    command = [sys.executable, "-c", COMMAND.format(way), "--config=configs/stage1.py:tiny"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stderr) == (3, "jaxrl.some: the guard gave up.\n")
+    assert (ended.returncode, ended.stderr) == (status, f"jaxrl.some: {told}\n")
