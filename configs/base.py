@@ -24,7 +24,7 @@ def get_run() -> ConfigDict:
 
     config.dtype = "bfloat16"  # of products, decode weights and cache; masters and moments are float32
     config.attention = "cudnn"  # or "plain"
-    config.remat = "full"  # recompute each layer in the backward pass; or "none"
+    config.remat = "full"  # compute each layer again in the backward pass; "dots": all but its projections; or "none"
     config.unroll = 1  # stacked layers in one turn of the scan
 
     config.prompt = ConfigDict(dict(form="chat", opens_think=True))  # form: "chat", "base" or "terse"
