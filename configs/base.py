@@ -42,7 +42,9 @@ def get_run() -> ConfigDict:
     ))
     config.algorithm = ConfigDict(dict(
         recipe="grpo",  # a row of jaxrl.algorithms.recipes.RECIPES, see docs/algorithms.md; or "sft"
-        clip_low=placeholder(float), clip_high=placeholder(float),  # placeholder: as the row of the recipe has it
+        # placeholder: as the row of the recipe has it
+        advantage=placeholder(str), surrogate=placeholder(str),  # "group_zscore", ...; "clip", ...
+        clip_low=placeholder(float), clip_high=placeholder(float),  # bounds of the ratio: 1 - low, 1 + high
         dual_clip=placeholder(float),  # bound of the loss where the advantage is negative, times it
         reduction=placeholder(str),  # weights of tokens: "token_mean", "sequence_mean", ...
         kl=placeholder(str), kl_placement=placeholder(str),  # "k1", "k2" or "k3"; in "loss" or "reward", or "none"
