@@ -24,7 +24,7 @@ def get_run() -> ConfigDict:
 
     config.dtype = "bfloat16"  # of products, decode weights and cache; masters and moments are float32
     config.attention = "cudnn"  # or "plain"
-    config.remat = "full"  # recompute each layer in the backward pass; or "none"
+    config.remat = "full"  # compute each layer again in the backward pass; "dots": all but its projections; or "none"
     config.unroll = 1  # stacked layers in one turn of the scan
 
     config.prompt = ConfigDict(dict(form="chat", opens_think=True))  # form: "chat", "base" or "terse"
@@ -42,7 +42,9 @@ def get_run() -> ConfigDict:
     ))
     config.algorithm = ConfigDict(dict(
         recipe="grpo",  # a row of jaxrl.algorithms.recipes.RECIPES, see docs/algorithms.md; or "sft"
-        clip_low=placeholder(float), clip_high=placeholder(float),  # placeholder: as the row of the recipe has it
+        # placeholder: as the row of the recipe has it
+        advantage=placeholder(str), surrogate=placeholder(str),  # "group_zscore", ...; "clip", ...
+        clip_low=placeholder(float), clip_high=placeholder(float),  # bounds of the ratio: 1 - low, 1 + high
         dual_clip=placeholder(float),  # bound of the loss where the advantage is negative, times it
         reduction=placeholder(str),  # weights of tokens: "token_mean", "sequence_mean", ...
         kl=placeholder(str), kl_placement=placeholder(str),  # "k1", "k2" or "k3"; in "loss" or "reward", or "none"

@@ -23,7 +23,12 @@ from models.lora import A, B, LoRASpec
 Params = Mapping[str, Any]
 Place = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
 """Says where an array lies: (array, logical axis names) -> the same array; see `jaxrl.learning.mesh.placer`."""
-REMAT = ("none", "full")
+REMAT: dict[str, Callable[..., bool]] = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # of projections, so not of attention
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+"""name -> what of a layer is kept for the backward pass, besides its input; all else is computed again."""
 
 
 def dot_by_rows(unit: int, x: jax.Array, kernel: jax.Array, dimensions: Any, **how: Any) -> jax.Array:
@@ -226,7 +231,7 @@ class Qwen2(nn.Module):
         """
         c = self.config
         if self.remat not in REMAT:
-            raise ValueError(f"remat must be one of {REMAT}, got {self.remat!r}.")
+            raise ValueError(f"remat must be one of {', '.join(REMAT)}, got {self.remat!r}.")
         if self.scan_layers and cache is not None:
             raise ValueError("a cache needs scan_layers=False: decode with unrolled layers (see unstack).")
         table = Embedding(c, self.param_dtype, name="embed")()
@@ -236,8 +241,8 @@ class Qwen2(nn.Module):
         # Else the compiler takes sines and cosines anew for each head, layer and block of the cache that uses them.
         turn = jax.lax.optimization_barrier(rotation(positions, c.head_dim, c.rope_theta))
         block = Block
-        if self.remat == "full":
-            block = nn.remat(Block, prevent_cse=not self.scan_layers)
+        if self.remat != "none":
+            block = nn.remat(Block, prevent_cse=not self.scan_layers, policy=REMAT[self.remat])
         fields = (c, self.dtype, self.param_dtype, self.attention, self.place, self.row_unit, self.lora)
         if self.scan_layers:
             layers = nn.scan(

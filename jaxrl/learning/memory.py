@@ -57,8 +57,12 @@ def learning_temporaries(
     """
     c, sizes = model.config, _sizes(model, mesh, rows, length, head_tokens)
     layers, tokens = c.num_hidden_layers, sizes.tokens
-    if model.remat == "full":
+    if model.remat in ("full", "dots"):
         kept = layers * tokens * c.hidden_size * sizes.width
+        if model.remat == "dots":  # what projections give, of adapters' too; nobody asks again for what "down" gives
+            split = (c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim + 2 * c.intermediate_size
+            given = split // mesh.shape["tensor"] + c.hidden_size
+            kept += layers * tokens * (2 if model.lora else 1) * given * sizes.width
     else:
         wide = c.intermediate_size // mesh.shape["tensor"] + c.hidden_size
         kept = layers * (8 * tokens * wide * sizes.width + sizes.scores)

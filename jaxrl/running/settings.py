@@ -20,6 +20,7 @@ from jaxrl.rewards import RULES, RewardValues
 from jaxrl.running.guard import GuardSpec
 from jaxrl.running.tasks import Task, check_rule, make_task
 from models.lora import LoRASpec
+from models.qwen2 import REMAT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +151,7 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
     if evaluation.rule:
         check_rule("evaluation.rule", evaluation.rule, c["task"]["name"], task)
     for field, known in (("dtype", ("bfloat16", "float32")), ("attention", ("cudnn", "plain")),
-                         ("remat", ("none", "full"))):
+                         ("remat", tuple(REMAT))):
         if c[field] not in known:
             raise ValueError(f"{field}: expected one of {', '.join(known)}, got {c[field]!r}.")
     for field, value, least in (("devices", c["devices"], 0), ("sampler.devices", c["sampler"]["devices"], -1),

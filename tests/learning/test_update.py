@@ -21,7 +21,7 @@ from jaxrl.learning.state import Critic, init_params, init_state
 from jaxrl.learning.update import Scalars, UpdateSpec, make_logp, make_update, make_values
 from models.config import Qwen2Config
 from models.flops import forward_flops
-from models.qwen2 import Qwen2
+from models.qwen2 import REMAT, Qwen2
 from models.value import Qwen2Value
 
 CONFIG = Qwen2Config(32, 16, 32, 2, 4, 2, 4, tie_word_embeddings=True)
@@ -108,6 +108,21 @@ def test_four_devices_and_buckets_change_nothing(name):
     one, other = run(batch, loss=loss), run(batch, *four, loss=loss, devices=4)
     assert one[1]["grad_norm"] > 0.01 and one[1].get("critic_grad_norm", 1) > 0.01
     assert_same_update(one, other)
+
+
+def test_what_is_computed_again_changes_nothing():
+    """Nor is it more work than the policy says: "full" multiplies most, "dots" only attention twice."""
+    flops = {}
+    for name in REMAT:
+        model = Qwen2(CONFIG, remat=name)
+        assert_same_update(run(model=model), run(), tolerance=1e-6)
+        mesh = make_mesh(MeshSpec(), jax.devices()[:1])
+        state = init_state(model, DESCENT, mesh, init_params(model, mesh, jax.random.key(0)))
+        update = make_update(model, DESCENT, RECIPES["grpo"], mesh, WHOLE)
+        micros, totals = update.place(make_batch(), state.params, SCALARS)
+        gradient = jax.jit(jax.grad(update.policy.objective, has_aux=True))
+        flops[name] = gradient.lower(state.params, None, micros[0], totals, SCALARS).compile().cost_analysis()["flops"]
+    assert flops["none"] < flops["dots"] < flops["full"]
 
 
 def test_the_head_in_pieces_changes_nothing():

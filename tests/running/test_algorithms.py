@@ -1,9 +1,13 @@
 """What some algorithms add to a step: a critic, a reference that follows, greedy completions, other problems."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
+from configs import base
+from jaxrl.algorithms.losses import LossSpec
 from jaxrl.algorithms.recipes import RECIPES, recipe
 from jaxrl.learning.checkpoint import Checkpoints
 from jaxrl.learning.run_params import restore_params
@@ -248,6 +252,8 @@ def test_the_penalty_for_length_is_counted_in_tokens():
 @pytest.mark.parametrize(("changes", "said"), [
     ({"algorithm.reference.every": 5, "algorithm.recipe": "dapo"}, "does nothing without a KL"),
     ({"algorithm.reference.decay": 0.9}, "decay=0.9 does nothing"),
+    ({"algorithm.surrogate": "ppo"}, "surrogate: expected one of clip, .* got 'ppo'"),
+    ({"algorithm.advantage": "gae"}, "advantage: expected one of group_zscore, .* got 'gae'"),
     ({"algorithm.refills": 2}, "only with drop_equal=True"),
     ({"algorithm.kl": "k1"}, "k1 in the loss has no gradient"),
     ({"stages.stage2.samples": 1}, "stage2.samples: expected 2 or more"),
@@ -258,11 +264,19 @@ def test_what_can_not_work_is_refused_before_anything_runs(small, tmp_path, chan
         run_spec(small.fields(tmp_path / "run", changes))
 
 
+def test_every_field_of_a_row_is_one_of_the_config():
+    """But for those that a stage sets: the weight of the KL and the limit of new tokens."""
+    fields = {field.name for field in dataclasses.fields(LossSpec)} - {"kl_coefficient", "max_length"}
+    assert fields <= set(base.get_run().algorithm)
+
+
 def test_a_row_is_changed_field_by_field(small, tmp_path):
     """One line for a recipe as its paper has it, one more for each field that is to differ."""
     spec = run_spec(small.fields(tmp_path / "run", {
         "algorithm.recipe": "ppo", "algorithm.lam": 0.95, "algorithm.entropy_coefficient": 0.01,
+        "algorithm.advantage": "leave_one_out", "algorithm.surrogate": "likelihood",
         "stages.stage2.kl_coefficient": 0.3}))
-    row = recipe("ppo", lam=0.95, entropy_coefficient=0.01, max_length=8)
+    row = recipe("ppo", lam=0.95, entropy_coefficient=0.01, max_length=8, advantage="leave_one_out",
+                 surrogate="likelihood")
     assert spec.loss == row
     assert [stage.kl_coefficient for stage in spec.stages] == [row.kl_coefficient, 0.3, row.kl_coefficient]
