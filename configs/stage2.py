@@ -17,6 +17,7 @@ def get_stage(size: str = "") -> ConfigDict:
     stage.pool = ConfigDict({"p5": 1000})
     stage.samples = 64
     stage.sampling.update(dict(temperature=1.2, temperature_end=1.2, top_p=0.98, top_k=100))
+    stage.bounds.bad_format_max = 0.8  # the form was learned in stage 1
     if size == base.TINY:
         stage.steps = 20
         stage.pool, stage.samples = ConfigDict({"p3": 600}), 16

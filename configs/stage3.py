@@ -17,6 +17,7 @@ def get_stage(size: str = "") -> ConfigDict:
     stage.samples = 16
     stage.sampling.update(dict(temperature=1.2, temperature_end=0.9))
     stage.learning_rate.update(dict(kind="steps", value=4e-7, warmup=0, drops=((40, 3e-7), (70, 2e-7))))
+    stage.bounds.bad_format_max = 0.8  # the form was learned in stage 1
     if size == base.TINY:
         stage.steps = 10
         stage.pool, stage.samples = ConfigDict({"p3": 600}), 16

@@ -142,7 +142,7 @@ class Run:
                     result = None
                     if not cause:
                         state, record = self.steps.learn(state, plan, drawn)
-                        cause = find_cause(self.spec.guard, record)
+                        cause = find_cause(plan.stage.guard, record)
                     if not cause and self._evaluates(plan):
                         try:
                             result = self._evaluate(state, plan.step)

@@ -78,6 +78,18 @@ def test_what_lays_out_work_may_change_and_is_said_once(tmp_path):
         assert said == []
 
 
+def test_bounds_of_a_stage_may_change(tmp_path):
+    folder = stored(tmp_path / "run", single_fields())
+    check_workdir(folder, single_fields(**{"bounds.kl_max": 2.0}))
+    several = plain(importlib.import_module("configs.three_stage").get_config("tiny"))
+    folder = stored(tmp_path / "several", several)
+    several["stages"]["stage2"]["bounds"]["kl_max"] = 2.0
+    check_workdir(folder, several)
+    several["stages"]["stage2"]["samples"] = 8
+    with pytest.raises(ValueError, match=r"config: stages.stage2.samples \(there 16, now 8\)\. Choose"):
+        check_workdir(folder, several)
+
+
 def test_one_process_at_a_time_has_the_folder(tmp_path):
     fields, folder = single_fields(), tmp_path / "run"
     with claimed(folder, fields):
