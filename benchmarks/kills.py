@@ -37,7 +37,8 @@ SHORT = {
     "evaluation.pool.p2": 4, "evaluation.pool.p3": 12, "evaluation.pool.p4": 0, "evaluation.pool.p5": 0,
     "layout.multiple": 64, "layout.ratio": 2.0,
     **{f"stages.stage{stage}.{field}": value for stage in (1, 2, 3) for field, value in
-       {"steps": 4, "prompts": 4, "samples": 4, "pool.p3": 24, "sampling.max_new_tokens": 96}.items()},
+       {"steps": 4, "prompts": 4, "samples": 4, "pool.p3": 24, "sampling.max_new_tokens": 96,
+        "bounds.bad_format_max": 0}.items()},
 }
 # What appears in the run folder (or grows) while a kind of moment lasts; "start" needs no sign.
 FIRST = "first file"  # only of a run that has not begun

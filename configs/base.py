@@ -96,9 +96,10 @@ def get_run() -> ConfigDict:
         remedy="skip",  # other draws from the last checkpoint on; or "rate", "temperature": lower it; or "stop"
         factor=0.5,  # what "rate" and "temperature" multiply by, for the rest of the run
         retries=3,  # how often a run may go back before it stops
-        kl_max=20.0, entropy_min=0.0, entropy_max=10.0,  # nats a token
-        repetition_max=0.98, bad_format_max=0.0,  # shares of the responses
+        kl_max=1.0, entropy_min=0.0, entropy_max=4.0,  # nats a token; healthy: KL under 0.1, entropy under 1
+        repetition_max=0.5, bad_format_max=0.0,  # shares of the responses; healthy: repetition under 0.2
         length_min=1.5, length_max=0.0,  # mean tokens of a response, the end token included
+        suspects_warn=0.25,  # a warning, no bound: share of responses that look like a known trick; 0: none
     ))
     config.rollouts = ConfigDict(dict(every=1))  # steps between stored rollouts
     config.wandb = ConfigDict(dict(
@@ -129,6 +130,9 @@ def get_stage(size: str = "") -> ConfigDict:
     stage.learning_rate = ConfigDict(dict(kind="constant", value=4e-7, end=0.0, warmup=5, drops=()))
     stage.kl_coefficient = placeholder(float)  # weight of the KL; placeholder: as the recipe has it
     stage.fresh_optimizer = False  # forget the moments of the stage before
+    stage.bounds = ConfigDict({  # of the guard in this stage; placeholder: as `guard` has it
+        field: placeholder(float) for field in ("kl_max", "entropy_min", "entropy_max", "repetition_max",
+                                                "bad_format_max", "length_min", "length_max")})
     if size == TINY:
         stage.prompts, stage.samples = 16, 16
         stage.pool = ConfigDict({"p3": 600})
@@ -151,6 +155,7 @@ def small(config: ConfigDict) -> ConfigDict:
     config.evaluation.update(dict(pool=ConfigDict({"p2": 20, "p3": 500, "p4": 100, "p5": 100}), samples=4,
                                   max_new_tokens=352))
     config.checkpoint.every = 10
+    config.guard.repetition_max = 0.98  # cases written out in few words repeat them: up to 0.72 in the shipped run
     return config
 
 
@@ -189,6 +194,7 @@ def swept(config: ConfigDict, name: str, size: str) -> ConfigDict:
     """Turn a run into the base run of a sweep: in a folder of its own, and little kept but the numbers."""
     config.workdir = f"runs/{name}" + (f"_{size}" if size else "")
     config.export, config.checkpoint.keep = False, 1
+    config.guard.update(dict(kl_max=0.0, entropy_max=0.0, repetition_max=0.0))  # a collapse is a result here
     if size == TINY:
         if "steps" in config:
             config.steps = 20  # the ten of the first stage are over before settings part

@@ -47,7 +47,10 @@ _FINITE = dict.fromkeys(
 
 @dataclasses.dataclass(frozen=True)
 class GuardSpec:
-    """Bounds (0: off), and the remedy where a step leaves them; configs/base.py says what each means."""
+    """Bounds (0: off), and the remedy where a step leaves them; configs/base.py says what each means.
+
+    own: those bounds that a stage sets for itself.
+    """
 
     remedy: str
     factor: float
@@ -59,6 +62,8 @@ class GuardSpec:
     bad_format_max: float
     length_min: float
     length_max: float
+    suspects_warn: float
+    own: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.remedy not in REMEDIES:
@@ -66,9 +71,15 @@ class GuardSpec:
         if not 0 < self.factor < 1 or self.retries < 0:
             raise ValueError(f"guard: expected a factor between 0 and 1 and retries of 0 or more, got {self.factor} "
                              f"and {self.retries}.")
+        if not 0 <= self.suspects_warn <= 1:
+            raise ValueError(f"guard.suspects_warn: expected a share of 0 (off) to 1, got {self.suspects_warn}.")
         for field in (name for band in _BANDS for name in (band.low, band.high) if name):
             if not 0 <= getattr(self, field) < math.inf:
-                raise ValueError(f"guard.{field}: expected 0 (off) or more, got {getattr(self, field)}.")
+                raise ValueError(f"{self.place(field)}: expected 0 (off) or more, got {getattr(self, field)}.")
+
+    def place(self, field: str) -> str:
+        """Where the config has a bound."""
+        return f"{'bounds' if field in self.own else 'guard'}.{field}"
 
 
 def find_cause(spec: GuardSpec, record: Mapping[str, Any]) -> str:
@@ -83,7 +94,7 @@ def find_cause(spec: GuardSpec, record: Mapping[str, Any]) -> str:
         for field, beyond, word in ((band.low, operator.lt, "under"), (band.high, operator.gt, "over")):
             bound = getattr(spec, field) if field else 0
             if bound and beyond(value, bound):
-                return f"{band.words} is {value:.4g}, {word} guard.{field} = {bound:g}: {band.advice}."
+                return f"{band.words} is {value:.4g}, {word} {spec.place(field)} = {bound:g}: {band.advice}."
     return ""
 
 

@@ -24,7 +24,7 @@ from jaxrl.running.guard import drop_trips_after, dump, find_cause
 from jaxrl.running.ledger import Ledger, explained
 from jaxrl.running.lessons import Lessons
 from jaxrl.running.machine import build_machine, first_weights, frozen_reference
-from jaxrl.running.measures import stage_warnings
+from jaxrl.running.measures import stage_warnings, suspect_warnings
 from jaxrl.running.planning import Job, refuse_unfit
 from jaxrl.running.progress import Progress, StepPlan, advance, gone_back, plan_step
 from jaxrl.running.saving import Saver
@@ -142,7 +142,7 @@ class Run:
                     result = None
                     if not cause:
                         state, record = self.steps.learn(state, plan, drawn)
-                        cause = find_cause(self.spec.guard, record)
+                        cause = find_cause(plan.stage.guard, record)
                     if not cause and self._evaluates(plan):
                         try:
                             result = self._evaluate(state, plan.step)
@@ -160,9 +160,20 @@ class Run:
     def _announce(self, plan: StepPlan, state: TrainState) -> None:
         first, stage = plan.step - plan.place, plan.stage
         self.terminal.stage(stage.name, first, first + stage.steps - 1)
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        for warning in stage_warnings(stage, parameters, self.spec.lora is not None):
+        for warning in self._stage_warnings(plan, state):
             self.terminal.say(f"warning: {warning}")
+        if self.spec.epochs * self.spec.minibatches == 1 and self.spec.loss.needs != "solver":
+            self.terminal.say("ratio/mean is 1 as expected: each rollout is used for one update (algorithm.epochs and "
+                              "minibatches), so nothing is clipped.")
+
+    def _stage_warnings(self, plan: StepPlan, state: TrainState) -> list[str]:
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        return stage_warnings(plan.stage, parameters, self.spec.lora is not None)
+
+    def _warnings(self, state: TrainState, plan: StepPlan, record: dict[str, Any]) -> list[str]:
+        """What is wrong with a step, and at a stage's first with the stage, as its record keeps it."""
+        first = self._stage_warnings(plan, state) if plan.place == 0 else []
+        return [*first, *record.get("warnings", ()), *suspect_warnings(record, plan.stage.guard.suspects_warn)]
 
     def _evaluates(self, plan: StepPlan) -> bool:
         every = self.spec.evaluation.every
@@ -178,6 +189,8 @@ class Run:
         if plan.step % spec.rollouts_every == 0:
             groups = self.steps.records(plan, drawn)
             self.ledger.write_samples(plan.step, groups)
+        if found := self._warnings(state, plan, record):
+            record = record | {"warnings": found}
         if result:
             record, score = record | to_metrics(result), rows(result)[-1].accuracy.low
         trips, progress = progress.trips, advance(stages, progress, record)

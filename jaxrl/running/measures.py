@@ -24,7 +24,6 @@ _UPDATE_NAMES = {
 
 # Rates at which runs are known to have collapsed: small models in LOG.md, 7B on such puzzles in the recipe's report.
 _LARGE, _RISKY_RATE = 100_000_000, {False: 3e-4, True: 1e-6}
-_MANY_SUSPECTS = 0.25
 
 
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:
@@ -95,12 +94,15 @@ def warnings(record: Mapping[str, Any]) -> list[str]:
     if record["share/bad_format"] == 1:
         found.append("every response was badly formed; read some in rollouts/ and check prompt.form and "
                      "prompt.opens_think.")
-    for name in SUSPECTS:
-        if name != "cut_off" and record[f"suspects/{name}"] > _MANY_SUSPECTS:
-            share = record[f"suspects/{name}"]
-            found.append(f"{share:.0%} of the responses look like a known way of fooling the reward ({name}); read "
-                         "some in rollouts/, and choose a stricter reward.rule if they are rewarded.")
     if record.get("mismatch/mean", 0.0) > 0.1:
         found.append(f"sampler and learner disagree by {record['mismatch/mean']:.2f} nats a token on average; "
                      "run in float32 to see whether precision is the cause.")
     return found
+
+
+def suspect_warnings(record: Mapping[str, Any], share: float) -> list[str]:
+    """Which tricks more than this share of a step's responses look like (0: nothing is said), in words."""
+    found = {name: record[f"suspects/{name}"] for name in SUSPECTS if name != "cut_off"}  # it has its own warning
+    return [f"{value:.0%} of the responses look like a known way of fooling the reward ({name}); read some in "
+            "rollouts/, and choose a stricter reward.rule if they are rewarded."
+            for name, value in found.items() if 0 < share < value]

@@ -59,6 +59,7 @@ class StageSpec:
     learning_rate: ScheduleSpec
     kl_coefficient: float
     fresh_optimizer: bool
+    guard: GuardSpec
 
     def __post_init__(self):
         for field, least in (("steps", 1), ("prompts", 1), ("samples", 1), ("max_new_tokens", 1)):
@@ -160,7 +161,8 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
             raise ValueError(f"{field}: expected {least} or more, got {value}.")
     if c["rollouts"]["every"] < 1:
         raise ValueError(f"rollouts.every: expected 1 or more, got {c['rollouts']['every']}.")
-    stage_specs = tuple(_stage(key, fields, loss) for key, fields in sorted(stages.items(), key=_order))
+    guard = GuardSpec(**c["guard"])
+    stage_specs = tuple(_stage(key, fields, loss, guard) for key, fields in sorted(stages.items(), key=_order))
     lora = _lora(c["lora"], loss, algorithm["reference"]["decay"])
     _check_evaluated(evaluation, stage_specs, c["checkpoint"]["best"])
     return RunSpec(
@@ -178,7 +180,7 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
         head_tokens=c["layout"]["head_tokens"], sampler_devices=c["sampler"]["devices"],
         sampler_memory=c["sampler"]["memory"], sampler_rows=c["sampler"]["rows"],
         sampler_chunk=c["sampler"]["chunk"], evaluation=evaluation,
-        checkpoint=CheckpointSpec(**c["checkpoint"]), guard=GuardSpec(**c["guard"]),
+        checkpoint=CheckpointSpec(**c["checkpoint"]), guard=guard,
         rollouts_every=c["rollouts"]["every"],
         wandb=WandbSpec(**c["wandb"], name=Path(c["workdir"]).name),
         export=c["export"], stages=stage_specs,
@@ -241,7 +243,7 @@ def _lora(c: dict[str, Any], loss: LossSpec, decay: float) -> LoRASpec | None:
     return LoRASpec(**c)
 
 
-def _stage(name: str, c: dict[str, Any], loss: LossSpec) -> StageSpec:
+def _stage(name: str, c: dict[str, Any], loss: LossSpec, guard: GuardSpec) -> StageSpec:
     sampling, steps = c["sampling"], c["steps"]
     start, end = sampling["temperature"], sampling["temperature_end"]
     if min(start, end) <= 0:
@@ -255,6 +257,7 @@ def _stage(name: str, c: dict[str, Any], loss: LossSpec) -> StageSpec:
                          f"nothing is sampled, got {c['samples']} and {start} to {end}.")
     rate = dict(c["learning_rate"])
     rate["drops"] = tuple(tuple(drop) for drop in rate["drops"])
+    own = {bound: value for bound, value in c["bounds"].items() if value is not None}
     spans = steps if rate["kind"] in ("linear", "cosine") else 0
     return StageSpec(
         name=name, steps=steps, until=UntilSpec(**c["until"]), pool=pool_table(name, c["pool"]),
@@ -262,5 +265,5 @@ def _stage(name: str, c: dict[str, Any], loss: LossSpec) -> StageSpec:
         top_k=sampling["top_k"], top_p=sampling["top_p"], min_p=sampling["min_p"],
         max_new_tokens=sampling["max_new_tokens"], learning_rate=ScheduleSpec(steps=spans, **rate),
         kl_coefficient=loss.kl_coefficient if c["kl_coefficient"] is None else c["kl_coefficient"],
-        fresh_optimizer=c["fresh_optimizer"],
+        fresh_optimizer=c["fresh_optimizer"], guard=dataclasses.replace(guard, **own, own=tuple(own)),
     )

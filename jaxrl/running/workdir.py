@@ -26,7 +26,7 @@ _SETTLED = ("rule", "problems", "weights")  # parts of a manifest without which 
 # often it is kept changes no number before the guard trips, and then its bounds and remedy are what has to be changed
 # for the run to go on; how work is laid out over devices and memory changes rounding only.
 _QUIET = ("workdir", "wandb", "compile_cache", "export", "output")
-_KEEPING = ("checkpoint", "guard", "rollouts")
+_KEEPING = ("checkpoint", "guard", "bounds", "rollouts")
 _LAYOUT = ("devices", "mesh", "sampler", "layout", "remat", "attention", "unroll")
 _FIRST_WRITES = ("config.json.partial", ".lock")  # all that a run may leave that is killed before its config.json
 
@@ -35,7 +35,7 @@ def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
     """Nothing is written; raises ValueError where the folder holds something else, naming every field that differs."""
     if (workdir / "config.json").exists():
         differing = [f"{field} (there {old!r}, now {new!r})" for field, old, new in _changed(workdir, config)
-                     if field.split(".")[0] not in (*_QUIET, *_KEEPING, *_LAYOUT)]
+                     if _part(field) not in (*_QUIET, *_KEEPING, *_LAYOUT)]
         if differing:
             raise ValueError(f"{workdir} belongs to a run of another config: {'; '.join(differing)}. Choose another "
                              "--workdir, or set these fields back.")
@@ -101,12 +101,18 @@ def _changed(workdir: Path, config: Mapping[str, Any]) -> list[tuple[str, Any, A
     return [(name, stored.get(name, "absent"), wanted.get(name, "absent")) for name in names]
 
 
+def _part(field: str) -> str:
+    """What a field belongs to: "guard" of guard.retries, and of a stage of several "bounds" of its bounds.kl_max."""
+    names = field.split(".")
+    return names[2] if names[0] == "stages" and len(names) > 2 else names[0]
+
+
 def _told(workdir: Path, config: Mapping[str, Any]) -> list[str]:
     if not (workdir / "config.json").exists():
         return []
     return [f"not as at the last start: {field} was {old!r}, is {new!r}"
-            + ("; from here on numbers may differ in rounding" if field.split(".")[0] in _LAYOUT else "")
-            for field, old, new in _changed(workdir, config) if field.split(".")[0] not in _QUIET]
+            + ("; from here on numbers may differ in rounding" if _part(field) in _LAYOUT else "")
+            for field, old, new in _changed(workdir, config) if _part(field) not in _QUIET]
 
 
 def check_start(spec: RunSpec) -> None:

@@ -14,6 +14,7 @@ from jaxrl.algorithms.batch import Batch
 from jaxrl.flags import plain
 from jaxrl.reporting.rollouts import GroupRecord, ResponseRecord, read_rollouts
 from jaxrl.running.guard import GuardSpec, dump, find_cause
+from jaxrl.running.settings import run_spec
 
 TINY = Path(__file__).parents[2] / "models" / "tiny"
 FIELDS = plain(importlib.import_module("configs.base").get_run())["guard"]
@@ -27,11 +28,12 @@ FINE = {"loss/total": 0.1, "gradient_norm": 0.3, "update_norm": 1e-3, "loss/kl":
     ("gradient_norm", math.inf, {}, "gradient_norm is inf"),
     ("critic/loss", math.nan, {}, "critic/loss is nan: lower algorithm.critic_learning_rate"),
     ("critic/gradient_norm", math.inf, {}, "critic/gradient_norm is inf: lower algorithm.critic_learning_rate"),
-    ("loss/kl", 21.0, {}, "the KL to the reference .* is 21, over guard.kl_max = 20: lower learning_rate or raise"),
+    ("loss/kl", 1.2, {}, "the KL to the reference .* is 1.2, over guard.kl_max = 1: lower learning_rate or raise"),
     ("entropy", 0.4, {"entropy_min": 0.5}, "the entropy .* is 0.4, under guard.entropy_min = 0.5"),
-    ("entropy", 11.0, {}, "over guard.entropy_max = 10"),
+    ("entropy", 4.5, {}, "over guard.entropy_max = 4"),
     ("behaviour/repetition", 1.0, {}, "share of responses that repeat themselves is 1, over"),
     ("share/bad_format", 0.95, {"bad_format_max": 0.9}, "badly formed responses is 0.95, over guard.bad_format_max"),
+    ("share/bad_format", 0.9, {"bad_format_max": 0.8, "own": ("bad_format_max",)}, "over bounds.bad_format_max = 0.8"),
     ("length/mean", 1.0, {}, "the mean length .* is 1, under guard.length_min = 1.5"),
     ("length/mean", 300, {"length_max": 299.5}, "over guard.length_max = 299.5"),
 ])
@@ -52,6 +54,8 @@ def test_a_bound_of_0_is_off_and_a_number_that_is_not_there_is_no_cause():
     ({"remedy": "pray"}, "guard.remedy: expected one of skip, rate, temperature, stop, got 'pray'"),
     ({"factor": 1.0}, "a factor between 0 and 1"), ({"retries": -1}, "retries of 0 or more"),
     ({"kl_max": -1.0}, "guard.kl_max: expected 0"), ({"entropy_max": math.nan}, "guard.entropy_max"),
+    ({"kl_max": -1.0, "own": ("kl_max",)}, "bounds.kl_max: expected 0"),
+    ({"suspects_warn": 2.0}, "guard.suspects_warn"),
 ])
 def test_wrong_fields_are_refused(changes, said):
     with pytest.raises(ValueError, match=said):
@@ -86,14 +90,38 @@ def test_all_of_a_trip_is_forced_to_disk(tmp_path, monkeypatch):
     assert synced == {entry.stat().st_ino for entry in (folder, *folder.iterdir())}
 
 
-def test_a_temperature_of_3_is_lowered_until_answers_are_formed_again(small, tmp_path):
+def test_a_temperature_of_3_is_lowered_under_the_shipped_bounds(small, tmp_path):
     """The embedded model writes noise at 3 and answers at 1, which is a third of it."""
+    shipped = plain(importlib.import_module("configs.three_stage").get_config("tiny"))
     values = {"steps": 1, "sampling.temperature": 3.0, "sampling.temperature_end": 3.0, "sampling.max_new_tokens": 96}
     hot = {f"stages.stage{stage}.{field}": value for stage in (1, 2, 3) for field, value in values.items()}
-    guard = {"guard.remedy": "temperature", "guard.factor": 1 / 3, "guard.bad_format_max": 0.9}
-    small.run(small.fields(tmp_path / "run", {**hot, **guard, "model": str(TINY)})).train()
-    assert sum("badly formed" in line and "remedy 1 of 3: temperature" in line for line in small.said) == 1
+    guard = {f"guard.{field}": value for field, value in shipped["guard"].items()}
+    remedy = {"guard.remedy": "temperature", "guard.factor": 1 / 3, "model": str(TINY)}
+    small.run(small.fields(tmp_path / "run", hot | guard | remedy)).train()
+    assert sum("entropy" in line and "remedy 1 of 3: temperature" in line for line in small.said) == 1
     records = small.numbers(tmp_path / "run")[1:]
     assert {record["temperature"] for record in records} == {1.0}
     assert {record["guard/trips"] for record in records} == {1}
-    assert all(record["share/bad_format"] <= 0.9 for record in records)
+    assert all(record["entropy"] < shipped["guard"]["entropy_max"] for record in records)
+
+
+def test_a_stage_has_bounds_of_its_own():
+    """The form is what stage 1 teaches; later on a run that loses it has collapsed."""
+    for size in ("", "tiny"):
+        config = importlib.import_module("configs.three_stage").get_config(size)
+        config.stages.stage2.bounds.kl_max = 0.7
+        one, two, three = run_spec(plain(config)).stages
+        broken = FINE | {"share/bad_format": 0.9, "loss/kl": 0.8}
+        assert not find_cause(one.guard, broken)
+        assert "over bounds.kl_max = 0.7" in find_cause(two.guard, broken)
+        assert "over bounds.bad_format_max = 0.8" in find_cause(three.guard, broken)
+    single = importlib.import_module("configs.stage2").get_config()
+    assert "over bounds.bad_format_max" in find_cause(run_spec(plain(single)).stages[0].guard, broken)
+
+
+def test_the_shipped_run_of_the_embedded_model_stays_within_its_bounds():
+    """The numbers of docs/three_stage_tiny.html at their worst, the first step's form among them."""
+    stages = run_spec(plain(importlib.import_module("configs.three_stage").get_config("tiny"))).stages
+    worst = {"loss/kl": 0.074, "entropy": 0.134, "behaviour/repetition": 0.723, "share/bad_format": 0.44,
+             "length/mean": 62.0}
+    assert [find_cause(stage.guard, FINE | worst) for stage in stages] == ["", "", ""]

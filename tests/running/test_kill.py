@@ -25,7 +25,8 @@ SMALL = (
     "--config.evaluation.pool.p4=0", "--config.evaluation.pool.p5=0", "--config.layout.multiple=64",
     "--config.layout.ratio=2.0",
     *(f"--config.stages.stage{stage}.{field}" for stage in (1, 2, 3)
-      for field in ("steps=2", "prompts=4", "samples=4", "pool.p3=16", "sampling.max_new_tokens=24")),
+      for field in ("steps=2", "prompts=4", "samples=4", "pool.p3=16", "sampling.max_new_tokens=24",
+                    "bounds.bad_format_max=0")),  # all is cut off
 )
 
 

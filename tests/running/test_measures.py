@@ -11,7 +11,7 @@ from jaxrl.evaluation.problems import Problem
 from jaxrl.flags import plain
 from jaxrl.reporting.metrics import check
 from jaxrl.rewards import SUSPECTS, Verdict
-from jaxrl.running.measures import rollout_metrics, stage_warnings, warnings
+from jaxrl.running.measures import rollout_metrics, stage_warnings, suspect_warnings, warnings
 from jaxrl.running.rollout import Rollout
 from jaxrl.running.settings import run_spec
 from jaxrl.sampling import Completions
@@ -25,7 +25,6 @@ FINE = {"groups/no_variance": 0.4, "share/cut_off": 0.1, "share/bad_format": 0.2
     ("share/cut_off", 1.0, "no response ended by itself: all were cut off.* end token"),
     ("share/cut_off", 0.6, "60% of the responses were cut off"),
     ("share/bad_format", 1.0, "every response was badly formed"),
-    ("suspects/answer_copied", 0.3, r"30% of the responses look like .* \(answer_copied\)"),
     ("mismatch/mean", 0.2, "sampler and learner disagree by 0.20 nats"),
 ])
 def test_each_fault_is_one_sentence_of_its_own(name, value, said):
@@ -33,6 +32,13 @@ def test_each_fault_is_one_sentence_of_its_own(name, value, said):
     found = warnings(FINE | {name: value})
     assert len(found) == 1
     assert re.search(said, found[0])
+
+
+def test_tricks_are_named_from_the_share_that_the_config_gives():
+    many = FINE | {"suspects/answer_copied": 0.3}
+    assert suspect_warnings(FINE, 0.25) == suspect_warnings(many, 0.3) == suspect_warnings(many, 0.0) == []
+    (found,) = suspect_warnings(many, 0.25)
+    assert re.match(r"30% of the responses look like .* \(answer_copied\)", found)
 
 
 @pytest.mark.parametrize(("rate", "parameters", "warned"), [

@@ -22,12 +22,14 @@ from jaxrl.running.devices import join_processes
 ROOT = Path(__file__).parents[2]
 STEPS = 3
 LOST_1 = r"[Tt]ask[: ]1\b|heartbeats\):\s+1\b"  # as JAX names process 1
-STAGE = {"steps": 1, "prompts": 4, "samples": 4, "pool.p3": 6, "sampling.max_new_tokens": 8}
+STAGE = {"steps": 1, "prompts": 4, "samples": 4, "pool.p3": 6, "sampling.max_new_tokens": 8,
+         "bounds.bad_format_max": 0.0}
 FIELDS = {
     "devices": 0, "sampler.devices": 0, "mesh.fsdp": 2, "unroll": 1, "wandb.mode": "off", "checkpoint.every": 1,
     "layout.micro_tokens": 512, "layout.multiple": 64, "layout.ratio": 2.0, "evaluation.samples": 2,
     "evaluation.max_new_tokens": 8, "evaluation.pool.p2": 0, "evaluation.pool.p3": 3, "evaluation.pool.p4": 0,
     "evaluation.pool.p5": 0, "reward.format_wrong": -0.5,
+    "guard.entropy_max": 0.0,  # a random model is as uncertain as can be
     **{f"stages.stage{stage}.{field}": value for stage in (1, 2, 3) for field, value in STAGE.items()},
 }
 

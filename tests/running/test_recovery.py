@@ -416,3 +416,32 @@ def test_a_run_with_an_early_end_is_resumed_exactly_and_drawn_again(small, early
     assert replay(run, 5, 0, 1).identical
     with pytest.raises(ValueError, match="step: expected 1 to 5"):
         replay(run, 6, 0, 1)
+
+
+def test_a_stage_says_what_to_expect_and_its_first_record_keeps_its_warnings(small, judged, tmp_path):
+    fields = small.fields(tmp_path / "run", {"stages.stage2.learning_rate.value": 1e-3, "guard.suspects_warn": 1e-9})
+    small.run(fields).train()
+    records = small.numbers(tmp_path / "run")[1:]
+    warned = {record["step"]: " ".join(record.get("warnings", ())) for record in records}
+    assert [step for step, text in warned.items() if "stage2 has a rate of 1e-03" in text] == [3]
+    assert sum("warning: stage2 has a rate of 1e-03" in line for line in small.said) == 2  # before the step and with it
+    assert sum("ratio/mean is 1 as expected" in line for line in small.said) == 3
+    shown = [name for record in records for name in record if name.startswith("suspects/") and record[name]
+             and name != "suspects/cut_off"]
+    assert len(shown) == sum(text.count("look like a known way") for text in warned.values()) > 0
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_stage_begins_with_fresh_moments_where_it_says_so(small, judged, tmp_path, monkeypatch, fresh):
+    """Adam's counter tells: it goes on from stage to stage, or begins anew."""
+    counts, real = [], steps.Steps.learn
+
+    def learn(self, state, plan, drawn):
+        found = [int(leaf) for leaf in steps.jax.tree.leaves(state.opt_state)
+                 if leaf.ndim == 0 and np.issubdtype(leaf.dtype, np.integer)]
+        counts.append(max(found))
+        return real(self, state, plan, drawn)
+
+    monkeypatch.setattr(steps.Steps, "learn", learn)
+    small.run(small.fields(tmp_path / "run", {"stages.stage2.fresh_optimizer": fresh})).train()
+    assert counts == ([0, 1, 0, 1, 2, 3] if fresh else [0, 1, 2, 3, 4, 5])

@@ -6,15 +6,19 @@ import os
 import subprocess
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jaxrl.flags import plain
+from jaxrl.flags import overrides, plain
+from jaxrl.reporting.metrics import deterministic
+from jaxrl.reporting.writers import read_metrics
 from jaxrl.running import loop
 from jaxrl.running.training_data import training_problems
 from jaxrl.running.workdir import check_workdir, claimed, compare_manifests, write_manifest
 
+ROOT = Path(__file__).parents[2]
 STEPS = 6
 
 
@@ -76,6 +80,18 @@ def test_what_lays_out_work_may_change_and_is_said_once(tmp_path):
     assert json.loads((folder / "config.json").read_text()) == now
     with claimed(folder, now) as said:
         assert said == []
+
+
+def test_bounds_of_a_stage_may_change(tmp_path):
+    folder = stored(tmp_path / "run", single_fields())
+    check_workdir(folder, single_fields(**{"bounds.kl_max": 2.0}))
+    several = plain(importlib.import_module("configs.three_stage").get_config("tiny"))
+    folder = stored(tmp_path / "several", several)
+    several["stages"]["stage2"]["bounds"]["kl_max"] = 2.0
+    check_workdir(folder, several)
+    several["stages"]["stage2"]["samples"] = 8
+    with pytest.raises(ValueError, match=r"config: stages.stage2.samples \(there 16, now 8\)\. Choose"):
+        check_workdir(folder, several)
 
 
 def test_one_process_at_a_time_has_the_folder(tmp_path):
@@ -163,3 +179,26 @@ def test_problems_of_another_make_are_refused_when_a_run_goes_on(small, whole, m
     with pytest.raises(ValueError, match=r"this run can't go on: problems\.stage1\.count \(then 6, now 5\)"):
         again.train()
     assert {path.name: path.read_bytes() for path in workdir.glob("*.json*")} == before
+
+
+def test_a_past_run_is_trained_again_from_its_manifest(small, tmp_path):
+    """`train --manifest=FILE --workdir=NEW`: every number of every step, and the files to the byte."""
+    stage = ("steps=1", "prompts=4", "samples=4", "pool.p3=6", "sampling.max_new_tokens=8", "bounds.bad_format_max=0")
+    fields = {"model": small.base, "wandb.mode": "off", "compile_cache": tmp_path / "cache", "guard.entropy_max": 0,
+              "layout.micro_tokens": 512, "layout.multiple": 64, "layout.ratio": 2.0, "evaluation.samples": 2,
+              "evaluation.max_new_tokens": 8, "evaluation.pool.p2": 0, "evaluation.pool.p3": 3,
+              "evaluation.pool.p4": 0, "evaluation.pool.p5": 0, "unroll": 1, "sampler.devices": 0}
+    first, again = tmp_path / "first", tmp_path / "again"
+    run = [sys.executable, "-m", "jaxrl.train"]
+    done = subprocess.run([*run, "--config=configs/stage1.py:tiny", f"--workdir={first}", *overrides(fields),
+                   *(f"--config.{field}" for field in stage)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([*run, f"--manifest={first / 'manifest.json'}", f"--workdir={again}"], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "not as then" not in done.stdout
+    mine, theirs = ([deterministic(record) for record in read_metrics(folder / "metrics.jsonl")]
+                    for folder in (again, first))
+    assert mine == theirs and len(mine) == 2
+    for path in ("manifest.json", "rollouts/step_000001.jsonl.gz", "export/model.safetensors"):
+        assert (again / path).read_bytes() == (first / path).read_bytes()
