@@ -80,6 +80,13 @@ def sync_temporaries(weights: Any, mesh: Mesh | AbstractMesh, dtype: Any) -> int
     return sum(each) * jnp.dtype(dtype).itemsize if mesh.shape["fsdp"] > 1 else 0
 
 
+def merge_temporaries(base: Any) -> int:
+    """Of adding adapters to a frozen base (shapes with shardings): one product in float32, as large as one layer's
+    largest kernel. Where the compiler adds it while it multiplies, not even that."""
+    return max(device_bytes(leaf) // leaf.dtype.itemsize // leaf.shape[0] for leaf in jax.tree.leaves(base["layers"])
+               ) * FLOAT
+
+
 def prefill_temporaries(config: Qwen2Config, rows: int, length: int, dtype: Any, split: int) -> int:
     """Of prompts [rows, length] on one device, or on `split` devices together."""
     tokens, width = rows * length, jnp.dtype(dtype).itemsize
