@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import pytest
 
 from jaxrl.flags import plain
-from jaxrl.learning.memory import merge_temporaries
+from jaxrl.learning.lowered import lower as lower_update
+from jaxrl.learning.memory import finish_temporaries, merge_temporaries
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.running.accelerators import compile_only_devices, read_devices
 from jaxrl.running.machine import build_machine
@@ -170,3 +171,21 @@ def test_adapters_are_merged_layer_by_layer(devices):
     real = machine.merge.lower(state.base, state.params).compile().memory_analysis().temp_size_in_bytes
     print(f"\nmerge: {real / MIB:.1f} MiB")
     assert real <= merge_temporaries(state.base) < 0.3 * GIB
+
+
+@pytest.mark.parametrize(("kind", "size", "devices"), [
+    ("adamw", "1.5b", 1), ("adafactor", "1.5b", 1), ("sgd", "1.5b", 1), ("muon", "1.5b", 1), ("muon", "1.5b", 2),
+    ("muon", "7b", 4), ("adafactor", "7b", 4),
+])
+def test_an_optimizers_step_is_within_a_tenth_of_the_compilers(kind, size, devices):
+    """Of all that it holds: Muon's temporaries are several times those of the others."""
+    planned = job(size=size, devices=f"{devices}xA100-80GB")
+    planned = planned.changed(optimizer=dataclasses.replace(planned.spec.optimizer, kind=kind))
+    machine = build_machine(planned.spec, planned.config, planned.longest,
+                            compile_only_devices("A100-80GB", devices))
+    state = machine.abstract()
+    program = lower_update(machine.update, state, devices, 128)["finish"]
+    memory = program.compile().memory_analysis()
+    said = finish_temporaries(state.params, kind)
+    print(f"\n{kind}: shapes {said / GIB:.2f}, compiler {memory.temp_size_in_bytes / GIB:.2f} GiB")
+    assert said == pytest.approx(memory.temp_size_in_bytes, abs=0.1 * memory.argument_size_in_bytes)

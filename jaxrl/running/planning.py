@@ -19,8 +19,8 @@ from jaxrl.learning.memory import (
     Phase,
     decode_temporaries,
     device_bytes,
+    finish_temporaries,
     forward_temporaries,
-    largest_leaf,
     learning_temporaries,
     merge_temporaries,
     prefill_temporaries,
@@ -359,7 +359,7 @@ def _estimate(job: Job) -> dict[str, int]:
         "decode": decode,
         "reference": forward_temporaries(model, mesh, *shape, spec.head_tokens),
         "accumulate": learning_temporaries(model, mesh, *shape, spec.head_tokens, device_bytes(state.params)),
-        "finish": largest_leaf(state.params),
+        "finish": finish_temporaries(state.params, spec.optimizer.kind),
     } | ({} if state.base is None else {"merge": merge_temporaries(state.base)})
 
 
