@@ -31,6 +31,7 @@ _JSON = flags.DEFINE_boolean("json", False, "Print one JSON object.")
 def plan(config: ConfigDict) -> int:
     """The command behind the flags; exit status 1 where the run does not fit. Raises ValueError and OSError."""
     from jaxrl.running.accelerators import read_devices
+    from jaxrl.running.plan_report import plan_report
     from jaxrl.running.planning import Job
     from jaxrl.running.settings import run_spec
 
@@ -40,7 +41,7 @@ def plan(config: ConfigDict) -> int:
     spec = run_spec(fields)
     devices = read_devices(_DEVICES.value, max(fields["devices"], 1), _HOSTS.value)
     found = _plan(Job(spec, *_model_and_prompt(spec), devices))
-    report = _report(found)
+    report = plan_report(found, _RESPONSE.value)
     print(json.dumps(report, indent=2) if _JSON.value else _text(found, report))
     return 0 if found.fits else 1
 
@@ -70,31 +71,6 @@ def _plan(job: Any) -> Any:
         return plan_shapes(job)
     devices = compile_only_devices(job.devices.name, job.devices.count, job.devices.hosts)
     return plan_compiled(job, build_machine(job.spec, job.config, job.longest, devices))
-
-
-def _report(plan: Any) -> dict[str, Any]:
-    """The plan as plain values."""
-    from jaxrl.running.planning import advice, largest_counts
-    from jaxrl.running.roofline import step_times
-
-    job = plan.job
-    return {
-        "config": job.spec.name,
-        "model": job.spec.model,
-        "devices": str(job.devices),
-        "mesh": dict(job.mesh.shape),
-        "prompt_tokens": job.prompt,
-        "response_tokens": job.longest - job.prompt,
-        "source": plan.source,
-        "phases": [{"name": phase.name, "bytes_per_device": phase.bytes, "parts": dict(phase.parts)}
-                   for phase in plan.phases],
-        "device_bytes": job.devices.memory,
-        "fits": plan.fits,
-        "advice": "" if plan.fits else advice(plan),
-        "largest": largest_counts(plan),
-        "compile_seconds": {name: round(seconds, 1) for name, seconds in plan.compile_seconds.items()},
-        "steps": step_times(plan, _RESPONSE.value),
-    }
 
 
 def _text(plan: Any, report: dict[str, Any]) -> str:

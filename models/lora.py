@@ -58,11 +58,19 @@ def pairs(adapters: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any, A
 
 
 def merge(base: Mapping[str, Any], adapters: Mapping[str, Any], spec: LoRASpec) -> dict[str, Any]:
-    """Parameters of a model without adapters: W + scale A B, summed in float32 and kept in W's dtype."""
+    """Parameters of a model without adapters: W + scale A B, summed in float32 and kept in W's dtype.
+
+    One layer after another, so that no more than one product is held in float32.
+    """
+
+    def one(layer):
+        kernel, down, up = layer
+        change = jnp.matmul(down, up, precision=jax.lax.Precision.HIGHEST)
+        return (kernel.astype(jnp.float32) + spec.scale * change).astype(kernel.dtype)
+
     leaves = flatten_dict(base)
     for path, down, up in pairs(adapters):
-        change = jnp.matmul(down, up, precision=jax.lax.Precision.HIGHEST)
-        leaves[path] = (leaves[path].astype(jnp.float32) + spec.scale * change).astype(leaves[path].dtype)
+        leaves[path] = jax.lax.map(one, (leaves[path], down, up))
     return unflatten_dict(leaves)
 
 

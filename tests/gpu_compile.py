@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import pytest
 
 from jaxrl.flags import plain
+from jaxrl.learning.lowered import lower as lower_update
+from jaxrl.learning.memory import finish_temporaries, merge_temporaries
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.running.accelerators import compile_only_devices, read_devices
 from jaxrl.running.machine import build_machine
@@ -27,6 +29,7 @@ from jaxrl.sampling import Sampler
 from jaxrl.sampling.lowered import lower
 from jaxrl.sampling.sampler import abstract_weights
 from models.config import preset
+from models.lora import LoRASpec
 
 MIB, GIB = 2**20, 2**30
 SLOTS, POSITIONS = 128, 2048
@@ -156,3 +159,33 @@ def test_the_largest_micro_batch_fits_when_it_is_compiled(stage2):
     update = compiled_plan(small.changed(micro_tokens=counts["layout.micro_tokens"])).phases[-1]
     print(f"\n{counts}: update {update.bytes / GIB:.2f} GiB")
     assert 0.9 * 55 * GIB < update.bytes <= 55.5 * GIB
+
+
+@pytest.mark.parametrize("devices", ["1xA100-80GB", "4xA100-80GB"])
+def test_adapters_are_merged_layer_by_layer(devices):
+    """A product of all layers in float32 would be 7 GiB on one device, 1.8 GiB on each of four."""
+    planned = job(lora=LoRASpec(16, 32.0), devices=devices)
+    machine = build_machine(planned.spec, planned.config, planned.longest,
+                            compile_only_devices("A100-80GB", planned.devices.count))
+    state = machine.abstract()
+    real = machine.merge.lower(state.base, state.params).compile().memory_analysis().temp_size_in_bytes
+    print(f"\nmerge: {real / MIB:.1f} MiB")
+    assert real <= merge_temporaries(state.base) < 0.3 * GIB
+
+
+@pytest.mark.parametrize(("kind", "size", "devices"), [
+    ("adamw", "1.5b", 1), ("adafactor", "1.5b", 1), ("sgd", "1.5b", 1), ("muon", "1.5b", 1), ("muon", "1.5b", 2),
+    ("muon", "7b", 4), ("adafactor", "7b", 4),
+])
+def test_an_optimizers_step_is_within_a_tenth_of_the_compilers(kind, size, devices):
+    """Of all that it holds: Muon's temporaries are several times those of the others."""
+    planned = job(size=size, devices=f"{devices}xA100-80GB")
+    planned = planned.changed(optimizer=dataclasses.replace(planned.spec.optimizer, kind=kind))
+    machine = build_machine(planned.spec, planned.config, planned.longest,
+                            compile_only_devices("A100-80GB", devices))
+    state = machine.abstract()
+    program = lower_update(machine.update, state, devices, 128)["finish"]
+    memory = program.compile().memory_analysis()
+    said = finish_temporaries(state.params, kind)
+    print(f"\n{kind}: shapes {said / GIB:.2f}, compiler {memory.temp_size_in_bytes / GIB:.2f} GiB")
+    assert said == pytest.approx(memory.temp_size_in_bytes, abs=0.1 * memory.argument_size_in_bytes)

@@ -1,9 +1,17 @@
 """`jaxrl.plan` says in one object or one page whether a run fits, and refuses what it can't plan."""
 
+import importlib
 import json
 
 import pytest
 
+from jaxrl.flags import plain
+from jaxrl.running.accelerators import read_devices
+from jaxrl.running.plan_report import plan_report
+from jaxrl.running.planning import Job, plan_shapes
+from jaxrl.running.settings import run_spec
+from models.config import preset
+from models.folder import read_config
 from tests.test_commands import command
 
 
@@ -50,3 +58,28 @@ def test_what_can_not_be_planned_is_refused_in_one_sentence(arguments, said):
     done = plan(*arguments)
     assert done.returncode == 2
     assert said in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("stage", "size", "devices", "fits"), [
+    *((stage, *desk) for stage in ("stage1", "stage2", "stage3", "three_stage")
+      for desk in (("7b", "4xA100-80GB", True), ("tiny", "cpu", True))),
+    ("stage1", "7b", "1xH200", False), ("three_stage", "7b", "2xA100-40GB", False),  # advice takes seconds
+])
+def test_every_stage_and_desk(stage, size, devices, fits):
+    """What the command prints, made in this process from shapes."""
+    spec = run_spec(plain(importlib.import_module(f"configs.{stage}").get_config(size)))
+    config = read_config("models/tiny") if size == "tiny" else preset(spec.model)
+    planned = Job(spec, config, 76 if size == "tiny" else 400, read_devices(devices))
+    found = json.loads(json.dumps(plan_report(plan_shapes(planned), None)))
+    assert found["source"] == "shapes"
+    for phase in found["phases"]:
+        assert set(phase) == {"name", "bytes_per_device", "parts"}
+        assert phase["bytes_per_device"] == sum(phase["parts"].values())
+    largest = max(phase["bytes_per_device"] for phase in found["phases"])
+    assert found["fits"] is (largest <= found["device_bytes"]) is fits
+    assert bool(found["advice"]) is not fits
+    assert [step["stage"] for step in found["steps"]] == ([] if devices == "cpu" else stages_of(stage))
+
+
+def stages_of(name):
+    return ["stage1", "stage2", "stage3"] if name == "three_stage" else [name]

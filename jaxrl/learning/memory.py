@@ -42,9 +42,18 @@ def device_bytes(tree: Any) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def largest_leaf(tree: Any) -> int:
-    """Bytes on one device of the largest array: an optimizer's step goes through them one by one."""
-    return max(device_bytes(leaf) for leaf in jax.tree.leaves(tree))
+def finish_temporaries(params: Any, kind: str) -> int:
+    """Of a step of the optimizer `kind` (see `OptimizerSpec`) on these parameters (shapes with shardings).
+
+    AdamW holds one new array beside the old ones, of the largest leaf; Adafactor and SGD none. Muon makes the layers'
+    matrices orthogonal all at once: about 1.4 of the largest whole, and 7 of its shards.
+    """
+    if kind in ("adafactor", "sgd"):
+        return 0
+    if kind == "muon":
+        largest = max(jax.tree.leaves(params["layers"]), key=lambda leaf: leaf.size)
+        return round(1.4 * largest.size * FLOAT + 7 * device_bytes(largest))
+    return max(device_bytes(leaf) for leaf in jax.tree.leaves(params))
 
 
 def learning_temporaries(
@@ -82,6 +91,13 @@ def sync_temporaries(weights: Any, mesh: Mesh | AbstractMesh, dtype: Any) -> int
     """Of turning the learner's weights (shapes with shardings) into decode weights: a part of them in `dtype`."""
     each = [device_bytes(leaf) // leaf.dtype.itemsize for leaf in jax.tree.leaves(weights)]
     return sum(each) * jnp.dtype(dtype).itemsize if mesh.shape["fsdp"] > 1 else 0
+
+
+def merge_temporaries(base: Any) -> int:
+    """Of adding adapters to a frozen base (shapes with shardings): one product in float32, as large as one layer's
+    largest kernel. Where the compiler adds it while it multiplies, not even that."""
+    return max(device_bytes(leaf) // leaf.dtype.itemsize // leaf.shape[0] for leaf in jax.tree.leaves(base["layers"])
+               ) * FLOAT
 
 
 def prefill_temporaries(config: Qwen2Config, rows: int, length: int, dtype: Any, split: int) -> int:

@@ -19,9 +19,10 @@ from jaxrl.learning.memory import (
     Phase,
     decode_temporaries,
     device_bytes,
+    finish_temporaries,
     forward_temporaries,
-    largest_leaf,
     learning_temporaries,
+    merge_temporaries,
     prefill_temporaries,
     sync_temporaries,
 )
@@ -170,7 +171,8 @@ def lower_programs(job: Job, machine: Machine) -> dict[str, jax.stages.Lowered]:
     """The largest programs of every phase, as the run would compile them."""
     state, cache = machine.abstract(), machine.sampler.cache_lengths[-1]
     truncated = any(stage.top_k or stage.top_p < 1 or stage.min_p for stage in job.spec.stages)
-    return {
+    merging = {"merge": machine.merge.lower(state.base, state.params)} if machine.merge else {}
+    return merging | {
         "sync": machine.sampler.programs.unroll.lower(state.params if state.base is None else state.base),
         **sampler.lower(machine.sampler, cache, job.prompt_bucket, truncated),
         **learner.lower(machine.update, state, *largest_shape(job)),
@@ -332,7 +334,8 @@ def _phases(job: Job, temporaries: Mapping[str, int]) -> tuple[Phase, ...]:
     learning = held | {"batch": 4 * len(Batch._fields) * tokens}
     updates = [size for name, size in temporaries.items() if name.endswith(("accumulate", "finish"))]
     phases = [
-        Phase("sync", held | merged | {"decode_weights": weights, "temporaries": temporaries["sync"]}),
+        Phase("sync", held | merged | {"decode_weights": weights,
+                                       "temporaries": max(temporaries["sync"], temporaries.get("merge", 0))}),
         Phase("prefill", sampling | {"prompts": _prompt_bytes(job),
                                      "temporaries": max(temporaries["prefill"], temporaries["seat"])}),
         Phase("decode", sampling | {"temporaries": max(temporaries["decode"], grown)}),
@@ -356,8 +359,8 @@ def _estimate(job: Job) -> dict[str, int]:
         "decode": decode,
         "reference": forward_temporaries(model, mesh, *shape, spec.head_tokens),
         "accumulate": learning_temporaries(model, mesh, *shape, spec.head_tokens, device_bytes(state.params)),
-        "finish": largest_leaf(state.params),
-    }
+        "finish": finish_temporaries(state.params, spec.optimizer.kind),
+    } | ({} if state.base is None else {"merge": merge_temporaries(state.base)})
 
 
 def _prompt_bytes(job: Job) -> int:

@@ -10,14 +10,24 @@ import pytest
 from jaxrl.algorithms.recipes import recipe
 from jaxrl.flags import plain
 from jaxrl.learning.lowered import lower
+from jaxrl.learning.memory import finish_temporaries
 from jaxrl.learning.mesh import MeshSpec
 from jaxrl.running import loop
 from jaxrl.running.accelerators import ACCELERATORS, Devices, read_devices
 from jaxrl.running.machine import build_machine, load_weights
-from jaxrl.running.planning import Job, advice, largest_counts, largest_shape, plan_shapes, refuse_unfit
+from jaxrl.running.planning import (
+    Job,
+    advice,
+    held_state,
+    largest_counts,
+    largest_shape,
+    lower_programs,
+    plan_shapes,
+    refuse_unfit,
+)
 from jaxrl.running.roofline import link_rate, step_times
 from jaxrl.running.settings import run_spec
-from models.config import preset
+from models.config import Qwen2Config, preset
 from models.folder import read_config
 
 GIB = 2**30
@@ -215,3 +225,19 @@ def test_remax_draws_a_greedy_row_for_each_prompt_and_learns_from_none_of_them()
     remax, shaped = recipe_work("remax"), recipe_work("reinforce_pp")
     assert remax["decode"]["flops"] == pytest.approx(65 / 64 * shaped["decode"]["flops"])
     assert remax["update"]["flops"] == shaped["update"]["flops"]
+
+
+def test_a_plan_compiles_and_estimates_the_merging_of_adapters(small, tmp_path):
+    """One layer's largest kernel in float32."""
+    spec = run_spec(small.fields(tmp_path, {"lora.rank": 4, "devices": 1}.items()))
+    config = Qwen2Config(288, 64, 512, 12, 4, 2, 16, max_position_embeddings=256)
+    planned = Job(spec, config, 40, Devices("cpu", 1, 1, GIB, None))
+    assert "merge" in lower_programs(planned, build_machine(spec, config, planned.longest))
+    assert plan_shapes(planned).phases[0].parts["temporaries"] == 64 * 512 * 4
+
+
+@pytest.mark.parametrize(("kind", "gib"), [("adamw", 1.77), ("adafactor", 0), ("sgd", 0), ("muon", 22.4)])
+def test_what_an_optimizers_step_holds_besides(kind, gib):
+    """As XLA compiles it for 7B on four A100s; tests/gpu_compile.py asks it."""
+    params = held_state(job())[0].params
+    assert finish_temporaries(params, kind) / GIB == pytest.approx(gib, rel=0.03)
