@@ -125,6 +125,8 @@ def get_stage(size: str = "") -> ConfigDict:
     stage.sampling = ConfigDict(dict(
         temperature=1.0, temperature_end=1.0,  # linear over the stage
         top_k=0, top_p=1.0, min_p=0.0,  # 0, 1 and 0: off
+        # linear over the stage as well; placeholder: stays
+        top_k_end=placeholder(int), top_p_end=placeholder(float), min_p_end=placeholder(float),
         max_new_tokens=2048,
     ))
     stage.learning_rate = ConfigDict(dict(kind="constant", value=4e-7, end=0.0, warmup=5, drops=()))

@@ -147,6 +147,9 @@ def test_the_sweep_of_algorithms_has_every_row_as_its_paper_has_it():
     (("algorithm", "recipe"), "grp", "grp"), (("task", "splits"), {"train": 1.0}, "task.splits"),
     (("samples",), 1, "samples"), (("pool",), {"p3": -5}, "pool"),
     (("task", "name"), "chess", "task.name"), (("prompts",), 1000, "pool"),
+    (("sampling", "top_p"), 0.0, "stage1.sampling.top_p: expected above 0, up to 1"),
+    (("sampling", "top_k_end"), 40, "top_k: expected 0 .off. over the whole stage"),
+    (("sampling", "min_p_end"), 1.5, "sampling.min_p: expected 0 .off. to 1, got 0.0 to 1.5"),
     (("sampling", "temperature"), 0.0, "temperature"), (("rollouts", "every"), 0, "rollouts.every"),
     (("reward", "rule"), "gsm8k-1", "can judge the task"), (("evaluation", "rule"), "strict", "evaluation.rule"),
 ])

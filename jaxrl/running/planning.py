@@ -170,7 +170,7 @@ def plan_compiled(job: Job, machine: Machine) -> Plan:
 def lower_programs(job: Job, machine: Machine) -> dict[str, jax.stages.Lowered]:
     """The largest programs of every phase, as the run would compile them."""
     state, cache = machine.abstract(), machine.sampler.cache_lengths[-1]
-    truncated = any(stage.top_k or stage.top_p < 1 or stage.min_p for stage in job.spec.stages)
+    truncated = any(stage.truncates for stage in job.spec.stages)
     merging = {"merge": machine.merge.lower(state.base, state.params)} if machine.merge else {}
     return merging | {
         "sync": machine.sampler.programs.unroll.lower(state.params if state.base is None else state.base),
@@ -289,7 +289,7 @@ def _changes(plan: Plan) -> list[tuple[str, Any, Callable[[Job], Job]]]:
     found = [(name, counts[name], change(**{field: counts[name]}))
              for name, field in (("layout.micro_tokens", "micro_tokens"), ("sampler.rows", "sampler_rows"))
              if 0 < counts[name] < getattr(spec, field)]
-    if spec.remat == "none":
+    if spec.remat != "full":
         found.append(("remat", "full", change(remat="full")))
     if spec.attention == "plain" and not plan.job.devices.on_cpu:
         found.append(("attention", "cudnn", change(attention="cudnn")))

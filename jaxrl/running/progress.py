@@ -40,6 +40,9 @@ class StepPlan(NamedTuple):
     draw: int
     learning_rate: float
     temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
 
 
 def plan_step(stages: Sequence[StageSpec], progress: Progress) -> StepPlan:
@@ -47,14 +50,20 @@ def plan_step(stages: Sequence[StageSpec], progress: Progress) -> StepPlan:
     stage, place = stages[progress.stage], progress.place
     rate = make_schedule(stage.learning_rate)(place) * progress.rate
     temperature = make_schedule(stage.temperature)(place) * progress.temperature
-    return StepPlan(progress.step + 1, stage, place, progress.draw, rate, temperature)
+    return StepPlan(progress.step + 1, stage, place, progress.draw, rate, temperature, *_truncation(stage, place))
 
 
 def stored_plan(stages: Sequence[StageSpec], record: Mapping[str, Any]) -> StepPlan:
     """The step that wrote this line of metrics.jsonl."""
     stage = next(stage for stage in stages if stage.name == record["stage"])
     return StepPlan(record["step"], stage, record["stage_step"] - 1, record["guard/draw"], record["learning_rate"],
-                    record["temperature"])
+                    record["temperature"], *_truncation(stage, record["stage_step"] - 1))
+
+
+def _truncation(stage: StageSpec, place: int) -> tuple[int, float, float]:
+    """top_k, top_p and min_p of a step."""
+    return (round(make_schedule(stage.top_k)(place)), make_schedule(stage.top_p)(place),
+            make_schedule(stage.min_p)(place))
 
 
 def advance(stages: Sequence[StageSpec], progress: Progress, record: Mapping[str, Any]) -> Progress:

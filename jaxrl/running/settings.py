@@ -1,6 +1,7 @@
 """From a config to frozen specifications: the one place where fields become objects, and wrong ones are refused."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,9 +53,9 @@ class StageSpec:
     prompts: int
     samples: int
     temperature: ScheduleSpec
-    top_k: int
-    top_p: float
-    min_p: float
+    top_k: ScheduleSpec
+    top_p: ScheduleSpec
+    min_p: ScheduleSpec
     max_new_tokens: int
     learning_rate: ScheduleSpec
     kl_coefficient: float
@@ -69,6 +70,12 @@ class StageSpec:
         if pool < self.prompts:
             raise ValueError(f"{self.name}: a step asks {self.prompts} problems but the pool has {pool}; "
                              "raise the counts in `pool` or lower `prompts`.")
+
+    @property
+    def truncates(self) -> bool:
+        """Whether some step leaves out unlikely tokens."""
+        off = ((self.top_k, 0), (self.top_p, 1), (self.min_p, 0))
+        return any(value != neutral for schedule, neutral in off for value in _ends(schedule))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,7 +255,7 @@ def _stage(name: str, c: dict[str, Any], loss: LossSpec, guard: GuardSpec) -> St
     start, end = sampling["temperature"], sampling["temperature_end"]
     if min(start, end) <= 0:
         raise ValueError(f"{name}.sampling.temperature: expected above 0 while training, got {start} to {end}.")
-    temperature = ScheduleSpec(start) if start == end else ScheduleSpec(start, "linear", end=end, steps=steps)
+    temperature = _linear(start, end, steps)
     if c["samples"] < 2 and (loss.needs == "group" or loss.drop_equal):
         raise ValueError(f"{name}.samples: expected 2 or more, as this algorithm compares the samples of a problem, "
                          f"got {c['samples']}; raise it, or choose reinforce_pp, remax or ppo.")
@@ -262,8 +269,33 @@ def _stage(name: str, c: dict[str, Any], loss: LossSpec, guard: GuardSpec) -> St
     return StageSpec(
         name=name, steps=steps, until=UntilSpec(**c["until"]), pool=pool_table(name, c["pool"]),
         prompts=c["prompts"], samples=c["samples"], temperature=temperature,
-        top_k=sampling["top_k"], top_p=sampling["top_p"], min_p=sampling["min_p"],
-        max_new_tokens=sampling["max_new_tokens"], learning_rate=ScheduleSpec(steps=spans, **rate),
+        **_truncation(name, sampling, steps), max_new_tokens=sampling["max_new_tokens"],
+        learning_rate=ScheduleSpec(steps=spans, **rate),
         kl_coefficient=loss.kl_coefficient if c["kl_coefficient"] is None else c["kl_coefficient"],
         fresh_optimizer=c["fresh_optimizer"], guard=dataclasses.replace(guard, **own, own=tuple(own)),
     )
+
+
+def _truncation(name: str, sampling: dict[str, Any], steps: int) -> dict[str, ScheduleSpec]:
+    """The schedules of top_k, top_p and min_p over a stage. Raises ValueError for a value that means nothing."""
+    found = {}
+    for field, low, high, wanted in (("top_k", 0, math.inf, "0 (off) or more"), ("top_p", 1e-6, 1, "above 0, up to 1"),
+                                     ("min_p", 0, 1, "0 (off) to 1")):
+        start, end = sampling[field], sampling[f"{field}_end"]
+        end = start if end is None else end
+        if not low <= min(start, end) <= max(start, end) <= high:
+            raise ValueError(f"{name}.sampling.{field}: expected {wanted}, got {start} to {end}.")
+        if field == "top_k" and (start == 0) != (end == 0):
+            raise ValueError(f"{name}.sampling.top_k: expected 0 (off) over the whole stage, or 1 or more at both its "
+                             f"ends, got {start} to {end}; nothing lies between all tokens and the likeliest few.")
+        found[field] = _linear(start, end, steps)
+    return found
+
+
+def _linear(start: int | float, end: int | float, steps: int) -> ScheduleSpec:
+    start, end = float(start), float(end)
+    return ScheduleSpec(start) if start == end else ScheduleSpec(start, "linear", end=end, steps=steps)
+
+
+def _ends(schedule: ScheduleSpec) -> tuple[float, ...]:
+    return (schedule.value,) if schedule.kind == "constant" else (schedule.value, schedule.end)

@@ -161,7 +161,7 @@ class Steps:
                                   samples.astype(np.int32))
         heat = np.tile(np.where(samples < stage.samples, plan.temperature, 0.0), len(indices))
         drawing = self.dialogue.drawing(stage.max_new_tokens, heat,
-                                        top_k=stage.top_k, top_p=stage.top_p, min_p=stage.min_p)
+                                        top_k=plan.top_k, top_p=plan.top_p, min_p=plan.min_p)
         return prompts, self.machine.sampler.sample(weights, prompts, len(samples), coordinates, drawing,
                                                     partial(self.terminal.phase, "rollout"))
 

@@ -64,6 +64,19 @@ def test_a_step_of_the_metrics_is_the_step_that_was_planned():
     assert plan.temperature == 0.8 * plain_plan.temperature
 
 
+def test_truncation_may_change_over_a_stage_and_is_planned_again_from_the_metrics():
+    """Linear from the first step on, as the temperature; top_k in whole numbers. What has no end stays."""
+    fields = {"top_k": 100, "top_k_end": 50, "top_p": 1.0, "top_p_end": 0.9, "min_p": 0.0}
+    stages = spec_of(**{f"stages.stage1.sampling.{name}": value for name, value in fields.items()}).stages
+    first, later = (plan_step(stages, Progress(step=place, place=place)) for place in (0, 3))
+    assert stages[0].truncates and not stages[1].truncates
+    assert (first.top_k, first.top_p, first.min_p) == (100, 1.0, 0.0)
+    assert (later.top_k, later.top_p, later.min_p) == (85, pytest.approx(0.97), 0.0)
+    record = {"step": later.step, "stage": "stage1", "stage_step": 4, "guard/draw": 0,
+              "learning_rate": later.learning_rate, "temperature": later.temperature}
+    assert stored_plan(stages, record) == later
+
+
 @pytest.mark.parametrize(("remedy", "changed"), [("skip", {"draw": 2}), ("rate", {"rate": 0.125}),
                                                  ("temperature", {"temperature": 0.5})])
 def test_remedies_add_up_and_the_checkpoint_says_where(remedy, changed):
