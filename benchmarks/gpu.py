@@ -8,15 +8,20 @@ program; rows stand at positions spread evenly up to twice the context. Its ceil
 the context read once a step at the published bandwidth, or the products at the published rate, whichever is slower.
 update: stage 2 of the recipe on one device: true tokens a second, operations without recomputation as a share of a
 large product's measured rate and of the published one, and the device's peak memory beside the plan's without a
-reference, which is not held here. Exit status 1 where a part fails, or cuDNN differs.
+reference, which is not held here. Where all weights with their moments don't fit, the first that does of Adafactor and
+of adapters is taken, and named. Exit status 1 where a part fails, or cuDNN differs.
 What does not fit the device is named and left out. Each part has a process of its own. On a CPU it runs with
---sizes=tiny, without ceilings and cuDNN.
+--sizes=tiny, without ceilings and cuDNN. attention and decode need jax, flax and numpy alone; update takes the recipe's
+config, so it needs the project's other packages as well.
 """
 
 import argparse
+import importlib.util
 import multiprocessing
 import os
+import sys
 import time
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -204,18 +209,26 @@ def update(size: str, rows: list[int], contexts: list[int]) -> None:
     from jaxrl.running.planning import Job, plan_shapes
     from jaxrl.running.settings import run_spec
     from models.flops import forward_flops
+    from models.lora import LoRASpec
 
     config, device = shape_of(size), present()
-    spec = dataclasses.replace(run_spec(plain(stage2.get_config(size))), mesh=MeshSpec())
-    job = Job(spec, config, PROMPT if size != "tiny" else 64, device)
-    planned = next(phase for phase in plan_shapes(job).phases if phase.name == "update")
-    needed = planned.bytes - planned.parts.get("reference", 0)  # no reference is held here
-    if needed > device.memory:
-        print(f"update {size}: left out, needs {needed / GIB:.0f} GiB of {device.memory / GIB:.0f}", flush=True)
+    whole = dataclasses.replace(run_spec(plain(stage2.get_config(size))), mesh=MeshSpec())
+    adafactor = dataclasses.replace(whole.optimizer, kind="adafactor", moment_dtype="float32")
+    variants = {"all weights": whole, "all weights, Adafactor": dataclasses.replace(whole, optimizer=adafactor),
+                "adapters of rank 16": dataclasses.replace(whole, lora=LoRASpec(16, 32.0))}
+    for variant, spec in variants.items():
+        job = Job(spec, config, PROMPT if size != "tiny" else 64, device)
+        planned = next(phase for phase in plan_shapes(job).phases if phase.name == "update")
+        needed = planned.bytes - planned.parts.get("reference", 0)  # no reference is held here
+        if needed <= device.memory:
+            break
+        print(f"update {size}, {variant}: left out, needs {needed / GIB:.0f} GiB of {device.memory / GIB:.0f}",
+              flush=True)
+    else:
         return
     reached = matmul_rate() if device.accelerator else 0.0
     machine = build_machine(spec, config, job.longest, jax.devices()[:1])
-    state = machine.begin(init_params(machine.model, machine.mesh, jax.random.key(0)))
+    state = machine.begin(init_params(machine.model.clone(lora=None), machine.mesh, jax.random.key(0)))
     generator = np.random.default_rng(0)
     lengths = np.clip(np.exp(generator.normal(np.log(job.longest / 3), 0.5, UPDATED)), job.prompt + 8, job.longest)
     lengths = lengths.astype(np.int32)
@@ -232,9 +245,11 @@ def update(size: str, rows: list[int], contexts: list[int]) -> None:
         jax.block_until_ready((state, info))
         took.append(time.perf_counter() - began)
     best = min(took[1:])
-    said = f"update {size}: {UPDATED} rows, {lengths.sum():,} true tokens: {lengths.sum() / best:,.0f} tokens/s"
+    said = (f"update {size}, {variant}: {UPDATED} rows, {lengths.sum():,} true tokens: {lengths.sum() / best:,.0f} "
+            "tokens/s")
     if device.accelerator:
-        done, published = 3 * forward_flops(config, lengths) / best, device.accelerator.rates.matmul
+        passes = 2 if spec.lora else 3  # frozen weights have no gradients
+        done, published = passes * forward_flops(config, lengths) / best, device.accelerator.rates.matmul
         peak = jax.devices()[0].memory_stats()["peak_bytes_in_use"]
         said += (f", {done / reached:.1%} of {reached / 1e12:.0f} TFLOP/s measured, {done / published:.1%} of "
                  f"{published / 1e12:.0f} published, peak {peak / GIB:.1f} GiB, planned {needed / GIB:.1f} GiB "
@@ -243,6 +258,18 @@ def update(size: str, rows: list[int], contexts: list[int]) -> None:
 
 
 PARTS = {"attention": attention, "decode": decode, "update": update}
+
+
+def run_part(part: str, size: str, rows: list[int], contexts: list[int]) -> None:
+    """A part in a process of its own."""
+    if importlib.util.find_spec("jaxtyping") is None:  # the project's annotations need it, what is timed does not
+        import jax
+
+        shapeless = type("Shapeless", (), {"__class_getitem__": lambda *_: Any})
+        stand_in = types.ModuleType("jaxtyping")
+        vars(stand_in).update(dict.fromkeys(("Bool", "Float", "Int", "UInt32"), shapeless), Array=jax.Array)
+        sys.modules["jaxtyping"] = stand_in
+    PARTS[part](size, rows, contexts)
 
 
 def main() -> None:
@@ -258,7 +285,7 @@ def main() -> None:
     spawn = multiprocessing.get_context("spawn")
     for size in given.sizes.split(","):
         for part in given.parts.split(","):
-            process = spawn.Process(target=PARTS[part], args=(size, rows, contexts))
+            process = spawn.Process(target=run_part, args=(part, size, rows, contexts))
             process.start()
             process.join()
             if process.exitcode:

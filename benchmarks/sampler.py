@@ -72,13 +72,13 @@ def ours(config, params, prompts: np.ndarray, rows: int, spec, group: int) -> tu
     return run, sampler
 
 
-def theirs(model, prompts: np.ndarray, lengths: np.ndarray) -> Callable[[int], None]:
-    """A run of `generate` over batches of SLOTS rows, each to the length of its longest row."""
+def theirs(model, prompts: np.ndarray, lengths: np.ndarray) -> Callable[..., None]:
+    """A run of `generate` over the first `rows` (None: all) in batches of SLOTS, each to its longest row's length."""
     import torch
 
-    def run(step: int) -> None:
+    def run(step: int, rows: int | None = None) -> None:
         torch.manual_seed(step)
-        for first in range(0, len(prompts), SLOTS):
+        for first in range(0, rows or len(prompts), SLOTS):
             new = int(lengths[first : first + SLOTS].max())
             tokens = torch.tensor(prompts[first : first + SLOTS])
             with torch.no_grad():
@@ -117,10 +117,10 @@ def blindly(run: Callable[[int], float]) -> Callable[[int], float]:
     return blind
 
 
-def compare(our_runs: dict[str, Callable[[int], float]], their_run: Callable[[int], None], tokens: int, rounds: int):
+def compare(our_runs: dict[str, Callable[[int], float]], their_run: Callable[..., None], tokens: int, rounds: int):
     """Warm all up, then time them in turns; prints the medians and their ratios."""
     occupancy = {name: run(0) for name, run in our_runs.items()}
-    their_run(0)
+    their_run(0, SLOTS)
     ours, theirs = {name: [] for name in our_runs}, []
     for turn in range(1, rounds + 1):
         for name, run in our_runs.items():
