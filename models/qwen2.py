@@ -70,19 +70,28 @@ def _linear(
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32 (Zhang and Sennrich 2019, equation 4)."""
+    """x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32 (Zhang and Sennrich 2019, equation 4).
+
+    unit: fewer rows are filled up to so many; on a CPU XLA adds up arrays of less than 4,096 elements in another order.
+    """
 
     eps: float
     param_dtype: DTypeLike
+    unit: int = 0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    def __call__(self, x: Float[Array, "B ... D"]) -> Float[Array, "B ... D"]:
+        rows, fill = x.shape[0], x.shape[0] < self.unit
+        if fill:
+            more = ((0, self.unit - rows), *((0, 0),) * (x.ndim - 1))
+            x = jax.lax.optimization_barrier(jnp.pad(x, more))  # else the compiler takes the filling out again
         init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("norm",))
         scale = self.param("scale", init, (x.shape[-1],), self.param_dtype)
         wide = x.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
         scale = jax.lax.broadcast_in_dim(scale, x.shape, (x.ndim - 1,))
-        return wide.astype(x.dtype) * scale.astype(x.dtype)
+        y = wide.astype(x.dtype) * scale.astype(x.dtype)
+        return jax.lax.optimization_barrier(y)[:rows] if fill else y
 
 
 def rotation(positions: Int[Array, "B T"], head_dim: int, theta: float) -> Float[Array, "B T 2 H2"]:
@@ -122,8 +131,8 @@ class Attention(nn.Module):
         key = project("key", c.num_key_value_heads, "kv_heads")
         value = project("value", c.num_key_value_heads, "kv_heads")
         if c.qk_norm:
-            query = RMSNorm(c.rms_norm_eps, self.param_dtype, name="query_norm")(query)
-            key = RMSNorm(c.rms_norm_eps, self.param_dtype, name="key_norm")(key)
+            query = RMSNorm(c.rms_norm_eps, self.param_dtype, self.unit, name="query_norm")(query)
+            key = RMSNorm(c.rms_norm_eps, self.param_dtype, self.unit, name="key_norm")(key)
         query, key = rotate(query, turn), rotate(key, turn)
         if layer_cache is None:
             mixed = attend(query, key, value, lengths, self.attention)
@@ -171,13 +180,14 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, turn, positions, lengths, layer_cache=None):
-        c, sizes = self.config, (self.dtype, self.param_dtype, self.row_unit if x.shape[1] == 1 else 0)
+        c, unit = self.config, self.row_unit if x.shape[1] == 1 else 0
+        sizes, norm = (self.dtype, self.param_dtype, unit), partial(RMSNorm, c.rms_norm_eps, self.param_dtype, unit)
         x = _by_rows(x, self.place)
-        normed = RMSNorm(c.rms_norm_eps, self.param_dtype, name="input_norm")(x)
+        normed = norm(name="input_norm")(x)
         mixed, layer_cache = Attention(c, *sizes, self.attention, self.lora, name="attention")(
             normed, turn, positions, lengths, layer_cache)
         x = x + mixed
-        x = x + MLP(c, *sizes, self.lora, name="mlp")(RMSNorm(c.rms_norm_eps, self.param_dtype, name="post_norm")(x))
+        x = x + MLP(c, *sizes, self.lora, name="mlp")(norm(name="post_norm")(x))
         return x, layer_cache
 
 
@@ -258,7 +268,8 @@ class Qwen2(nn.Module):
                 written.append(layer_cache)
             if cache is not None:
                 cache = KVCache(*(tuple(side) for side in zip(*written, strict=True)))
-        return RMSNorm(c.rms_norm_eps, self.param_dtype, name="final_norm")(_by_rows(x, self.place)), cache
+        unit = self.row_unit if x.shape[1] == 1 else 0
+        return RMSNorm(c.rms_norm_eps, self.param_dtype, unit, name="final_norm")(_by_rows(x, self.place)), cache
 
 
 def head_kernel(params: Params, config: Qwen2Config) -> Float[Array, "V D"]:

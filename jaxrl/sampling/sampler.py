@@ -19,8 +19,8 @@ from models.cache import BLOCK, cache_bytes
 from models.config import Qwen2Config
 from models.qwen2 import Params, Qwen2
 
-# XLA's CPU compiler gives code for arrays of fewer elements other instructions (measured, jax 0.10.2: exp and norms
-# differ in the last bit), so no array of a decode step may become smaller where its numbers have to stay.
+# XLA's CPU compiler gives code for arrays of fewer elements other instructions (measured, jax 0.10.2: exp and sums
+# differ in the last bit), so neither attention's scores nor a step's logits may become smaller.
 SMALLEST_ARRAY = 4096
 # Slots of the smallest batch: on a GPU fewer would save little; on a CPU products of other numbers of rows than
 # multiples of 8 add up in another order.
@@ -53,7 +53,7 @@ def default_batch_sizes(config: Qwen2Config, rows: int, shortest: int, *, on_cpu
 
     shortest: positions of the shortest cache. On a CPU only halves with the numbers of `rows` to the bit.
     """
-    narrow = min(config.hidden_size, config.intermediate_size, config.vocab_size, config.num_attention_heads * shortest)
+    narrow = min(config.vocab_size, config.num_attention_heads * shortest)
     sizes = [rows]
     while sizes[0] % 2 == 0:
         half = sizes[0] // 2
