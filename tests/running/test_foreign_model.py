@@ -15,6 +15,7 @@ SHORT = ("--config.steps=3", "--config.prompts=4", "--config.samples=4", "--conf
          "--config.evaluation.pool.p4=0", "--config.evaluation.pool.p5=0", "--config.evaluation.samples=1",
          "--config.evaluation.max_new_tokens=24", "--config.layout.multiple=64", "--config.layout.ratio=2.0",
          "--config.optimizer.weight_decay=1.0", "--config.learning_rate.value=0.001",
+         "--config.guard.entropy_max=0",  # a random model is as uncertain as can be
          "--config.wandb.mode=off", "--config.compile_cache=")
 
 
