@@ -75,7 +75,8 @@ def _plan(job: Any) -> Any:
 
 def _text(plan: Any, report: dict[str, Any]) -> str:
     """The plan to read."""
-    from jaxrl.running.planning import GIB, shortage, table
+    from jaxrl.running.plan_advice import shortage, table
+    from jaxrl.running.planning import GIB
     from jaxrl.running.roofline import times_table
 
     source = {"compiler": "XLA's compiler for these GPUs", "shapes": "shapes (temporaries are estimated)"}[plan.source]

@@ -22,7 +22,8 @@ from jaxrl.learning.memory import finish_temporaries, merge_temporaries
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.running.accelerators import compile_only_devices, read_devices
 from jaxrl.running.machine import build_machine
-from jaxrl.running.planning import Job, largest_counts, plan_compiled, plan_shapes
+from jaxrl.running.plan_advice import largest_counts
+from jaxrl.running.planning import Job, plan_compiled, plan_shapes
 from jaxrl.running.roofline import expected_collectives
 from jaxrl.running.settings import run_spec
 from jaxrl.sampling import Sampler

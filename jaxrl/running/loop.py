@@ -25,7 +25,8 @@ from jaxrl.running.ledger import Ledger, explained
 from jaxrl.running.lessons import Lessons
 from jaxrl.running.machine import build_machine, first_weights, frozen_reference
 from jaxrl.running.measures import stage_warnings, suspect_warnings
-from jaxrl.running.planning import Job, refuse_unfit
+from jaxrl.running.plan_advice import refuse_unfit
+from jaxrl.running.planning import Job
 from jaxrl.running.progress import Progress, StepPlan, advance, gone_back, plan_step
 from jaxrl.running.saving import Saver
 from jaxrl.running.settings import RunSpec

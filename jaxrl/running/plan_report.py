@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from jaxrl.running.planning import Plan, advice, largest_counts
+from jaxrl.running.plan_advice import advice, largest_counts
+from jaxrl.running.planning import Plan
 from jaxrl.running.roofline import step_times
 
 

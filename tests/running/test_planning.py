@@ -15,16 +15,8 @@ from jaxrl.learning.mesh import MeshSpec
 from jaxrl.running import loop
 from jaxrl.running.accelerators import ACCELERATORS, Devices, read_devices
 from jaxrl.running.machine import build_machine, load_weights
-from jaxrl.running.planning import (
-    Job,
-    advice,
-    held_state,
-    largest_counts,
-    largest_shape,
-    lower_programs,
-    plan_shapes,
-    refuse_unfit,
-)
+from jaxrl.running.plan_advice import advice, largest_counts, refuse_unfit
+from jaxrl.running.planning import Job, held_state, largest_shape, lower_programs, plan_shapes
 from jaxrl.running.roofline import link_rate, step_times
 from jaxrl.running.settings import run_spec
 from models.config import Qwen2Config, preset
