@@ -56,7 +56,8 @@ def make_model(shape: str, folder: Path):
     return model, config, load_params(folder, config)
 
 
-def ours(config, params, prompts: np.ndarray, rows: int, chunk: int, spec, group: int) -> tuple[Callable[[int], float], object]:
+def ours(config, params, prompts: np.ndarray, rows: int, chunk: int, spec,
+         group: int) -> tuple[Callable[[int], float], object]:
     """(a run with a step number that returns the slots' occupancy, the sampler); weights are taken over once.
 
     rows: of a batch on a device; chunk: tokens between two acts of the host.
