@@ -6,8 +6,7 @@ fixed: 8 prompts x 8 samples, exactly 256 new tokens. lengths: 512 rows over 64 
 100, at most 512) as in real rollouts; Hugging Face takes them in batches of 64, each as long as its longest row. Ours
 is timed twice: as in a rollout, where nobody knows which rows will be long, and with the lengths given as limits, which
 the sampler uses to start the longest first. Only tokens that a row keeps are counted. Ours has a virtual device for
-each core; fixed: all rows in one batch on each, lengths: batches of 32 rows that are refilled every 8 tokens. Needs the
-test extra (torch).
+each core; fixed: all rows in one batch on each, lengths: batches of 32 rows. Needs the test extra (torch).
 """
 
 import argparse
@@ -56,15 +55,14 @@ def make_model(shape: str, folder: Path):
     return model, config, load_params(folder, config)
 
 
-def ours(config, params, prompts: np.ndarray, rows: int, chunk: int, spec,
-         group: int) -> tuple[Callable[[int], float], object]:
+def ours(config, params, prompts: np.ndarray, rows: int, spec, group: int) -> tuple[Callable[[int], float], object]:
     """(a run with a step number that returns the slots' occupancy, the sampler); weights are taken over once.
 
-    rows: of a batch on a device; chunk: tokens between two acts of the host.
+    rows: of a batch on a device.
     """
     from jaxrl.sampling import Coordinates, Sampler
 
-    sampler = Sampler(config, longest=PROMPT + LONGEST, slots=SLOTS, rows=rows, chunk=chunk)
+    sampler = Sampler(config, longest=PROMPT + LONGEST, slots=SLOTS, rows=rows)
     weights = sampler.decode_weights(params)
 
     def run(step: int) -> float:
@@ -159,14 +157,14 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             model, config, params = make_model(shape, Path(folder))
         if "fixed" in given.kinds:
-            run, _ = ours(config, params, prompts, SLOTS // given.cores, 16, SamplingSpec(NEW, ()), SAMPLES)
+            run, _ = ours(config, params, prompts, SLOTS // given.cores, SamplingSpec(NEW, ()), SAMPLES)
             repeated = np.repeat(prompts, SAMPLES, axis=0)
             fixed = np.full(PROMPTS * SAMPLES, NEW)
             compare({f"{shape}, fixed": run}, theirs(model, repeated, fixed), int(fixed.sum()), given.rounds)
         if "lengths" not in given.kinds:
             continue
         group = ROWS // PROMPTS
-        run, sampler = ours(config, params, prompts, 32, 8, SamplingSpec(lengths, ()), group)
+        run, sampler = ours(config, params, prompts, 32, SamplingSpec(lengths, ()), group)
         repeated = np.repeat(prompts, group, axis=0)
         runs = {f"{shape}, lengths unknown": blindly(run), f"{shape}, lengths as limits": run}
         compare(runs, theirs(model, repeated, lengths), int(lengths.sum()), given.rounds)

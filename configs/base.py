@@ -153,7 +153,7 @@ def small(config: ConfigDict) -> ConfigDict:
     config.algorithm.critic_learning_rate = 3e-4
     config.optimizer.b2 = 0.98  # a short run: the second moment has to follow faster
     config.layout.update(dict(micro_tokens=1536, multiple=8, ratio=1.12, head_tokens=4096))
-    config.sampler.update(dict(rows=32, chunk=16, memory=1.0, devices=-1))
+    config.sampler.update(dict(rows=32, chunk=8, memory=1.0, devices=-1))
     config.evaluation.update(dict(pool=ConfigDict({"p2": 20, "p3": 500, "p4": 100, "p5": 100}), samples=4,
                                   max_new_tokens=352))
     config.checkpoint.every = 10

@@ -192,7 +192,9 @@ def expected_collectives(job: Job) -> dict[str, list[Collective]]:
         return over("fsdp", "all-gather", stacked * width, passes)
 
     def gathered(passes: int) -> list[Collective]:
-        return trunk(passes) + over("fsdp", "all-gather", kernel * width, pieces * (2 * passes - 1))
+        # Several pieces of the head are recomputed (`token_logp`); the compiler may gather once for that and backward.
+        times = pieces * (2 * passes - 1) if pieces > 1 else passes
+        return trunk(passes) + over("fsdp", "all-gather", kernel * width, times)
 
     def summed(tokens: int, passes: int) -> list[Collective]:
         return over("tensor", "all-reduce", tokens * config.hidden_size * width, 2 * layers * passes)

@@ -143,7 +143,7 @@ class Sampler:
         self.config, self.dtype = model_config, dtype
         self.rows = rows or (ROW_UNIT if self.on_cpu else 128)
         self.prompt_rows = prompt_rows
-        self.chunk = chunk = chunk or (16 if self.on_cpu else 64)
+        self.chunk = chunk = chunk or (8 if self.on_cpu else 64)
         self.longest = longest or model_config.max_position_embeddings
         heads = model_config.num_attention_heads
         self.cache_lengths = (
