@@ -90,7 +90,7 @@ def get_run() -> ConfigDict:
         every=20, keep=2,  # steps between checkpoints; how many of the newest of these stay
         keep_every=0,  # those at multiples of this stay for good; 0: none
         best=0,  # so many with the highest lower bound of held-out accuracy stay; needs evaluation.every
-        patience=5,  # saves that may fail in a row (disk full) before the run stops
+        patience=5,  # writes that may fail in a row (disk full) before the run stops
     ))
     config.guard = ConfigDict(dict(  # steps beyond a bound are undone; 0: no such bound; not finite is always beyond
         remedy="skip",  # other draws from the last checkpoint on; or "rate", "temperature": lower it; or "stop"

@@ -4,7 +4,7 @@ import difflib
 import json
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,7 +40,7 @@ def with_overrides(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
         values(arguments)
         return flag.value
     except _MISREAD as error:
-        raise ValueError(_shortened(error)) from error
+        raise ValueError(_shortened(error, arguments)) from error
 
 
 def run(name: str, command: Callable[[ConfigDict | None], int | None], instead: str = "config") -> None:
@@ -79,7 +79,7 @@ def run(name: str, command: Callable[[ConfigDict | None], int | None], instead: 
         except FileNotFoundError as error:
             _refuse(name, str(error))
         except _MISREAD as error:
-            _refuse(name, _shortened(error))
+            _refuse(name, _shortened(error, argv))
 
     app.run(main, flags_parser=parse)
 
@@ -98,8 +98,15 @@ def _check_config_file(argv: list[str]) -> None:
             raise FileNotFoundError(f"expected a config file, found no {path}; {meant}")
 
 
-def _shortened(error: Exception) -> str:
-    """What the user has to know of an error while the flags were read: the sentence, without the trace in it."""
+def _shortened(error: Exception, arguments: Sequence[str]) -> str:
+    """What the user has to know of an error while these flags were read: the sentence, without the trace in it."""
+    missing = next((e for e in (error, error.__cause__, error.__context__) if isinstance(e, KeyError)), None)
+    if missing:  # of a name that resembles no other, it holds the name alone
+        name = str(missing.args[0]).strip("'")
+        paths = [argument.lstrip("-").partition("=")[0] for argument in arguments]
+        path = next((path for path in paths if name in path.split(".")[1:]), None)
+        if path:
+            return f"the config has no field {name!r}, asked for by --{path} (see the fields in configs/base.py)"
     typed = isinstance(error, (AttributeError, flags.IllegalFlagValueError)) and "Traceback" not in str(error)
     cause = error if typed else error.__cause__ or error.__context__ or error
     lines = str(cause).replace("\\'", "'").replace("\\n", "\n").splitlines()

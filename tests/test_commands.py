@@ -15,6 +15,7 @@ def command(*arguments, module="jaxrl.train"):
 
 @pytest.mark.parametrize(("arguments", "said"), [
     (["--config=configs/stage1.py:tiny", "--config.sampling.temperatur=1"], 'Did you mean "temperature"'),
+    (["--config=configs/stage1.py:tiny", "--config.evaluation.pool.p9=3"], "no field 'p9', asked for by --config.eval"),
     (["--config=configs/stage1.py:tinny"], "expected a size of tiny"),
     (["--config=configs/stage1.py:tiny", "--config.samples=1"], "samples: expected 2 or more"),
     (["--config=configs/stage1.py:tiny", "--config.model=/no/such/folder"], "no folder /no/such/folder"),

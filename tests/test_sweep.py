@@ -106,6 +106,7 @@ def get_sweep(size=""):
 
 @pytest.mark.parametrize(("setting", "told"), [
     ('"hot": {"sampling.temperatur": 2.0}', 'setting hot: Did you mean "temperature" instead of "temperatur"?'),
+    ('"hot": {"sampling.hotness": 2.0}', "setting hot: the config has no field 'hotness'"),
     ('"hot": {"samples": "many"}', "setting hot: .*samples=many"),
     ('"few": {"samples": 1}', "setting few: stage1.samples: expected 2 or more, as .*, got 1"),
     ('"a/b": {}', "setting 'a/b': expected a name"),

@@ -1,15 +1,19 @@
 """What a run writes down step by step, to metrics.jsonl, wandb and the terminal; and how steps are taken back."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import collections
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+from jaxrl.evaluation.table import EvaluationResult
 from jaxrl.learning.processes import leads, shared
 from jaxrl.reporting.rollouts import GroupRecord, drop_rollouts_after, write_rollouts
-from jaxrl.reporting.run_folder import drop_evaluations_after
+from jaxrl.reporting.run_folder import drop_evaluations_after, write_evaluation
 from jaxrl.reporting.terminal import Terminal
 from jaxrl.reporting.wandb_writer import WandbWriter
 from jaxrl.reporting.writers import JsonlWriter
+from jaxrl.running.saving import Patience
 from jaxrl.running.settings import RunSpec
 
 
@@ -26,12 +30,15 @@ def explained(what: str) -> Iterator[None]:
 class Ledger:
     """The lines of a run up to the step it goes on from, and from there on. Use as a context manager.
 
-    Of several processes one writes. begun: whether the line of step 0 is written.
+    What a step leaves for the folder is written by `settle`, in the order in which it was handed over; what the disk
+    refuses waits in memory. Of several processes one writes. begun: whether the line of step 0 is written.
     """
 
     def __init__(self, spec: RunSpec, config: Mapping[str, Any], terminal: Terminal, done: int):
         self.spec, self.terminal = spec, terminal
         self.metrics: JsonlWriter | None = None
+        self.patience = Patience(spec.checkpoint.patience, terminal.say)
+        self._owed: collections.deque[tuple[str, Callable[[], None]]] = collections.deque()
         self.cut_back(done)
         self.wandb = WandbWriter(spec.wandb, spec.workdir, config, terminal.say) if leads() else None
         self.begun: bool = shared(bool(self.metrics) and self.metrics.last_step >= 0)
@@ -50,21 +57,45 @@ class Ledger:
             return
         if self.metrics:
             self.metrics.close()
+        self._owed.clear()
         drop_rollouts_after(self.spec.workdir / "rollouts", done)
         drop_evaluations_after(self.spec.workdir, done)
         self.metrics = JsonlWriter(self.spec.workdir / "metrics.jsonl", done)
 
     def write_samples(self, step: int, groups: Sequence[GroupRecord]) -> None:
-        """The responses of a step, in the run's folder and where somebody wants to read some."""
+        """The responses of a step, for the run's folder and where somebody wants to read some."""
         if leads():
-            with explained(f"the rollouts of step {step}"):
-                write_rollouts(self.spec.workdir / "rollouts", step, groups)
+            self._owe(f"the rollouts of step {step}", write_rollouts, self.spec.workdir / "rollouts", step, groups)
             self.wandb.write_samples(step, groups)
 
-    def write(self, record: Mapping[str, Any]) -> None:
-        """One step's line, everywhere."""
+    def write_evaluation(self, result: EvaluationResult) -> None:
+        """An evaluation, under its name."""
         if leads():
-            with explained(f"the metrics of step {record['step']}"):
-                self.metrics.write(record)
+            self._owe(f"the evaluation of step {result.step}", write_evaluation, self.spec.workdir, result)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """One step's line, for everywhere."""
+        if leads():
+            self._owe(f"the metrics of step {record['step']}", self.metrics.write, record)
             self.wandb.write(record)
         self.terminal.step(record)
+
+    def settle(self, again: str, *, final: bool = False) -> bool:
+        """Write all that was handed over; whether that is done, in every process.
+
+        Raises OSError where the disk refuses for more than checkpoint.patience times in a row, or is not tried `again`
+        (`final`).
+        """
+        try:
+            while self._owed:
+                what, write = self._owed[0]
+                write()
+                self._owed.popleft()
+            self.patience.succeeded()
+        except OSError as error:
+            said = OSError(error.errno, f"{error.strerror or error}; make room")
+            self.patience.refused(f"{what} can't be written", said, again, final=final)
+        return shared(not self._owed)
+
+    def _owe(self, what: str, write: Callable[..., None], *given: Any) -> None:
+        self._owed.append((what, partial(write, *given)))

@@ -16,7 +16,7 @@ from jaxrl.learning.fingerprint import fingerprint
 from jaxrl.learning.processes import fetch, leads, shared
 from jaxrl.learning.run_params import check_base, open_params
 from jaxrl.learning.state import TrainState, fresh_moments
-from jaxrl.reporting.run_folder import read_evaluations, write_evaluation
+from jaxrl.reporting.run_folder import read_evaluations
 from jaxrl.reporting.terminal import Terminal
 from jaxrl.running.accelerators import present_devices
 from jaxrl.running.asked import load_asked
@@ -92,6 +92,7 @@ class Run:
             if not self.ledger.begun:
                 self._keep(self._evaluate(state, 0), BEFORE)
                 self.ledger.write({"step": 0} | to_metrics(self.found[BEFORE]))
+                self.ledger.settle("", final=True)  # nothing is learned yet that memory would have to keep
             state = self._go_on(state, progress, reference)
             for step, low in checkpoints.best()[: spec.checkpoint.best]:
                 self.terminal.say(f"among the best: checkpoint {step}, held-out accuracy at least {low:.1%}")
@@ -154,6 +155,7 @@ class Run:
                     else:
                         progress = self._finish(state, progress, plan, drawn, record, result)
         except Stopped as stopped:
+            self.ledger.settle("", final=True)
             self.saver.at_stop(progress, state)
             raise Stopped(f"after step {progress.step}: {stopped}") from None
         return state
@@ -203,7 +205,8 @@ class Run:
                               f"{plan.stage.until.metric} is {record[plan.stage.until.metric]:.1%}.")
         self.ledger.write(record | {"guard/trips": trips})
         self.terminal.phase("checkpoint")
-        self.saver.after_step(progress, state, score, last=last)
+        written = self.ledger.settle(f"after step {plan.step + 1}", final=last)
+        self.saver.after_step(progress, state, score, last=last, written=written)
         return progress
 
     def _go_back(
@@ -256,9 +259,7 @@ class Run:
     def _keep(self, result: EvaluationResult, name: str) -> None:
         """Store an evaluation in evaluations/ under this name."""
         self.found[name] = dataclasses.replace(result, name=name)
-        if leads():
-            with explained(f"the evaluation of step {result.step}"):
-                write_evaluation(self.spec.workdir, self.found[name])
+        self.ledger.write_evaluation(self.found[name])
 
     def _export(self, state: TrainState) -> None:
         if self.spec.export:

@@ -8,6 +8,28 @@ from jaxrl.learning.state import TrainState
 from jaxrl.running.progress import Progress
 
 
+class Patience:
+    """Tries in a row that a full disk may refuse (checkpoint.patience) while a run goes on from memory."""
+
+    def __init__(self, allowed: int, say: Callable[[str], None]):
+        self.allowed, self.say, self.failed = allowed, say, 0
+
+    def succeeded(self) -> None:
+        """The next failure is the first again."""
+        self.failed = 0
+
+    def refused(self, what: str, error: OSError, again: str, *, final: bool = False) -> None:
+        """Say what could not be written, and when it is tried `again`; raises OSError where it was tried too often,
+        or is not tried again (`final`)."""
+        self.failed += 1
+        cause = f"{what}: {error.strerror or error}"
+        if final or self.failed > self.allowed:
+            raise OSError(error.errno, f"{cause}; then start the same command again; what the last checkpoint "
+                          "has is whole.") from error
+        self.say(f"warning: {cause}; going on from memory, next try {again} "
+                 f"({self.failed} of {self.allowed} failed tries that checkpoint.patience allows).")
+
+
 class Saver:
     """Saves a run's state where that is due, beside the steps that follow.
 
@@ -15,15 +37,18 @@ class Saver:
     """
 
     def __init__(self, checkpoints: Checkpoints, say: Callable[[str], None]):
-        self.checkpoints, self.say = checkpoints, say
-        self.failed = 0
-        self._owed, self._begun = False, 0  # whether a failed save is still to be tried again; the step of the last one
+        self.checkpoints = checkpoints
+        self.patience = Patience(checkpoints.spec.patience, say)
+        self._owed, self._begun = False, 0  # whether a save is still to be tried again; the step of the last one
 
-    def after_step(self, progress: Progress, state: TrainState, score: float | None, *, last: bool) -> None:
+    def after_step(
+        self, progress: Progress, state: TrainState, score: float | None, *, last: bool, written: bool = True
+    ) -> None:
         """Every so many steps, at the end, and where `score` (of an evaluation) may make this one of the best.
 
-        Waits for the save before where another is due, and for its own at the last step. Raises OSError once more than
-        checkpoint.patience saves in a row have failed, and where that of the last step fails.
+        written: whether the lines of all steps are; a checkpoint ahead of them could not be gone on from, so it waits
+        for them. Waits for the save before where another is due, and for its own at the last step. Raises OSError once
+        more than checkpoint.patience saves in a row have failed, and where that of the last step fails.
         """
         spec = self.checkpoints.spec
         scored = spec.best > 0 and score is not None
@@ -35,7 +60,8 @@ class Saver:
                 self._ended()
         except OSError as error:
             self._failed(error, f"after step {progress.step}")
-        if not (due or self._owed):
+        self._owed |= due
+        if not (self._owed and written):
             return
         try:
             self._begin(progress, state, score if scored else None)
@@ -78,14 +104,9 @@ class Saver:
     def _ended(self) -> None:
         """All that was begun is whole."""
         if not self._owed:
-            self.failed = 0
+            self.patience.succeeded()
 
     def _failed(self, error: OSError, again: str, *, final: bool = False) -> None:
-        """Count a save that failed and say what it was, and when it is tried `again`."""
-        self.failed, self._owed = self.failed + 1, True
-        cause = f"checkpoint of step {self._begun}: {error.strerror or error}"
-        patience = self.checkpoints.spec.patience
-        if final or self.failed > patience:
-            raise OSError(error.errno, f"{cause}; then start the same command again.") from error
-        self.say(f"warning: {cause}; going on from memory, next try {again} "
-                 f"({self.failed} of {patience} failed tries that checkpoint.patience allows).")
+        """Bear a save that failed, or raise."""
+        self._owed = True
+        self.patience.refused(f"checkpoint of step {self._begun}", error, again, final=final)

@@ -237,37 +237,77 @@ def test_a_disk_that_stays_full_ends_the_run_with_the_last_checkpoint_whole(smal
     same_run(small, tmp_path / "run", whole[1])
 
 
-@pytest.mark.parametrize(("room", "name", "what"), [
-    (ledger, "write_rollouts", "the rollouts of step 4"), (ledger.JsonlWriter, "write", "the metrics of step 4"),
-    (loop, "write_evaluation", "the evaluation of step 4"), (loop, "dump", "the refused step 4")])
-def test_a_disk_without_room_for_anything_else_is_a_sentence(small, whole, judged, tmp_path, monkeypatch, room, name,
-                                                             what):
-    """The run ends with what could not be written; the same command goes on from the checkpoint before."""
-    real = getattr(room, name)
-
-    def full(*args):
-        if len(done) == 4:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(*args)
+@pytest.fixture
+def cramped(monkeypatch):
+    """`cramped.at(place, name, steps)`: the function refuses to write at the end of these steps."""
+    done, draws = [], steps.Steps.draw
 
     def draw(self, state, reference, plan):
         done.append(plan.step)
         return draws(self, state, reference, plan)
 
-    done, draws = [], steps.Steps.draw
-    fields = small.fields(tmp_path / "run", {**SPARSE, "evaluation.every": 4})
-    with monkeypatch.context() as patch:
-        patch.setattr(steps.Steps, "draw", draw)
-        patch.setattr(room, name, full)
-        if name == "dump":
-            patch.setattr(loop, "find_cause", lambda spec, record: "too wild." if record["step"] == 4 else "")
-        with pytest.raises(OSError, match=rf"{what} can't be written: No space left on device; .* start the same comm"):
-            small.run(fields).train()
+    def at(place, name, refused):
+        real = getattr(place, name)
+
+        def write(*args):
+            if done and done[-1] in refused:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*args)
+
+        monkeypatch.setattr(place, name, write)
+
+    monkeypatch.setattr(steps.Steps, "draw", draw)
+    return SimpleNamespace(at=at)
+
+
+WRITES = pytest.mark.parametrize(("place", "name", "what"), [
+    (ledger, "write_rollouts", "the rollouts"), (ledger.JsonlWriter, "write", "the metrics"),
+    (ledger, "write_evaluation", "the evaluation")])
+
+
+@WRITES
+def test_no_room_for_a_while_holds_lines_and_checkpoints_back(small, judged, cramped, tmp_path, place, name, what):
+    """At the end of steps 4 and 5: the checkpoint of step 4 waits, for it would be ahead of its lines."""
+    cramped.at(place, name, (4, 5))
+    small.run(small.fields(tmp_path / "run", {**SPARSE, "checkpoint.keep": 9, "evaluation.every": 4})).train()
+    said = [line for line in small.said if "going on from memory" in line]
+    assert said == [f"warning: {what} of step 4 can't be written: No space left on device; make room; going on from "
+                    f"memory, next try after step {step + 1} ({step - 3} of 5 failed tries that checkpoint.patience "
+                    "allows)." for step in (4, 5)]
+    assert sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()) == [2, 6]
+    small.run(small.fields(tmp_path / "peace", {**SPARSE, "checkpoint.keep": 9, "evaluation.every": 4})).train()
+    same_run(small, tmp_path / "run", tmp_path / "peace")
+
+
+@WRITES
+@pytest.mark.parametrize("patience", [0, 1])
+def test_no_room_for_long_is_a_sentence(small, whole, judged, cramped, tmp_path, place, name, what, patience):
+    """The run ends with what could not be written; the same command goes on from the checkpoint before."""
+    fields = small.fields(tmp_path / "run", {**SPARSE, "evaluation.every": 4, "checkpoint.patience": patience})
+    refused = {4, 5}
+    cramped.at(place, name, refused)
+    with pytest.raises(OSError, match=rf"{what} of step 4 can't be written: No space left on device; make room; then "
+                                      "start the same command again"):
+        small.run(fields).train()
+    refused.clear()
     small.run(fields).train()
     assert "going on after step 2" in small.said
     assert [record["step"] for record in small.numbers(tmp_path / "run")] == list(range(STEPS + 1))
     for first, second in zip(small.params(tmp_path / "run"), small.params(whole[1]), strict=True):
         np.testing.assert_array_equal(first, second)
+
+
+def test_no_room_for_a_refused_step_is_a_sentence(small, whole, judged, cramped, monkeypatch, tmp_path):
+    fields, refused = small.fields(tmp_path / "run", SPARSE), {4}
+    cramped.at(loop, "dump", refused)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "find_cause", lambda spec, record: "too wild." if record["step"] == 4 else "")
+        with pytest.raises(OSError, match=r"the refused step 4 can't be written: No space .* start the same command"):
+            small.run(fields).train()
+    refused.clear()
+    small.run(fields).train()
+    assert "going on after step 2" in small.said
+    same_run(small, tmp_path / "run", whole[1])
 
 
 @pytest.mark.parametrize("begun", [5, 6])
