@@ -44,6 +44,7 @@ from jaxrl.running.stopping import Ended
 def give_up(config):
     raise Ended("the guard gave up.")
 def stopped(config):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     signal.raise_signal(signal.SIGINT)
 run("jaxrl.some", {})
 """
