@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
@@ -31,28 +32,59 @@ REMAT: dict[str, Callable[..., bool]] = {
 """name -> what of a layer is kept for the backward pass, besides its input; all else is computed again."""
 
 
-def dot_by_rows(unit: int, x: jax.Array, kernel: jax.Array, dimensions: Any, **how: Any) -> jax.Array:
-    """`lax.dot_general` of so many rows at a time: a row's sums then come in one order, however many rows there are.
+def dot_by_rows(unit: int, x: Float[Array, "B K"], kernel: Float[Array, "N K"], **how: Any) -> Float[Array, "B N"]:
+    """x kernel', `unit` rows at a time, on a CPU.
 
-    XLA's CPU kernels sum differently from a number of rows on (seen between 48 and 56); the weights of a product stay
-    in the processor's cache from one part to the next.
+    All products have one shape, fewer rows are filled up, so a row's sums come in one order however many rows there
+    are: XLA's CPU kernels for other numbers of rows may sum differently. And weights are read as they lie: the kernels
+    repack their second operand, which takes as long as a product of 32 rows where that is the weights. So rows stand as
+    columns here, and layouts are pinned: left alone, the compiler moves the transposes into the products again.
     """
-    parts = [x[start : start + unit] for start in range(0, x.shape[0], unit)]
-    return jnp.concatenate([jax.lax.dot_general(part, kernel, dimensions, **how) for part in parts])
+    rows, straight = x.shape[0], Layout((0, 1))
+    columns = with_layout_constraint(jnp.pad(x, ((0, -rows % unit), (0, 0))).T, straight)
+    parts = [jax.lax.dot_general(kernel, columns[:, start : start + unit], (((1,), (0,)), ((), ())), **how)
+             for start in range(0, rows, unit)]
+    return jnp.concatenate([with_layout_constraint(part, straight) for part in parts], axis=1).T[:rows]
+
+
+class TransposedDense(nn.Module):
+    """nn.Dense with its kernel as [out, in], to decode with on a CPU. unit: see `dot_by_rows`; 0: all rows at once."""
+
+    features: int
+    use_bias: bool
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+    unit: int
+    kernel_init: Any
+    bias_init: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... K"]) -> Float[Array, "... N"]:
+        kernel = self.param("kernel", self.kernel_init, (self.features, x.shape[-1]), self.param_dtype)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if self.unit:
+            y = dot_by_rows(self.unit, x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], self.features)
+        else:
+            y = jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (1,)), ((), ())))
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype).astype(self.dtype)
+            y = y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
+        return y
 
 
 def _linear(
     features: int, axes: tuple[str, str], module: nn.Module, name: str, bias: bool = False
 ) -> Callable[[jax.Array], jax.Array]:
-    """A projection whose kernel [in, out] carries logical axis names; with an adapter beside it where there are some.
+    """A projection whose kernel [in, out] (or transposed) carries logical axis names; an adapter beside it if asked.
 
     The adapter is a path of its own, x A B: the gradient then never needs x'dy [in, out], a third of the products of a
     full update, and no merged W is held. A starts as Hugging Face's PEFT has it, uniform in +-1/sqrt(in), B with zeros.
     """
-    dense = nn.Dense(
+    dense = partial(TransposedDense, unit=module.unit) if module.transposed else nn.Dense
+    dense = dense(
         features, use_bias=bias, name=name, dtype=module.dtype, param_dtype=module.param_dtype,
-        dot_general=partial(dot_by_rows, module.unit) if module.unit else None,
-        kernel_init=nn.with_logical_partitioning(nn.initializers.normal(0.02), axes),
+        kernel_init=nn.with_logical_partitioning(
+            nn.initializers.normal(0.02), axes[::-1] if module.transposed else axes),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), axes[1:]),
     )
     lora = module.lora
@@ -115,6 +147,7 @@ class Attention(nn.Module):
     dtype: DTypeLike
     param_dtype: DTypeLike
     unit: int
+    transposed: bool
     attention: str
     lora: LoRASpec | None
 
@@ -154,6 +187,7 @@ class MLP(nn.Module):
     dtype: DTypeLike
     param_dtype: DTypeLike
     unit: int
+    transposed: bool
     lora: LoRASpec | None
 
     @nn.compact
@@ -163,7 +197,8 @@ class MLP(nn.Module):
         gate = _linear(wide, ("embed", "mlp"), self, "gate")(rows)
         up = _linear(wide, ("embed", "mlp"), self, "up")(rows)
         # For the gradient both factors are kept, nothing made of them: 10 % less memory, and fewer passes over it.
-        mixed = jax.checkpoint(lambda gate, up: nn.silu(gate) * up)(gate, up)
+        mix = jax.checkpoint(lambda gate, up: nn.silu(gate) * up)
+        mixed = mix(gate.T, up.T).T if self.unit else mix(gate, up)  # `dot_by_rows` has and wants rows as columns
         return _linear(self.config.hidden_size, ("mlp", "embed"), self, "down")(mixed).reshape(x.shape)
 
 
@@ -181,7 +216,8 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x, turn, positions, lengths, layer_cache=None):
         c, unit = self.config, self.row_unit if x.shape[1] == 1 else 0
-        sizes, norm = (self.dtype, self.param_dtype, unit), partial(RMSNorm, c.rms_norm_eps, self.param_dtype, unit)
+        sizes = self.dtype, self.param_dtype, unit, self.row_unit > 0
+        norm = partial(RMSNorm, c.rms_norm_eps, self.param_dtype, unit)
         x = _by_rows(x, self.place)
         normed = norm(name="input_norm")(x)
         mixed, layer_cache = Attention(c, *sizes, self.attention, self.lora, name="attention")(
@@ -214,8 +250,9 @@ class Qwen2(nn.Module):
     `scan_layers=True` holds all layers stacked under `layers` (training); `False` holds `layers_0`, ... (decoding,
     the only form that takes a cache). See `stack` and `unstack`. `unroll` is the number of stacked layers in one turn
     of the scan: 1 compiles and fits best on a GPU, all of them run about twice as fast on a CPU. `place` pins
-    activations to the devices that hold their rows. `row_unit`: rows that a product of a decode step takes at a time
-    (see `dot_by_rows`), 0: all. `lora` puts an adapter beside every linear layer (see models.lora).
+    activations to the devices that hold their rows. `row_unit`: for decoding on a CPU, kernels lie as [out, in] (see
+    `transpose_kernels`) and products of a decode step take so many rows at a time (see `dot_by_rows`); 0: neither.
+    `lora` puts an adapter beside every linear layer (see models.lora).
     """
 
     config: Qwen2Config
@@ -281,6 +318,16 @@ def unstack(params: Params, layers: int) -> dict[str, Any]:
     """Scanned parameters -> unrolled ones (`layers` -> `layers_0`, ...). Exact inverse of `stack`."""
     rest = {name: value for name, value in params.items() if name != "layers"}
     return rest | {f"layers_{i}": jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(layers)}
+
+
+def transpose_kernels(params: Params) -> Params:
+    """Parameters with kernels [out, in] for [in, out], or the other way round: what a model with a `row_unit` has."""
+    return jax.tree.map_with_path(lambda path, x: x.T if is_kernel(path) else x, params)
+
+
+def is_kernel(path: tuple[Any, ...]) -> bool:
+    """Whether a leaf of the parameters is the matrix of a linear layer."""
+    return path[-1].key == "kernel"
 
 
 def stack(params: Params, layers: int) -> dict[str, Any]:

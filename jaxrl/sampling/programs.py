@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jaxrl.sampling import step
 from jaxrl.sampling.state import Slots
 from models.cache import BLOCK, KVCache, init_cache
-from models.qwen2 import Params, Qwen2, unstack
+from models.qwen2 import Params, Qwen2, transpose_kernels, unstack
 
 
 class Programs:
@@ -62,7 +62,8 @@ class Programs:
         self._sized: dict[tuple[str, int], Callable] = {}
 
         def unroll(params):
-            return jax.tree.map(lambda x: x.astype(model.dtype), unstack(params, layers))
+            params = jax.tree.map(lambda x: x.astype(model.dtype), unstack(params, layers))
+            return transpose_kernels(params) if model.row_unit else params
 
         self.unroll, self.unroll_elsewhere = jax.jit(unroll, out_shardings=weights), jax.jit(unroll)
 

@@ -17,15 +17,14 @@ from jaxrl.sampling.request import Request, make_request
 from jaxrl.sampling.state import Completions, Coordinates, SamplingSpec
 from models.cache import BLOCK, cache_bytes
 from models.config import Qwen2Config
-from models.qwen2 import Params, Qwen2
+from models.qwen2 import Params, Qwen2, is_kernel
 
 # XLA's CPU compiler gives code for arrays of fewer elements other instructions (measured, jax 0.10.2: exp and sums
 # differ in the last bit), so neither attention's scores nor a step's logits may become smaller.
 SMALLEST_ARRAY = 4096
-# Slots of the smallest batch: on a GPU fewer would save little; on a CPU products of other numbers of rows than
-# multiples of 8 add up in another order.
+# Slots of the smallest batch: on a GPU fewer would save little; on a CPU it is the fewest that is tested to the bit.
 LEAST_SLOTS_GPU, LEAST_SLOTS_CPU = 16, 8
-# Rows that a product takes at a time on CPU: numbers do not depend on `rows`, as long as it is a multiple of this.
+# Rows that a product takes at a time on a CPU, filled up where there are fewer: numbers do not depend on `rows`.
 ROW_UNIT = 32
 # Bytes for what one process has to tell the others when it stops.
 SENTENCE = 1024
@@ -94,6 +93,11 @@ def abstract_weights(model: Qwen2) -> Params:
     return nn.meta.unbox(jax.eval_shape(lambda key: model.init(key, one, one, one[:, 0])["params"], jax.random.key(0)))
 
 
+def _turned(spec: PartitionSpec) -> PartitionSpec:
+    """How a matrix is split whose transpose is split by `spec`."""
+    return PartitionSpec(*(*spec, None)[1::-1]) if spec else spec
+
+
 class Sampler:
     """Draws completions of many prompts on all devices of a mesh, row by row independent of each other.
 
@@ -155,7 +159,9 @@ class Sampler:
         if weight_shardings is None:
             whole = NamedSharding(mesh, PartitionSpec())
             weight_shardings = jax.tree.map(lambda _: whole, abstract_weights(self.model))
-        weight_shardings = jax.tree.map(lambda place: NamedSharding(mesh, place.spec), weight_shardings)
+        weight_shardings = jax.tree.map_with_path(
+            lambda path, place: NamedSharding(mesh, _turned(place.spec) if unit and is_kernel(path) else place.spec),
+            weight_shardings)
         self.programs = Programs(self.model, mesh, weight_shardings, self.rows, chunk)
         self.devices = self.programs.shards
         bounds = [max(1, slots // (self.rows * self.devices))] if slots else []

@@ -1,7 +1,6 @@
 """The device programs of sampling, each a pure function: prefill prompts, seat rows, decode a chunk, and small ones."""
 
 import math
-from functools import partial
 from typing import Any
 
 import jax
@@ -19,8 +18,9 @@ STRETCH = 128
 
 def _logits(model: Qwen2, params: Params, hidden: Float[Array, "B D"]) -> Float[Array, "B V"]:
     kernel = head_kernel(params, model.config).astype(hidden.dtype)
-    dot = partial(dot_by_rows, model.row_unit) if model.row_unit else jax.lax.dot_general
-    return dot(hidden, kernel, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+    if model.row_unit:
+        return dot_by_rows(model.row_unit, hidden, kernel, preferred_element_type=jnp.float32)
+    return jax.lax.dot_general(hidden, kernel, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
 
 
 def draw(
@@ -178,9 +178,13 @@ def retire(slots: Slots, stopped: Bool[Array, " B"]) -> Slots:
 
 def grow(cache: KVCache, blocks: int) -> KVCache:
     """The same cache with room for `blocks` blocks."""
-    return jax.tree.map(
-        lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, blocks - x.shape[2]), (0, 0), (0, 0))), cache
-    )
+
+    def longer(x):
+        more = jnp.zeros((*x.shape[:2], blocks - x.shape[2], *x.shape[3:]), x.dtype)
+        # Without the barrier the compiler makes a pad of it, which on a CPU is a loop over single elements.
+        return jnp.concatenate([x, jax.lax.optimization_barrier(more)], axis=2)
+
+    return jax.tree.map(longer, cache)
 
 
 def move(
