@@ -1,15 +1,18 @@
-"""CPU-seconds of a whole GRPO step beside TRL's: the same shape of model, float32, one process each, A B A B.
+"""CPU-seconds of a whole GRPO step beside TRL's and Tunix's: one shape of model, float32, a process each, in turns.
 
     python benchmarks/step.py [--cores=2] [--rounds=3]
 
 8 prompts of 64 tokens x 8 samples of exactly 256 tokens, one update of all 64 rows by AdamW, KL 0.04 to a frozen
 reference; 256 wide, 6 layers, vocabulary of 2,048. Ours are the steps that `jaxrl.train` takes, judged by a rule that
-counts; TRL's are those of its GRPOTrainer with Hugging Face's `generate`, without gradient checkpointing. CPU-seconds
-are user and system time of the process, so that other programs on the machine disturb little; the steps in which
-programs are compiled and pools are started are left out. Needs the test extra (torch) and `pip install trl==1.16`.
+counts; TRL's are those of its GRPOTrainer with Hugging Face's `generate`, without gradient checkpointing; Tunix's those
+of its GRPOLearner with its own ("vanilla") sampler. CPU-seconds are user and system time of the process, so that other
+programs on the machine disturb little; the steps in which programs are compiled and pools are started are left out.
+Peers that are not installed are left out, and named. Needs the test extra (torch) and
+`pip install trl==1.16 google-tunix==0.1.7`.
 """
 
 import argparse
+import itertools
 import multiprocessing
 import os
 import statistics
@@ -106,7 +109,7 @@ def ours(pipe: Connection) -> None:
         place += 1
 
 
-def theirs(pipe: Connection) -> None:
+def trl(pipe: Connection) -> None:
     """The same by TRL's trainer."""
     import datasets
     import torch
@@ -151,6 +154,79 @@ def theirs(pipe: Connection) -> None:
         GRPOTrainer(folder, judge, settings, data, processing_class=tokenizer, callbacks=[Turns()]).train()
 
 
+class Words:
+    """Tunix's idea of a tokenizer: a token is its number; the end token is none of the vocabulary, so no row ends."""
+
+    def encode(self, text: str, **kwargs: Any) -> list[int]:
+        return [int(word) for word in text.split()]
+
+    def decode(self, tokens: Any, **kwargs: Any) -> str:
+        return " ".join(map(str, tokens))
+
+    def bos_id(self) -> int:
+        return SHAPE["vocab_size"]
+
+    def eos_id(self) -> int:
+        return SHAPE["vocab_size"]
+
+    def pad_id(self) -> int:
+        return 0
+
+    def dedup_bos_ids(self, tokens: list[int]) -> list[int]:
+        return tokens
+
+
+def tunix(pipe: Connection) -> None:
+    """The same by Tunix's learner."""
+    import jax
+    import optax
+    from flax import nnx
+    from tunix.models.qwen2.model import ModelConfig, Qwen2
+    from tunix.rl import rl_cluster
+    from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner
+    from tunix.rl.rollout.base_rollout import RolloutConfig
+
+    config = ModelConfig(
+        num_layers=SHAPE["num_hidden_layers"], vocab_size=SHAPE["vocab_size"], embed_dim=SHAPE["hidden_size"],
+        hidden_dim=SHAPE["intermediate_size"], num_heads=SHAPE["num_attention_heads"], head_dim=HEAD_DIM,
+        num_kv_heads=SHAPE["num_key_value_heads"], rope_theta=10_000, norm_eps=1e-6, use_tied_embedding=True)
+    mesh = jax.make_mesh((1, 1), ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    with mesh:
+        actor, reference = (Qwen2(config, rngs=nnx.Rngs(0)) for _ in range(2))
+
+    def turns():
+        """The prompts of a step, given when it is its turn; asked for the next, it tells that step's CPU-seconds."""
+        began, texts = 0.0, [" ".join(map(str, tokens)) for tokens in prompts(64)]
+        for place in itertools.count():
+            if place > WARM:
+                jax.block_until_ready(nnx.state(actor))
+                pipe.send(time.process_time() - began)
+            if place >= WARM:
+                pipe.recv()
+            began = time.process_time()
+            first = place * PROMPTS % len(texts)
+            yield {"prompts": texts[first : first + PROMPTS]}
+
+    def judge(prompts, completions, **kwargs):
+        tokens = [[int(word) for word in text.split()] for text in completions]
+        assert {len(row) for row in tokens} == {NEW}
+        return [reward(row) for row in tokens]
+
+    roles = rl_cluster.Role
+    cluster = rl_cluster.RLCluster(
+        actor=actor, reference=reference, tokenizer=Words(),
+        cluster_config=rl_cluster.ClusterConfig(
+            role_to_mesh=dict.fromkeys((roles.ACTOR, roles.REFERENCE, roles.ROLLOUT), mesh),
+            training_config=rl_cluster.RLTrainingConfig(
+                actor_optimizer=optax.adamw(RATE), eval_every_n_steps=10**6, max_steps=10**6),
+            rollout_config=RolloutConfig(
+                max_tokens_to_generate=NEW, max_prompt_length=PROMPT, kv_cache_size=PROMPT + NEW, temperature=1.0)))
+    GRPOLearner(cluster, GRPOConfig(num_generations=SAMPLES, beta=KL), judge).train(turns())
+
+
+PEERS = {"trl": ("trl", trl), "google-tunix": ("tunix", tunix)}  # what is installed: (module, worker)
+
+
 def compare(workers: list, rounds: int) -> list[list[float]]:
     """CPU-seconds of each worker's steps, taken in turns: a list for each worker."""
     spawn, processes, pipes = multiprocessing.get_context("spawn"), [], []
@@ -181,17 +257,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])  # before XLA and torch count cores
-    present = all(find_spec(name) for name in ("trl", "torch"))
+    present = {name: worker for name, (module, worker) in PEERS.items() if find_spec(module)}
     print(f"{given.cores} cores, {given.rounds} rounds, load {os.getloadavg()[0]:.1f}; a step of "
           f"{PROMPTS} x {SAMPLES} x {NEW} tokens, CPU-seconds", flush=True)
-    seconds = compare([ours, theirs] if present else [ours], given.rounds)
-    for name, found in zip(("jaxrl", f"TRL {version('trl')}" if present else ""), seconds, strict=False):
-        print(f"{name:12} {statistics.median(found):6.1f}   ({min(found):.1f} to {max(found):.1f})")
-    if present:
-        ratios = [mine / other for mine, other in zip(*seconds, strict=True)]
-        print(f"ratio        {statistics.median(ratios):6.2f}   ({min(ratios):.2f} to {max(ratios):.2f})")
-    else:
-        print("TRL is absent: nothing to compare with; pip install trl==1.16 torch")
+    mine, *others = compare([ours, *present.values()], given.rounds)
+    print(f"{'jaxrl':20} {statistics.median(mine):6.1f}   ({min(mine):.1f} to {max(mine):.1f})")
+    for name, found in zip(present, others, strict=True):
+        ratios = [own / other for own, other in zip(mine, found, strict=True)]
+        print(f"{f'{name} {version(name)}':20} {statistics.median(found):6.1f}   ({min(found):.1f} to {max(found):.1f})"
+              f"   ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    for name in PEERS.keys() - present.keys():
+        print(f"{name} is not installed: nothing to compare with")
 
 
 if __name__ == "__main__":
