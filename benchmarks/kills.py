@@ -190,6 +190,8 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="the config as it is, not with a few short steps")
     parser.add_argument("--folder", help="where the runs are written; default: a folder for temporary files")
     given, fields = parser.parse_known_args()
+    if given.folder:
+        Path(given.folder).mkdir(parents=True, exist_ok=True)
     home = Path(tempfile.mkdtemp(prefix="kills-", dir=given.folder))
     shared = {} if given.full else SHORT
     fields = [f"--config.{name}={value}" for name, value in
