@@ -8,6 +8,7 @@ from typing import Any
 from jaxrl.learning.mesh import row_shards
 from jaxrl.running.machine import update_spec
 from jaxrl.running.planning import GIB, Job, Plan, plan_shapes
+from models.qwen2 import REMAT
 
 
 def largest_counts(plan: Plan) -> dict[str, int]:
@@ -109,21 +110,26 @@ def _changes(plan: Plan) -> list[tuple[str, Any, Callable[[Job], Job]]]:
     def change(**fields: Any) -> Callable[[Job], Job]:
         return lambda job: job.changed(**fields)
 
+    def change_optimizer(**fields: Any) -> Callable[[Job], Job]:
+        return lambda job: job.changed(optimizer=dataclasses.replace(job.spec.optimizer, **fields))
+
     found = [(name, counts[name], change(**{field: counts[name]}))
              for name, field in (("layout.micro_tokens", "micro_tokens"), ("sampler.rows", "sampler_rows"))
              if 0 < counts[name] < getattr(spec, field)]
-    if spec.remat != "full":
-        found.append(("remat", "full", change(remat="full")))
+    policies = list(REMAT)  # from the one that keeps most to the one that keeps least
+    found += [("remat", policy, change(remat=policy)) for policy in policies[policies.index(spec.remat) + 1 :]]
     if spec.attention == "plain" and not plan.job.devices.on_cpu:
         found.append(("attention", "cudnn", change(attention="cudnn")))
     if spec.head_tokens > 2048:
         found.append(("layout.head_tokens", 2048, change(head_tokens=2048)))
     if spec.optimizer.moment_dtype == "float32" and spec.optimizer.kind in ("adamw", "muon"):
-        half = dataclasses.replace(spec.optimizer, moment_dtype="bfloat16")
-        found.append(("optimizer.moment_dtype", "bfloat16", change(optimizer=half)))
+        found.append(("optimizer.moment_dtype", "bfloat16", change_optimizer(moment_dtype="bfloat16")))
     for tensor in (2, 4, 8):
         divides = plan.job.config.num_key_value_heads % tensor == 0 and plan.job.devices.count % tensor == 0
         if divides and spec.mesh.tensor < tensor and spec.mesh.fsdp == -1:
             mesh = dataclasses.replace(spec.mesh, tensor=tensor)
             found.append(("mesh.tensor", tensor, change(mesh=mesh)))
-    return sorted(found, key=lambda row: row[0] == "sampler.rows")  # last: fewer slots make decoding slower
+    if spec.optimizer.kind == "muon":  # its step holds all layers' matrices at once
+        found.append(("optimizer.kind", "adamw", change_optimizer(kind="adamw")))
+    last = ("sampler.rows", "optimizer.kind")  # fewer slots make decoding slower; another optimizer is another run
+    return sorted(found, key=lambda row: last.index(row[0]) if row[0] in last else -1)

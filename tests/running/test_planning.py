@@ -115,6 +115,14 @@ def test_advice(memory, said):
     assert said in advice(plan)
 
 
+def test_advice_names_every_policy_that_keeps_less_and_another_optimizer_than_muon():
+    plan = within(plan_shapes(job(remat="none")), 64 * GIB)
+    assert advice(plan) == "It fits with --config.remat=dots or --config.remat=full."
+    muon = dataclasses.replace(plan.job.spec.optimizer, kind="muon", moment_dtype="bfloat16")
+    plan = within(plan_shapes(job(optimizer=muon, sampler_rows=16)), 46 * GIB)
+    assert plan.largest_phase.name == "update" and advice(plan) == "It fits with --config.optimizer.kind=adamw."
+
+
 def test_temporaries_alone_are_warned_of_and_what_is_held_is_refused():
     plan, said = plan_shapes(job()), []
     largest = plan.largest_phase
