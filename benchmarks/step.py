@@ -164,7 +164,7 @@ class Words:
         return " ".join(map(str, tokens))
 
     def bos_id(self) -> int:
-        return SHAPE["vocab_size"]
+        return 0  # none
 
     def eos_id(self) -> int:
         return SHAPE["vocab_size"]
@@ -205,7 +205,7 @@ def tunix(pipe: Connection) -> None:
                 pipe.recv()
             began = time.process_time()
             first = place * PROMPTS % len(texts)
-            yield {"prompts": texts[first : first + PROMPTS]}
+            yield {"prompts": np.array(texts[first : first + PROMPTS])}
 
     def judge(prompts, completions, **kwargs):
         tokens = [[int(word) for word in text.split()] for text in completions]
