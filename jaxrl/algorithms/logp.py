@@ -30,7 +30,7 @@ def token_logp(
     count = max(1, math.ceil(rows * length / chunk_tokens))
     piece = math.ceil(length / count)
     count = math.ceil(length / piece)
-    head = functools.partial(_head, kernel.astype(hidden.dtype), 1.0 / temperature, entropy_gradient)
+    head = functools.partial(_head, kernel, 1.0 / temperature, entropy_gradient)
     if count == 1:
         logp, entropy = head((hidden, targets))
     else:
@@ -55,6 +55,7 @@ def shift(after: Float[Array, "B T"]) -> Float[Array, "B T"]:
 
 def _head(kernel, inverse_temperature, entropy_gradient, piece):
     hidden, targets = piece
+    kernel = kernel.astype(hidden.dtype)  # here, so that the gradients of all pieces are added up as float32
     logits = (
         jnp.einsum("btd,vd->btv", hidden, kernel, preferred_element_type=jnp.float32) * inverse_temperature
     )
