@@ -2,6 +2,7 @@
 update."""
 
 import dataclasses
+import itertools
 import re
 from collections import Counter
 
@@ -98,12 +99,15 @@ def test_micro_batches_change_nothing(rows, micro_batches):
     assert_same_update(split, run())
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_four_devices_and_buckets_change_nothing(name):
+MESHES = MeshSpec(data=1, fsdp=2, tensor=2), MeshSpec(data=2, fsdp=2), MeshSpec(data=2, fsdp=1, tensor=2)
+
+
+@pytest.mark.parametrize(("name", "mesh"), list(zip(RECIPES, itertools.cycle(MESHES), strict=False)))
+def test_four_devices_and_buckets_change_nothing(name, mesh):
     """Old log-probabilities away from the learner's, so that ratios leave 1 and clipping takes part."""
     batch = make_batch()
     batch = batch._replace(old_logp=batch.sample_logp)
-    four = UpdateSpec(LayoutSpec((12, 24), 48)), MeshSpec(data=1, fsdp=2, tensor=2)
+    four = UpdateSpec(LayoutSpec((12, 24), 48)), mesh
     loss = recipe(name, max_length=20)
     one, other = run(batch, loss=loss), run(batch, *four, loss=loss, devices=4)
     assert one[1]["grad_norm"] > 0.01 and one[1].get("critic_grad_norm", 1) > 0.01
