@@ -123,7 +123,7 @@ def get_stage(size: str = "") -> ConfigDict:
     stage.prompts = 8  # problems a step
     stage.samples = 32  # responses to each
     stage.sampling = ConfigDict(dict(
-        temperature=1.0, temperature_end=1.0,  # linear over the stage
+        temperature=1.0, temperature_end=1.0,  # linear over the stage: `_end` is what the step behind it would have
         top_k=0, top_p=1.0, min_p=0.0,  # 0, 1 and 0: off
         # linear over the stage as well; placeholder: stays
         top_k_end=placeholder(int), top_p_end=placeholder(float), min_p_end=placeholder(float),
@@ -131,7 +131,7 @@ def get_stage(size: str = "") -> ConfigDict:
     ))
     stage.learning_rate = ConfigDict(dict(kind="constant", value=4e-7, end=0.0, warmup=5, drops=()))
     stage.kl_coefficient = placeholder(float)  # weight of the KL; placeholder: as the recipe has it
-    stage.fresh_optimizer = False  # forget the moments of the stage before
+    stage.fresh_optimizer = False  # forget the moments of the stage before, or of the run that this one starts from
     stage.bounds = ConfigDict({  # of the guard in this stage; placeholder: as `guard` has it
         field: placeholder(float) for field in ("kl_max", "entropy_min", "entropy_max", "repetition_max",
                                                 "bad_format_max", "length_min", "length_max")})

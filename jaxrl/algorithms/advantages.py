@@ -166,7 +166,7 @@ def compute_advantages(
         raise ValueError(f"advantage: expected one of {', '.join(ADVANTAGES)}, got {name!r}")
     if rewards.size != mask.shape[0]:
         raise ValueError(f"advantages: expected mask rows = P x G = {rewards.size}, got {mask.shape[0]}")
-    equation, needs = ADVANTAGES[name]
+    equation, needs, _ = ADVANTAGES[name]
     if (needs == "critic" and values is None) or (needs == "greedy" and greedy is None):
         missing = "the critic's values" if needs == "critic" else "the rewards of greedy completions"
         raise ValueError(f"advantage {name!r} needs {missing}, got None; pass them, or choose another advantage")
@@ -228,20 +228,22 @@ class Advantage(NamedTuple):
     """A row of the table: [B, T] from `Signals`, and what it needs besides the rewards.
 
     needs: "group" (2 or more samples a prompt), "critic" (values), "greedy" (a greedy completion a prompt),
-    "solver" (responses that the task's solver writes, in place of samples), or "".
+    "solver" (responses that the task's solver writes, in place of samples), or "". over_time: whether tokens of a row
+    differ by what comes after them, discounted by gamma.
     """
 
     equation: Callable[[Signals], Array]
     needs: str = ""
+    over_time: bool = False
 
 
 ADVANTAGES: dict[str, Advantage] = {
     "group_zscore": Advantage(_by_row(group_zscore), "group"),
     "group_center": Advantage(_by_row(group_center), "group"),
     "leave_one_out": Advantage(_by_row(leave_one_out), "group"),
-    "whitened_returns": Advantage(_whitened_returns),
+    "whitened_returns": Advantage(_whitened_returns, over_time=True),
     "whitened_center": Advantage(_whitened_center, "group"),
-    "greedy_baseline": Advantage(_greedy_baseline, "greedy"),
-    "whitened_gae": Advantage(_whitened_gae, "critic"),
+    "greedy_baseline": Advantage(_greedy_baseline, "greedy", over_time=True),
+    "whitened_gae": Advantage(_whitened_gae, "critic", over_time=True),
     "taught": Advantage(_taught, "solver"),
 }

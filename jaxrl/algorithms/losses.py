@@ -1,6 +1,7 @@
 """Policy losses: a surrogate per token, and one denominator for the whole optimizer step."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -26,7 +27,7 @@ class LossSpec:
       then over the rows of the step), "sequence_sum" (sum over tokens / rows of the step), "fixed_length"
       (the same / `max_length`, Dr.GRPO).
     clip_low, clip_high: the ratio is kept in [1 - clip_low, 1 + clip_high]; CISPO uses the upper bound only.
-    dual_clip: for negative advantages the loss is at most -A * dual_clip (off: None; the usual value is 3).
+    dual_clip: for negative advantages the loss is at most -A * dual_clip (off: None; above 1, the usual value is 3).
     kl, kl_placement: estimator "k1" "k2" "k3", and where it enters: "none", "loss", "reward".
     kl_coefficient: a default; an update may pass a traced value instead.
     entropy_coefficient: of a bonus for entropy; its gradient costs memory bandwidth over the vocabulary (off: 0).
@@ -77,9 +78,13 @@ class LossSpec:
         for field in ("gamma", "lam", "overlong_buffer"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field}: expected 0 to 1, got {getattr(self, field)}")
-        for field in ("dual_clip", "importance_cap", "value_clip"):
-            if getattr(self, field) is not None and getattr(self, field) <= 0:
-                raise ValueError(f"{field}: expected above 0, or None for none, got {getattr(self, field)}")
+        for field, least in (("dual_clip", 1), ("importance_cap", 0), ("value_clip", 0)):
+            if getattr(self, field) is not None and not getattr(self, field) > least:
+                raise ValueError(f"{field}: expected above {least}, or None for none, got {getattr(self, field)}")
+        # Beyond these, tokens of one sign lose their gradient at ratio 1, or a penalty rewards.
+        for field, most in (("clip_low", 1.0), ("clip_high", math.inf), ("kl_coefficient", math.inf)):
+            if not 0 <= getattr(self, field) <= most:
+                raise ValueError(f"{field}: expected 0 {'or more' if most > 1 else 'to 1'}, got {getattr(self, field)}")
         if self.refills < 0 or (self.refills and not self.drop_equal):
             raise ValueError(
                 f"refills={self.refills}: expected 0 or more, and above 0 only with drop_equal=True: problems are "
@@ -95,6 +100,21 @@ class LossSpec:
     def needs(self) -> str:
         """What the advantage needs besides rewards: "group", "critic", "greedy", "solver" or ""."""
         return ADVANTAGES[self.advantage].needs
+
+    @property
+    def unread(self) -> dict[str, str]:
+        """Fields that this algorithm never reads -> what would have to be otherwise for it to read them."""
+        taught, clips = self.needs == "solver", self.surrogate in ("clip", "sequence_clip")
+        readers = {
+            "a surrogate of clip or sequence_clip": (clips, "clip_low dual_clip"),
+            "a surrogate other than likelihood": (self.surrogate != "likelihood", "clip_high"),
+            "a kl_placement of loss or reward": (self.kl_placement != "none", "kl kl_coefficient"),
+            "an advantage with a critic (whitened_gae)": (self.needs == "critic", "lam value_clip"),
+            "an advantage over time (whitened_returns, greedy_baseline, whitened_gae)": (
+                ADVANTAGES[self.advantage].over_time, "gamma"),
+            "samples that are judged": (not taught, "importance_cap drop_equal refills overlong_buffer"),
+        }
+        return {field: reader for reader, (read, fields) in readers.items() if not read for field in fields.split()}
 
 
 def policy_loss(
@@ -114,6 +134,9 @@ def policy_loss(
     `_max`: `combine_info` knows both. With `row_blocks` those come for each of so many equal blocks of rows,
     [row_blocks], else as one scalar. Means are over the loss tokens of the step. Log-probabilities in nats.
     """
+    if spec.entropy_coefficient and entropy is None:
+        raise ValueError(f"entropy_coefficient={spec.entropy_coefficient} needs the entropy of every token, got None; "
+                         "pass it (see `token_logp`, with entropy_gradient), or set entropy_coefficient=0")
     mask = batch.loss_mask
     totals = totals_of(mask) if totals is None else totals
     kl_coefficient = spec.kl_coefficient if kl_coefficient is None else kl_coefficient

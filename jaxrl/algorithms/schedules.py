@@ -14,7 +14,8 @@ KINDS = ("constant", "linear", "cosine", "steps")
 class ScheduleSpec:
     """One value over the steps of a stage.
 
-    kind: "constant"; "linear" or "cosine" from `value` to `end` over `steps` steps, warm-up included;
+    kind: "constant"; "linear" or "cosine" from `value` to `end` over `steps` steps, warm-up included, so that step
+      `steps`, the first behind them, would be the first with `end`;
     "steps": `value` until the first of `drops`, then the value of the last drop reached.
     warmup: number of first steps over which the value rises linearly; step `warmup - 1` has the full value.
     drops: pairs (step, value), for kind "steps" only, steps rising.
@@ -35,6 +36,8 @@ class ScheduleSpec:
                 f"a {self.kind} schedule needs more steps than warm-up steps, got steps={self.steps} and "
                 f"warmup={self.warmup}; set steps to the length of the stage"
             )
+        if not min(self.value, self.end, *(value for _, value in self.drops)) >= 0 or self.warmup < 0:
+            raise ValueError(f"schedule: expected values and warm-up steps of 0 or more, got {self}")
         at = [step for step, _ in self.drops]
         if at != sorted(set(at)):
             raise ValueError(f"schedule drops: expected rising steps, got {at}")

@@ -1,6 +1,7 @@
 """Optimizers from optax behind one signature: the learning rate is an argument of each update."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -37,6 +38,12 @@ class OptimizerSpec:
         if self.kind == "adafactor" and self.moment_dtype != "float32":
             raise ValueError(f"moment_dtype: expected float32 with adafactor, which has no first moment, got "
                              f"{self.moment_dtype!r}; leave it out, or take adamw")
+        for field in ("b1", "b2"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"{field}: expected 0 to under 1, got {getattr(self, field)}")
+        for field in ("eps", "weight_decay", "clip_norm"):
+            if not 0 <= getattr(self, field) < math.inf:
+                raise ValueError(f"{field}: expected 0 or more, got {getattr(self, field)}")
 
 
 def make_optimizer(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from jaxrl.algorithms import kl
+from jaxrl.algorithms.advantages import compute_advantages, value_targets
 from jaxrl.algorithms.batch import Batch, totals_of
 from jaxrl.algorithms.losses import SUPERVISED, LossSpec, combine_info, policy_loss
 from jaxrl.algorithms.recipes import RECIPES, recipe
+from jaxrl.algorithms.values import value_loss
 
 MASK = np.array([[0, 1, 1, 1, 1], [0, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 0]], np.float32)
 RNG = np.random.default_rng(0)
@@ -189,11 +191,49 @@ def test_the_gap_between_sampler_and_learner(old):
         ({"refills": 1}, "above 0 only with drop_equal=True"),
         ({"lam": 1.5}, "lam: expected 0 to 1"),
         ({"importance_cap": 0.0}, "importance_cap: expected above 0, or None"),
+        # At ratio 1 these would take the gradient from all tokens of one sign.
+        ({"dual_clip": 0.5}, "dual_clip: expected above 1, or None"),
+        ({"clip_high": -0.1}, "clip_high: expected 0 or more, got -0.1"),
+        ({"clip_low": 1.5}, "clip_low: expected 0 to 1, got 1.5"),
+        ({"kl_coefficient": -1.0}, "kl_coefficient: expected 0 or more"),
     ],
 )
 def test_a_spec_that_can_not_work_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         LossSpec(**changes)
+
+
+def test_a_bonus_for_entropy_that_is_not_given_is_missed():
+    with pytest.raises(ValueError, match=r"entropy_coefficient=0\.01 needs the entropy of every token, got None"):
+        policy_loss(LOGP, BATCH, recipe("grpo", entropy_coefficient=0.01))
+
+
+@pytest.mark.parametrize("name", [*RECIPES, "sft"])
+def test_fields_that_are_not_read_change_nothing_and_all_others_something(name):
+    """Values and gradients of advantages and losses, at other values of each field that they may read."""
+    spec = recipe(name, max_length=20)
+    others = {"clip_low": 1e-5, "clip_high": 1e-5, "dual_clip": 1.0001, "kl": "k3" if spec.kl == "k2" else "k2",
+              "kl_coefficient": 3.0, "gamma": 0.5, "lam": 0.5, "value_clip": 1e-4, "importance_cap": 1e-2}
+    if name == "sft":
+        del others["importance_cap"]  # a run's lessons have no `sample_logp`, which it asks for
+
+    def everything(spec, sign):
+        mask, rewards = jnp.asarray(MASK), sign * jnp.asarray(ADVANTAGE).reshape(2, 2)
+        penalty = mask * (spec.kl_coefficient * (spec.kl_placement == "reward")) * kl.ESTIMATORS[spec.kl](OLD, REF)
+        values = mask * SAMPLE
+        advantages = compute_advantages(spec.advantage, rewards, mask, penalty, values=values, greedy=rewards[0],
+                                        gamma=spec.gamma, lam=spec.lam)
+        loss, grad, _ = value_and_grad(spec, BATCH._replace(advantages=advantages))
+        if spec.needs == "critic":
+            targets = value_targets(rewards, mask, penalty, values, spec.gamma, spec.lam)
+            critic = BATCH._replace(values=values, returns=targets)
+            loss += float(value_loss(LOGP, critic, spec)[0])
+        return loss, *grad.flatten()
+
+    for field, other in others.items():
+        changed = dataclasses.replace(spec, **{field: other})
+        same = all(everything(changed, sign) == everything(spec, sign) for sign in (1, -1))
+        assert same == (field in spec.unread), field
 
 
 def test_unknown_recipes_and_fields_are_named():
