@@ -63,10 +63,11 @@ def _model_and_prompt(spec: Any) -> tuple[Any, int]:
 
 def _plan(job: Any) -> Any:
     from jaxrl.running.accelerators import compile_only_devices, compiler_at_hand
-    from jaxrl.running.machine import build_machine, check_positions
+    from jaxrl.running.machine import build_machine, check_attention, check_positions
     from jaxrl.running.planning import plan_compiled, plan_shapes
 
     check_positions(job.longest, job.config)
+    check_attention(job.spec.attention, on_cpu=job.devices.on_cpu)
     if job.devices.on_cpu or _SHAPES.value or not compiler_at_hand():
         return plan_shapes(job)
     devices = compile_only_devices(job.devices.name, job.devices.count, job.devices.hosts)

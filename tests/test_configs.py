@@ -151,6 +151,13 @@ def test_the_sweep_of_algorithms_has_every_row_as_its_paper_has_it():
     (("sampling", "top_k_end"), 40, "top_k: expected 0 .off. over the whole stage"),
     (("sampling", "min_p_end"), 1.5, "sampling.min_p: expected 0 .off. to 1, got 0.0 to 1.5"),
     (("sampling", "temperature"), 0.0, "temperature"), (("rollouts", "every"), 0, "rollouts.every"),
+    (("algorithm", "dual_clip"), 0.5, "dual_clip: expected above 1"),
+    (("algorithm", "lam"), 0.9, "algorithm.lam: expected none, as recipe grpo does not read it, got 0.9"),
+    (("algorithm", "critic_learning_rate"), -1.0, "critic_learning_rate: expected 0 or more"),
+    (("kl_coefficient",), -0.1, "stage1.kl_coefficient: expected 0 or more"),
+    (("learning_rate", "value"), -1e-5, "expected values and warm-up steps of 0 or more"),
+    (("optimizer", "b1"), 1.0, "b1: expected 0 to under 1"), (("optimizer", "clip_norm"), -1.0, "clip_norm"),
+    (("attention",), "cudnn", "attention: expected plain with dtype=float32"),
     (("reward", "rule"), "gsm8k-1", "can judge the task"), (("evaluation", "rule"), "strict", "evaluation.rule"),
 ])
 def test_wrong_values_are_refused_by_name(field, value, said):
@@ -161,3 +168,14 @@ def test_wrong_values_are_refused_by_name(field, value, said):
     place[field[-1]] = value
     with pytest.raises(ValueError, match=said):
         run_spec(config)
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"algorithm.recipe": "dapo", "kl_coefficient": 0.04}, "kl_coefficient: expected none, as this .* no KL"),
+    ({"algorithm.recipe": "rloo", "algorithm.clip_high": 0.3}, "clip_high: .* a surrogate other than likelihood"),
+    ({"algorithm.recipe": "sft", "algorithm.importance_cap": 2.0}, "importance_cap: .* samples that are judged"),
+    ({"algorithm.recipe": "sft", "algorithm.kl_placement": "reward"}, "kl_placement: expected loss or none"),
+])
+def test_what_an_algorithm_would_not_read_is_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        run_spec(plain(with_overrides(load("stage1", "tiny"), changes)))

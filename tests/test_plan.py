@@ -53,6 +53,7 @@ def test_the_embedded_model_on_a_cpu_with_its_own_prompts():
     (["--config=configs/stage2.py", "--devices=1xH200", "--config.model=none/such"], "no preset for 'none/such'"),
     (["--config=configs/stage2.py", "--devices=1xH200", "--config.sampling.max_new_tokens=300000"],
      "the model knows 262144 positions"),
+    (["--config=configs/stage2.py:0.5b", "--devices=cpu"], "attention: expected plain on a CPU"),
 ])
 def test_what_can_not_be_planned_is_refused_in_one_sentence(arguments, said):
     done = plan(*arguments)

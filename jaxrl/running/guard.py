@@ -15,6 +15,7 @@ from jaxrl.algorithms.batch import Batch
 from jaxrl.reporting.files import to_line, write_text, written_whole
 from jaxrl.reporting.rollouts import GroupRecord, write_rollouts
 
+TRY_FLOAT32 = "run with dtype=float32 and attention=plain to see whether precision is the cause."
 REMEDIES = ("skip", "rate", "temperature", "stop")
 
 
@@ -86,7 +87,7 @@ def find_cause(spec: GuardSpec, record: Mapping[str, Any]) -> str:
     """Why a step with this record must not be gone on from, as a sentence with what to do; empty where it may."""
     for name, rate in _FINITE.items():
         if name in record and not math.isfinite(record[name]):
-            return f"{name} is {record[name]}: lower {rate}, or run in float32 to see whether precision is the cause."
+            return f"{name} is {record[name]}: lower {rate}, or {TRY_FLOAT32}"
     for band in _BANDS:
         if band.metric not in record:
             continue

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxrl.reporting import behaviours
 from jaxrl.rewards import SUSPECTS, VERDICTS
+from jaxrl.running.guard import TRY_FLOAT32
 from jaxrl.running.rollout import Rollout
 from jaxrl.running.settings import StageSpec
 
@@ -96,7 +97,7 @@ def warnings(record: Mapping[str, Any]) -> list[str]:
                      "prompt.opens_think.")
     if record.get("mismatch/mean", 0.0) > 0.1:
         found.append(f"sampler and learner disagree by {record['mismatch/mean']:.2f} nats a token on average; "
-                     "run in float32 to see whether precision is the cause.")
+                     f"{TRY_FLOAT32}")
     return found
 
 

@@ -118,7 +118,7 @@ def _changes(plan: Plan) -> list[tuple[str, Any, Callable[[Job], Job]]]:
              if 0 < counts[name] < getattr(spec, field)]
     policies = list(REMAT)  # from the one that keeps most to the one that keeps least
     found += [("remat", policy, change(remat=policy)) for policy in policies[policies.index(spec.remat) + 1 :]]
-    if spec.attention == "plain" and not plan.job.devices.on_cpu:
+    if (spec.attention, spec.dtype) == ("plain", "bfloat16") and not plan.job.devices.on_cpu:
         found.append(("attention", "cudnn", change(attention="cudnn")))
     if spec.head_tokens > 2048:
         found.append(("layout.head_tokens", 2048, change(head_tokens=2048)))

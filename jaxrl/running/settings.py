@@ -162,6 +162,9 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
                          ("remat", tuple(REMAT))):
         if c[field] not in known:
             raise ValueError(f"{field}: expected one of {', '.join(known)}, got {c[field]!r}.")
+    if (c["attention"], c["dtype"]) == ("cudnn", "float32"):
+        raise ValueError("attention: expected plain with dtype=float32, as cuDNN's kernels know bfloat16 only, got "
+                         "cudnn; set --config.attention=plain.")
     for field, value, least in (("devices", c["devices"], 0), ("sampler.devices", c["sampler"]["devices"], -1),
                                 ("sampler.memory", c["sampler"]["memory"], 0)):
         if value < least:
@@ -231,6 +234,14 @@ def _algorithm(c: dict[str, Any], stages: dict[str, Any]) -> tuple[LossSpec, dic
     # Dr.GRPO divides by the limit that the responses of this run really have.
     limit = max(fields["sampling"]["max_new_tokens"] for fields in stages.values())
     loss = recipe(c["recipe"], **{"max_length": limit} | changes)
+    for field in changes.keys() & loss.unread.keys():
+        raise ValueError(f"algorithm.{field}: expected none, as recipe {c['recipe']} does not read it, got "
+                         f"{changes[field]}; it takes {loss.unread[field]}.")
+    if loss.needs == "solver" and loss.kl_placement == "reward":
+        raise ValueError(f"algorithm.kl_placement: expected loss or none with recipe {c['recipe']}, which has no "
+                         "rewards, got reward.")
+    if not c["critic_learning_rate"] >= 0:
+        raise ValueError(f"algorithm.critic_learning_rate: expected 0 or more, got {c['critic_learning_rate']}.")
     if loss.kl_placement == "none" and c["reference"]["every"]:
         raise ValueError(f"algorithm.reference: one that follows does nothing without a KL (recipe {c['recipe']}); set "
                          "algorithm.kl_placement, or reference.every=0.")
@@ -264,6 +275,12 @@ def _stage(name: str, c: dict[str, Any], loss: LossSpec, guard: GuardSpec) -> St
                          f"nothing is sampled, got {c['samples']} and {start} to {end}.")
     rate = dict(c["learning_rate"])
     rate["drops"] = tuple(tuple(drop) for drop in rate["drops"])
+    coefficient = loss.kl_coefficient if c["kl_coefficient"] is None else c["kl_coefficient"]
+    if not coefficient >= 0:
+        raise ValueError(f"{name}.kl_coefficient: expected 0 or more, got {coefficient}.")
+    if c["kl_coefficient"] and loss.kl_placement == "none":
+        raise ValueError(f"{name}.kl_coefficient: expected none, as this algorithm has no KL, got {coefficient}; set "
+                         "algorithm.kl_placement to loss or reward.")
     own = {bound: value for bound, value in c["bounds"].items() if value is not None}
     spans = steps if rate["kind"] in ("linear", "cosine") else 0
     return StageSpec(
@@ -271,7 +288,7 @@ def _stage(name: str, c: dict[str, Any], loss: LossSpec, guard: GuardSpec) -> St
         prompts=c["prompts"], samples=c["samples"], temperature=temperature,
         **_truncation(name, sampling, steps), max_new_tokens=sampling["max_new_tokens"],
         learning_rate=ScheduleSpec(steps=spans, **rate),
-        kl_coefficient=loss.kl_coefficient if c["kl_coefficient"] is None else c["kl_coefficient"],
+        kl_coefficient=coefficient,
         fresh_optimizer=c["fresh_optimizer"], guard=dataclasses.replace(guard, **own, own=tuple(own)),
     )
 
