@@ -150,7 +150,8 @@ class FileTask:
             if not re.fullmatch(r"-?[\d,]+(\.\d+)?", answer):
                 raise ValueError(f"{path}, question {number}: expected an answer that ends in a number, got "
                                  f"{answer!r}.")
-            yield Problem(_mark(kind, question), kind, question, answer, _plain_form(question), False, (), answer)
+            mark, form = _mark(kind, question, answer), _plain_form(question)
+            yield Problem(mark, kind, question, answer, form, False, (), answer)
 
     def asked(self, problem: Problem, form: str) -> tuple[str, str]:
         """See `Task`."""
@@ -203,8 +204,8 @@ class GymTask:
         for entry in dataset:
             question, form = entry["question"], _plain_form(entry["question"])
             if split_of(form, self.split_seed, self.splits) == split:
-                yield Problem(_mark(kind, question), kind, question, str(entry["answer"]), form, False, (),
-                              (dataset, entry))
+                answer = str(entry["answer"])
+                yield Problem(_mark(kind, question, answer), kind, question, answer, form, False, (), (dataset, entry))
 
     def asked(self, problem: Problem, form: str) -> tuple[str, str]:
         """See `Task`."""
@@ -337,8 +338,10 @@ def _check_splits(splits: Sequence[tuple[str, float]]) -> None:
         raise ValueError(f"task.splits: expected shares above 0 for train and test, got {dict(splits)}.")
 
 
-def _mark(kind: str, question: str) -> str:
-    return f"{kind}-{hashlib.blake2b(question.encode(), digest_size=6).hexdigest()}"
+def _mark(kind: str, question: str, answer: str) -> str:
+    """An id of what is asked and what is right, so that a manifest's hash of ids tells when either was changed."""
+    content = "\0".join((question, answer))
+    return f"{kind}-{hashlib.blake2b(content.encode(), digest_size=6).hexdigest()}"
 
 
 def _plain_form(question: str) -> str:

@@ -9,6 +9,7 @@ import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from jaxrl.reporting.files import write_text
 from jaxrl.running.settings import RunSpec
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+_TASKS = ("reasoning-gym",)  # its version decides questions and scores of the task gym; an extra
 _TOLD = ("versions", "hardware", "commit")  # parts that may change the last digits
 _SETTLED = ("rule", "problems", "weights")  # parts of a manifest without which a run can't be repeated
 # Fields that may change between two starts of a run. What says where and how it is shown changes nothing; what says how
@@ -130,9 +132,10 @@ def make_manifest(rule: str, problems: Mapping[str, list[str]], weights: str) ->
     """Versions, commit, hardware, rule, a hash of the problems (given as ids) by use, and the first weights'
     fingerprint."""
     device = jax.devices()[0]
+    found = [name for name in _TASKS if find_spec(name.replace("-", "_"))]
     return {
         "versions": {"python": platform.python_version()} | {
-            name: importlib.metadata.version(name) for name in _PACKAGES},
+            name: importlib.metadata.version(name) for name in (*_PACKAGES, *found)},
         "commit": _commit(),
         "hardware": {"platform": device.platform, "kind": device.device_kind, "devices": jax.device_count(),
                      "processor": platform.processor() or platform.machine()},

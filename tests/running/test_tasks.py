@@ -66,6 +66,14 @@ def test_a_file_task_is_judged_by_its_number(sums):
     assert "Ten more?" in build_prompt(*sums.asked(problem, "base"), PromptSpec("base"), None)
 
 
+def test_an_id_tells_when_an_answer_was_changed(sums, tmp_path):
+    """A manifest hashes ids: with other answers it would be another run."""
+    (before,) = sums.draw("test", [("sums", 1)], 0)
+    lines(tmp_path / "test.jsonl", ("Ten more?", "#### 1,011"))
+    (after,) = make_task(FILES, "gsm8k-1").draw("test", [("sums", 1)], 0)
+    assert before.question == after.question and before.id != after.id
+
+
 @pytest.mark.parametrize(("text", "said"), [
     ('{"question": "a"}', "texts `question` and `answer`"), ('{"question": "a", "answer": "none"}', "ends in a number"),
     ("[1]", "one JSON object"),
