@@ -1,8 +1,9 @@
-"""The parameters of a run's checkpoint, without its optimizer: for export, evaluation and generation."""
+"""Parts of a run's checkpoint: parameters to export, evaluate and sample from, and what another run goes on with."""
 
 import contextlib
 import json
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSha
 
 from jaxrl.learning.arrays import array_handler, open_array, restore_arguments
 from jaxrl.learning.fingerprint import fingerprint
+from jaxrl.learning.state import TrainState
 from models.config import Qwen2Config
 from models.convert import load_params
 from models.convert import open_params as open_model
@@ -156,7 +158,7 @@ def restore_params(
         shardings = SingleDeviceSharding(jax.devices()[0])
     if lora is None:
         check_params(shapes, config)
-        return restore_tree(folder, _placed(shapes, shardings)), step
+        return restore_tree(folder, {"params": _placed(shapes, shardings)})["params"], step
     fields = run_config(run)
     if fields["init_from"]:
         begun, at = split_run(fields["init_from"])
@@ -166,9 +168,39 @@ def restore_params(
     check_base(run, base, fields["dtype"])
     place = jax.tree.leaves(shardings)[0]
     whole = NamedSharding(place.mesh, PartitionSpec()) if isinstance(place, NamedSharding) else place
-    adapters = restore_tree(folder, _placed(shapes, whole))
+    adapters = restore_tree(folder, {"params": _placed(shapes, whole)})["params"]
     merged = jax.jit(partial(merge, spec=lora), out_shardings=shardings, donate_argnums=0)(base, adapters)
     return merged, step
+
+
+def learned_parts(run: Path, state: TrainState, step: int | None = None) -> list[str]:
+    """What of `state` besides its parameters checkpoint `step` (None: the newest) has with the same names, shapes and
+    types: "opt_state", "critic".
+
+    None of a folder that holds weights alone, nor of a run with another optimizer, algorithm or with adapters.
+    """
+    folder, _ = checkpoint_folder(run, step)
+    note = json.loads((folder.parent / "note" / "metadata").read_text(encoding="utf-8"))
+    saved = {tuple(leaf) for leaf in note["leaves"]}
+
+    def wanted(part: str) -> set[tuple[str, ...]]:
+        leaves = jax.tree_util.tree_leaves_with_path(getattr(state, part))
+        return {(f".{part}{jax.tree_util.keystr(path)}", str(list(x.shape)), str(x.dtype)) for path, x in leaves}
+
+    found = {part: {leaf for leaf in saved if leaf[0].startswith(f".{part}")} for part in ("opt_state", "critic")}
+    return [part for part, leaves in found.items() if leaves and leaves == wanted(part)]
+
+
+def inherit(run: Path, state: TrainState, step: int | None = None) -> TrainState:
+    """The state with the `learned_parts` of a checkpoint in place of its own, which are given up."""
+    parts = learned_parts(run, state, step)
+    if not parts:
+        return state
+    shapes = {part: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+                                 getattr(state, part)) for part in parts}
+    for leaf in jax.tree.leaves([getattr(state, part) for part in parts]):
+        leaf.delete()  # moments are as large as all else together: never twice
+    return state._replace(**restore_tree(checkpoint_folder(run, step)[0], shapes))
 
 
 def _placed(shapes: Any, shardings: Any) -> Any:
@@ -179,7 +211,7 @@ def _placed(shapes: Any, shardings: Any) -> Any:
     )
 
 
-def restore_tree(folder: Path, placed: Any) -> Any:
-    """What the checkpoint in `folder` has as parameters, placed as these shapes say."""
+def restore_tree(folder: Path, placed: Mapping[str, Any]) -> dict[str, Any]:
+    """These parts of the checkpoint in `folder`, placed as their shapes say."""
     with contextlib.closing(array_handler(placed)) as reader:
-        return reader.restore(folder, args=restore_arguments({"params": placed}, partial=True))["params"]
+        return reader.restore(folder, args=restore_arguments(placed, partial=True))

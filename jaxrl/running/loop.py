@@ -14,7 +14,7 @@ from jaxrl.evaluation.table import EvaluationResult, rows, to_metrics
 from jaxrl.learning.checkpoint import Checkpoints
 from jaxrl.learning.fingerprint import fingerprint
 from jaxrl.learning.processes import fetch, leads, shared
-from jaxrl.learning.run_params import check_base, open_params
+from jaxrl.learning.run_params import check_base, learned_parts, open_params, split_run
 from jaxrl.learning.state import TrainState, fresh_moments
 from jaxrl.reporting.run_folder import read_evaluations
 from jaxrl.reporting.terminal import Terminal
@@ -23,7 +23,7 @@ from jaxrl.running.asked import load_asked
 from jaxrl.running.guard import drop_trips_after, dump, find_cause
 from jaxrl.running.ledger import Ledger, explained
 from jaxrl.running.lessons import Lessons
-from jaxrl.running.machine import build_machine, first_weights, frozen_reference
+from jaxrl.running.machine import build_machine, first_state, first_weights, frozen_reference
 from jaxrl.running.measures import stage_warnings, suspect_warnings
 from jaxrl.running.plan_advice import refuse_unfit
 from jaxrl.running.planning import Job
@@ -79,6 +79,8 @@ class Run:
             state, progress = self._state_of(max(checkpoints.steps(), default=None))
             if progress.step:
                 self.terminal.say(f"going on after step {progress.step}")
+            elif spec.init_from:
+                self.terminal.say(f"starts from {spec.init_from}: its weights{self._inherited(state)}")
             self.ledger = stack.enter_context(Ledger(spec, self.config, self.terminal, progress.step))
             if leads():
                 drop_trips_after(spec.workdir / "guard", progress.trips)
@@ -118,7 +120,7 @@ class Run:
         """
         machine = self.machine
         if step is None:
-            return machine.begin(base or first_weights(machine, self.spec, self.folder)), Progress()
+            return machine.begin(base) if base else first_state(machine, self.spec, self.folder), Progress()
         state, meta = self.saver.checkpoints.restore(machine.abstract(), step)
         if self.spec.lora and base is None:
             base = first_weights(machine, self.spec, self.folder)
@@ -267,11 +269,24 @@ class Run:
             workdir, lora = self.spec.workdir, self.spec.lora
             params = state.params if jax.process_count() == 1 else fetch(state.params)
             if leads() and lora:
-                save_adapter(workdir / "adapter", params, lora, self.spec.model)
+                if self.spec.init_from:
+                    self.terminal.say(
+                        f"no adapter/ is written: the adapters belong to the weights of {self.spec.init_from}, which "
+                        "no model folder holds yet. Export these, then: python -m jaxrl.export --adapter "
+                        f"--checkpoint={workdir} --source=THAT_FOLDER --output=ADAPTER_FOLDER.")
+                else:
+                    save_adapter(workdir / "adapter", params, lora, self.spec.model)
                 params, _ = open_params(workdir, self.machine.config, folder=self.folder)  # with the base's own digits
             if leads():
                 save_params(workdir / "export", params, self.machine.config, source_folder=self.folder)
             shared(True)  # no process ends before all is written
+
+    def _inherited(self, state: TrainState) -> str:
+        """What else than weights a run that starts from another goes on with, in words."""
+        run, step = split_run(self.spec.init_from)
+        words = {"opt_state": "the moments of its optimizer", "critic": "its critic"}
+        parts = [] if self.spec.lora else learned_parts(run, state, step)
+        return "".join(f" and {words[part]}" for part in parts) if parts else " alone"
 
     @property
     def _needs_reference(self) -> bool:

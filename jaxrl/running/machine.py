@@ -15,7 +15,7 @@ from jaxrl.learning.batching import LayoutSpec, length_buckets
 from jaxrl.learning.mesh import make_mesh, placer
 from jaxrl.learning.optimizer import make_optimizer
 from jaxrl.learning.reference import make_follow
-from jaxrl.learning.run_params import restore_params, split_run
+from jaxrl.learning.run_params import inherit, restore_params, split_run
 from jaxrl.learning.state import Critic, TrainState, abstract_params, abstract_state, init_state
 from jaxrl.learning.update import Update, UpdateSpec, make_logp, make_update, make_values
 from jaxrl.running.devices import learning_devices, sampling_devices
@@ -98,16 +98,24 @@ def check_positions(longest: int, config: Qwen2Config) -> None:
                          "further, is not supported beyond its window); lower sampling.max_new_tokens.")
 
 
+def check_attention(attention: str, *, on_cpu: bool) -> None:
+    """Raises ValueError for cuDNN's attention on a CPU, before a first rollout has been drawn in vain."""
+    if on_cpu and attention == "cudnn":
+        raise ValueError("attention: expected plain on a CPU, which has no cuDNN, got cudnn; set "
+                         "--config.attention=plain, or take the size :tiny, which is made for a CPU.")
+
+
 def build_machine(
     spec: RunSpec, config: Qwen2Config, longest: int, devices: Sequence[jax.Device] | None = None
 ) -> Machine:
     """Everything but the state, for these devices (None: as the specification says, out of those there are).
 
-    Raises ValueError as `check_positions`.
+    Raises ValueError as `check_positions` and `check_attention`.
     """
     check_positions(longest, config)
     samplers = None if devices else sampling_devices(spec.sampler_devices)
     mesh, layout = make_mesh(spec.mesh, devices or learning_devices(spec.devices)), update_spec(spec, longest)
+    check_attention(spec.attention, on_cpu=mesh.devices.flat[0].platform == "cpu")
     model, optimizer, critic = learner_parts(spec, config, mesh)
     sampler = make_sampler(config, mesh, samplers, dtype=jnp.dtype(spec.dtype), longest=longest,
                            memory=int(spec.sampler_memory * 2**30), rows=spec.sampler_rows, chunk=spec.sampler_chunk)
@@ -138,8 +146,16 @@ def first_weights(machine: Machine, spec: RunSpec, folder: Path) -> Any:
 
 
 def first_state(machine: Machine, spec: RunSpec, folder: Path) -> TrainState:
-    """The state before step 1: the first weights, and fresh moments and adapters."""
-    return machine.begin(first_weights(machine, spec, folder))
+    """The state before step 1: the first weights, fresh moments and adapters.
+
+    A run that starts from another of the same optimizer goes on with its moments (which a stage with `fresh_optimizer`
+    then forgets), and with its critic; new adapters have neither.
+    """
+    state = machine.begin(first_weights(machine, spec, folder))
+    if not spec.init_from or spec.lora:
+        return state
+    run, step = split_run(spec.init_from)
+    return inherit(run, state, step)
 
 
 def frozen_reference(machine: Machine, spec: RunSpec, folder: Path, state: TrainState) -> Any:

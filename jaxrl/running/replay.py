@@ -94,5 +94,6 @@ def _state(run: Run, step: int) -> TrainState:
         return TrainState(np.int32(step - 1), restore_weights(run.machine, workdir, step - 1), None)
     base = first_weights(run.machine, run.spec, run.folder)
     check_base(workdir, base, run.spec.dtype)
-    adapters = restore_tree(*checkpoint_folder(workdir, step - 1)[:1], run.machine.abstract().params)
-    return TrainState(np.int32(step - 1), adapters, None, base=base)
+    adapters = {"params": run.machine.abstract().params}
+    return TrainState(np.int32(step - 1), **restore_tree(checkpoint_folder(workdir, step - 1)[0], adapters),
+                      opt_state=None, base=base)

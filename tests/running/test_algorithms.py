@@ -280,3 +280,22 @@ def test_a_row_is_changed_field_by_field(small, tmp_path):
                  surrogate="likelihood")
     assert spec.loss == row
     assert [stage.kl_coefficient for stage in spec.stages] == [row.kl_coefficient, 0.3, row.kl_coefficient]
+
+
+@pytest.mark.parametrize(("changes", "inherited"), [
+    ({}, ("opt_state", "critic")), ({"algorithm.recipe": "grpo"}, ("opt_state",)),
+    ({"optimizer.kind": "sgd", "algorithm.recipe": "remax"}, ())])
+def test_a_run_that_starts_from_another_goes_on_with_its_moments_and_its_critic(small, trained, tmp_path, changes,
+                                                                                inherited):
+    """Those that it has itself, to the bit; a stage alone then begins as it does within a run of several."""
+    source = trained("ppo")
+    fields = small.fields(tmp_path / "run", SETTINGS["ppo"] | {"init_from": str(source.spec.workdir)} | changes)
+    run = small.run(fields)
+    state, then = first_state(run.machine, run.spec, run.folder), state_of(source)
+    alone = run.machine.begin(load_weights(run.machine, run.folder))
+    for part in ("opt_state", "critic"):
+        mine, theirs = jax.tree.leaves(getattr(state, part)), jax.tree.leaves(getattr(then, part))
+        same = len(mine) == len(theirs) and all(map(np.array_equal, mine, theirs))
+        assert same == (part in inherited), part
+        assert len(mine) == len(jax.tree.leaves(getattr(alone, part)))
+    assert int(state.step) == 0

@@ -157,6 +157,15 @@ def test_evaluation_and_later_runs_see_the_merged_weights(small, adapted, tmp_pa
     assert (np.asarray(state.base["layers"]["mlp"]["up"]["kernel"]) != first["layers"]["mlp"]["up"]["kernel"]).any()
 
 
+def test_adapters_beside_weights_that_no_folder_holds_are_not_exported_alone(small, adapted, judged, tmp_path):
+    """Their folder would name a base that they do not belong to."""
+    _, workdir = adapted
+    run = small.run(small.fields(tmp_path / "run", ADAPTED | {"init_from": str(workdir)}))
+    run.train()
+    assert not (tmp_path / "run" / "adapter").exists() and (tmp_path / "run" / "export" / "config.json").is_file()
+    assert any("no adapter/ is written" in line for line in small.said)
+
+
 def test_a_plan_counts_base_and_adapters(small, adapted, tmp_path):
     spec = run_spec(small.fields(tmp_path, SHARDED))
     run = small.run(small.fields(tmp_path, SHARDED))

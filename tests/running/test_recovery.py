@@ -485,3 +485,9 @@ def test_a_stage_begins_with_fresh_moments_where_it_says_so(small, judged, tmp_p
     monkeypatch.setattr(steps.Steps, "learn", learn)
     small.run(small.fields(tmp_path / "run", {"stages.stage2.fresh_optimizer": fresh})).train()
     assert counts == ([0, 1, 0, 1, 2, 3] if fresh else [0, 1, 2, 3, 4, 5])
+    counts.clear()  # and so does a run that starts from another
+    run = small.run(small.fields(tmp_path / "next", {
+        "init_from": str(tmp_path / "run"), "stages.stage1.fresh_optimizer": fresh, "evaluation.samples": 1}))
+    run.train()
+    assert counts == ([0, 1, 2, 3, 4, 5] if fresh else [counts[0] + i for i in range(6)]) and (counts[0] > 0) != fresh
+    assert any("its weights and the moments of its optimizer" in line for line in small.said)
