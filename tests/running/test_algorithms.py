@@ -273,10 +273,10 @@ def test_every_field_of_a_row_is_one_of_the_config():
 def test_a_row_is_changed_field_by_field(small, tmp_path):
     """One line for a recipe as its paper has it, one more for each field that is to differ."""
     spec = run_spec(small.fields(tmp_path / "run", {
-        "algorithm.recipe": "ppo", "algorithm.lam": 0.95, "algorithm.entropy_coefficient": 0.01,
+        "algorithm.recipe": "ppo", "algorithm.kl": "k2", "algorithm.entropy_coefficient": 0.01,
         "algorithm.advantage": "leave_one_out", "algorithm.surrogate": "likelihood",
         "stages.stage2.kl_coefficient": 0.3}))
-    row = recipe("ppo", lam=0.95, entropy_coefficient=0.01, max_length=8, advantage="leave_one_out",
+    row = recipe("ppo", kl="k2", entropy_coefficient=0.01, max_length=8, advantage="leave_one_out",
                  surrogate="likelihood")
     assert spec.loss == row
     assert [stage.kl_coefficient for stage in spec.stages] == [row.kl_coefficient, 0.3, row.kl_coefficient]
