@@ -4,9 +4,9 @@
 
 One run is left in peace. Others are killed, started again and killed again; one that reaches its end is compared with
 the first, and the next is begun, until so many kills are done. Moments are drawn from --seed in turn from KINDS: while
-the program starts, anywhere in a step, and while the run's first file, a rollout file, a line of metrics, a checkpoint,
-an evaluation or the export is written. Without --full the stages of --config have a few short steps. Exit status 1 on
-any difference.
+the program starts, anywhere in a step, while the run's first file, a rollout file, a line of metrics, a checkpoint, an
+evaluation or the export is written, and while an old checkpoint is deleted. Without --full the stages of --config have
+a few short steps. Exit status 1 on any difference.
 """
 
 import argparse
@@ -49,6 +49,7 @@ KINDS = {
     "rollout file": "rollouts/*.partial",
     "metrics line": "metrics.jsonl",
     "checkpoint": "checkpoints/*.orbax-checkpoint-tmp*",
+    "deletion": "checkpoints/deleted/*",
     "evaluation": "evaluations/*.partial",
     "export": ".export.partial",
 }
@@ -73,7 +74,7 @@ class Moment(NamedTuple):
 def draw(kind: str, pace: Pace, chance: random.Random) -> Moment:
     """A moment of this kind. A file's writing takes milliseconds, a checkpoint's some tenths of a second."""
     longest = {"start": pace.start, "step": pace.step, "checkpoint": 0.3, "export": 0.05, FIRST: 0.002}.get(kind, 0.004)
-    last = {"start": 1, FIRST: 1, "evaluation": 2, "export": 1}.get(kind, 3)
+    last = {"start": 1, FIRST: 1, "evaluation": 2, "export": 1, "deletion": 2}.get(kind, 3)
     return Moment(kind, chance.randint(1, last), chance.uniform(0, longest))
 
 
@@ -103,11 +104,10 @@ def kill_at(process: subprocess.Popen, workdir: Path, moment: Moment) -> bool:
 
 
 def left(workdir: Path) -> tuple[str, str, str]:
-    """What a kill left: last line, last whole checkpoint, and what is half written."""
+    """What a kill left: last line, last whole checkpoint, and what is half written, or half deleted."""
     records = read_metrics(workdir / "metrics.jsonl")
     checkpoints = run_steps(workdir) if (workdir / "checkpoints").is_dir() else []
-    patterns = {pattern for pattern in KINDS.values() if pattern and ("partial" in pattern or "tmp" in pattern)}
-    patterns.add("*.partial")
+    patterns = {"*.partial", *KINDS.values()} - {None, KINDS[FIRST], KINDS["step"]}  # but what stays
     half = sorted({str(path.relative_to(workdir)) for pattern in patterns for path in workdir.glob(pattern)})
     metrics = workdir / "metrics.jsonl"
     half += ["metrics.jsonl"] if metrics.exists() and not metrics.read_bytes().endswith(b"\n") else []

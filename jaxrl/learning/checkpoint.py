@@ -5,7 +5,8 @@ import dataclasses
 import errno
 import os
 import shutil
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from jaxrl.learning.processes import Meeting, any_process, leads, shared
 from jaxrl.learning.state import TrainState
 
 _LONGEST_WRITE = 86_400  # seconds; Orbax needs some limit, and 20 minutes are too few for a slow disk
+_DELETED = "deleted"  # a checkpoint is renamed into this folder before the first of its files goes
+_INDEX = ("note/metadata", "state/_METADATA", "state/manifest.ocdbt")  # files that lead to all others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +46,9 @@ class CheckpointSpec:
 class Checkpoints:
     """The checkpoints of one run folder.
 
-    A checkpoint is written into a temporary folder and renamed when complete, so a run killed at any moment
-    leaves only whole ones behind: `steps` and `restore` never see a half-written one. `save` starts a write that goes
+    A checkpoint is written into a temporary folder and renamed when complete, and renamed again before it is deleted,
+    so a run killed at any moment leaves only whole ones behind: `steps` and `restore` never see a half-written or
+    half-deleted one, and what is left of it goes when the folder is opened again. `save` starts a write that goes
     on in the background, one at a time; `poll` and `wait` tell how it ended, and all that reads or deletes
     checkpoints waits for it first and may raise what `wait` raises. Use as a context manager, or `close`.
     """
@@ -52,8 +56,10 @@ class Checkpoints:
     def __init__(self, folder: str | os.PathLike, spec: CheckpointSpec = CheckpointSpec()):
         self.folder, self.spec = Path(folder).absolute(), spec
         self._writing: int | None = None
+        self._clearing: threading.Thread | None = None
         self._meeting = Meeting()
         with _explained(self.folder):
+            _lead(self._clear)
             self._manager = self._open()
         notes = {step: self._note(step) for step in self.steps()}
         self._scores = {step: note["score"] for step, note in notes.items() if "score" in note}
@@ -73,6 +79,7 @@ class Checkpoints:
         try:
             self.wait()
         finally:
+            self._end_clearing()
             self._manager.close()
 
     def steps(self) -> list[int]:
@@ -96,6 +103,7 @@ class Checkpoints:
         what was there stays, what was half written is taken away.
         """
         self.wait()
+        self._end_clearing()
         state = state._replace(base=None)
         note = {"meta": dict(meta), "leaves": _leaves(state)} | ({} if score is None else {"score": score})
         with _explained(self.folder):
@@ -136,6 +144,7 @@ class Checkpoints:
         except Exception as error:
             failure = self._meeting.cause(error)
         if not any_process(failure is not None):
+            self._begin_clearing()
             return
         self._give_up(step)
         with _explained(self.folder):
@@ -143,10 +152,13 @@ class Checkpoints:
 
     def delete_after(self, step: int) -> None:
         """Remove the checkpoints of later steps, the newest first."""
-        for later in reversed(self.steps()):
-            if later > step:
-                self._manager.delete(later)
-                self._scores.pop(later, None)
+        later = [there for there in reversed(self.steps()) if there > step]
+        self._end_clearing()
+        with _explained(self.folder):
+            for there in later:
+                self._manager.delete(there)
+                self._scores.pop(there, None)
+        self._begin_clearing()
 
     def restore(self, abstract: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
         """State and note of checkpoint `step` (None: the newest), bit for bit, placed as `abstract` says.
@@ -191,6 +203,7 @@ class Checkpoints:
             ),
             create=True,
             cleanup_tmp_directories=True,
+            todelete_subdir=_DELETED,
         )
         handlers = {"state": array_handler(), "note": ocp.JsonCheckpointHandler()}
         return ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
@@ -201,19 +214,33 @@ class Checkpoints:
         Asked beforehand, so that a checkpoint that can't be whole does not take the room that metrics need, and so that
         no process waits for another that failed alone.
         """
-        refusal = None
+        def ask() -> None:
+            probe = self.folder / ".probe"  # Orbax takes its own temporary names away in the background
+            probe.mkdir(exist_ok=True)
+            probe.rmdir()
+            if shutil.disk_usage(self.folder).free < needed:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        _lead(ask)
+
+    def _clear(self) -> None:
+        """Take away what deletions left that a kill cut short, also of versions that did not rename first."""
+        for path in self.folder.glob("*"):
+            if path.name.isdigit() and not is_whole(path):
+                shutil.rmtree(path)
+        shutil.rmtree(self.folder / _DELETED, ignore_errors=True)  # what can't be taken away is in nobody's way
+
+    def _begin_clearing(self) -> None:
+        """Take away the files of deleted checkpoints while the run goes on."""
         if leads():
-            try:
-                probe = self.folder / ".probe"  # Orbax takes its own temporary names away in the background
-                probe.mkdir(exist_ok=True)
-                probe.rmdir()
-                if shutil.disk_usage(self.folder).free < needed:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            except OSError as error:
-                refusal = error.errno, error.strerror
-        refusal = shared(refusal)
-        if refusal:
-            raise OSError(*refusal)
+            self._clearing = threading.Thread(target=shutil.rmtree, args=(self.folder / _DELETED, True))
+            self._clearing.start()
+
+    def _end_clearing(self) -> None:
+        """Wait until it is done, before others are renamed to the same place."""
+        if self._clearing:
+            self._clearing.join()
+            self._clearing = None
 
     def _give_up(self, step: int) -> None:
         """Take away what is left of a write that failed, and see anew what is there."""
@@ -224,6 +251,7 @@ class Checkpoints:
             self._manager.close()
         self._meeting = Meeting()
         self._manager = self._open()
+        self._begin_clearing()
 
     def _note(self, step: int) -> dict[str, Any]:
         return self._manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore())).note
@@ -239,6 +267,25 @@ class Checkpoints:
         if step not in steps:
             raise FileNotFoundError(f"no checkpoint of step {step} in {self.folder}; there are {steps}")
         return step
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder named by a step is a checkpoint, not what is left of one: the files that lead to its note and
+    its arrays are there."""
+    return all((folder / name).is_file() for name in _INDEX)
+
+
+def _lead(action: Callable[[], None]) -> None:
+    """Do it in the leading process; the others wait for it. All raise the OSError that it raises."""
+    refusal = None
+    if leads():
+        try:
+            action()
+        except OSError as error:
+            refusal = error.errno, error.strerror
+    refusal = shared(refusal)
+    if refusal:
+        raise OSError(*refusal)
 
 
 def _apart(leaf: Any) -> Any:

@@ -65,11 +65,13 @@ def test_a_missing_rollout_file_and_other_moments_are_named(whole, mine):
 def test_what_a_kill_left_is_told(mine):
     assert left(mine) == ("2", "2", "-")
     (mine / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir()
+    (mine / "checkpoints" / "deleted" / "1").mkdir(parents=True)
     (mine / "rollouts" / "step_000003.jsonl.gz.partial").touch()
     with open(mine / "metrics.jsonl", "a") as metrics:
         metrics.write('{"step": 3')
-    half = "checkpoints/4.orbax-checkpoint-tmp, rollouts/step_000003.jsonl.gz.partial, metrics.jsonl"
-    assert left(mine) == ("2", "2", half)
+    half = ("checkpoints/4.orbax-checkpoint-tmp", "checkpoints/deleted/1", "rollouts/step_000003.jsonl.gz.partial",
+            "metrics.jsonl")
+    assert left(mine) == ("2", "2", ", ".join(half))
 
 
 def test_moments_follow_from_the_seed_and_their_signs_show(mine):

@@ -4,8 +4,12 @@ import ctypes
 import errno
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -16,10 +20,37 @@ import tensorstore as ts
 from jaxrl.learning.checkpoint import Checkpoints, CheckpointSpec
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.optimizer import OptimizerSpec, make_optimizer
-from jaxrl.learning.state import abstract_state, init_params, init_state
+from jaxrl.learning.state import TrainState, abstract_state, init_params, init_state
 from models.config import Qwen2Config
 from models.qwen2 import Qwen2
 
+ROOT = Path(__file__).parents[2]
+# Two checkpoints, then a deletion that a SIGKILL ends after its first file.
+KILLED_IN_A_DELETION = """
+import os, signal, sys
+import numpy as np
+from jaxrl.learning.checkpoint import Checkpoints, CheckpointSpec
+from jaxrl.learning.state import TrainState
+
+def state(step):
+    return TrainState(np.full((), step, np.int32), {"w": np.full(8, step, np.float32)}, {})
+
+def kill(path, *args, **kwargs):
+    unlink(path, *args, **kwargs)
+    if os.path.basename(path) == "metadata":  # of the note
+        os.kill(os.getpid(), signal.SIGKILL)
+
+unlink, (folder, way) = os.unlink, sys.argv[1:]
+checkpoints = Checkpoints(folder, CheckpointSpec(keep=2 if way == "delete_after" else 1))
+checkpoints.save(1, state(1), {})
+checkpoints.wait()
+os.unlink = kill
+checkpoints.save(2, state(2), {})
+checkpoints.wait()
+if way == "delete_after":
+    checkpoints.delete_after(1)
+checkpoints.close()
+"""
 MODEL = Qwen2(Qwen2Config(32, 16, 32, 2, 4, 2, 4, tie_word_embeddings=True))
 OPTIMIZER = make_optimizer(OptimizerSpec(weight_decay=0.01))
 
@@ -90,6 +121,46 @@ def test_half_written_is_never_picked_up(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.steps() == [1]
         assert_same(checkpoints.restore(abstract_state(MODEL, OPTIMIZER, mesh))[0], state)
+
+
+@pytest.mark.parametrize(("way", "left"), [("displaced", 2), ("delete_after", 1)])
+def test_half_deleted_is_never_picked_up(tmp_path, way, left):
+    """A kill between the first file that goes and the last: what is whole is found, the rest goes."""
+    command = [sys.executable, "-W", "ignore", "-c", KILLED_IN_A_DELETION, tmp_path, way]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == [str(left)]
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [left]
+        assert [path.name for path in tmp_path.iterdir()] == [str(left)]
+        whole = TrainState(np.full((), left, np.int32), {"w": np.full(8, left, np.float32)}, {})
+        assert_same(checkpoints.restore(whole)[0], whole)
+
+
+@pytest.mark.parametrize("gone", ["note", "note/metadata", "state", "state/manifest.ocdbt"])
+def test_what_has_lost_files_is_no_checkpoint(tmp_path, gone):
+    """As versions that deleted in place left it at a kill."""
+    state, mesh = state_on(MeshSpec())
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {})
+        checkpoints.save(2, state, {})
+    lost = tmp_path / "2" / gone
+    shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [1]
+        assert_same(checkpoints.restore(abstract_state(MODEL, OPTIMIZER, mesh))[0], state)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_deleted_checkpoints_leave_nothing(tmp_path):
+    """Also where the same step is deleted again and again."""
+    state, _ = state_on(MeshSpec())
+    with Checkpoints(tmp_path, CheckpointSpec(keep=1)) as checkpoints:
+        for _ in range(3):
+            checkpoints.save(1, state, {})
+            checkpoints.save(2, state, {})
+            checkpoints.delete_after(0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_keeps_the_newest_and_every_nth(tmp_path):

@@ -72,5 +72,6 @@ def test_a_process_that_can_not_write_holds_up_no_other(tmp_path):
     said = [[line[2:] for line in out.splitlines() if line.startswith("> ")] for out, _ in ended]
     own, others = "no space left for a checkpoint", "another process could not write its part of a checkpoint"
     left = "[1] ['1']"
+    assert os.listdir(tmp_path / "checkpoints") == ["5"]  # what it displaced the leader took away
     assert said[0] == [others, left, own, left, own, left, "[5] 5.0"]
     assert said[1] == [own, left, others, left, others, left, "[5] 9.0"]
