@@ -26,9 +26,9 @@ _INDEX = ("note/metadata", "state/_METADATA", "state/manifest.ocdbt")  # files t
 class CheckpointSpec:
     """Which checkpoints are made, and which of them stay; the newest always does.
 
-    every: steps between two. keep: how many of the newest at multiples of `every` stay, so that one made in between
-    (at a signal, or after an evaluation) displaces none of them. keep_every: multiples of it stay for good (0: none).
-    best: so many with the highest score stay. patience: how many saves in a row may fail before the run ends.
+    every: steps between two. keep: how many of the newest of these stay, so that one made in between (at a signal, or
+    after an evaluation) displaces none of them. keep_every: multiples of it stay for good (0: none). best: so many with
+    the highest score stay. patience: how many saves in a row may fail before the run ends.
     """
 
     every: int = 1
@@ -63,6 +63,8 @@ class Checkpoints:
             self._manager = self._open()
         notes = {step: self._note(step) for step in self.steps()}
         self._scores = {step: note["score"] for step, note in notes.items() if "score" in note}
+        # The newest that was due when each was made, itself perhaps; 0: none.
+        self._due = {step: note["due"] for step, note in notes.items() if "due" in note}
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -93,8 +95,24 @@ class Checkpoints:
         scored = [(step, score) for step, score in self._scores.items() if step in there]
         return sorted(scored, key=lambda pair: (pair[1], pair[0]), reverse=True)
 
-    def save(self, step: int, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
+    def last_due(self, before: int) -> int | None:
+        """The checkpoint of at most step `before` that a run goes back to; None: to its beginning.
+
+        The newest that was due. One that was not is passed over, also where no other was made yet, so that going back
+        does not depend on when a run was stopped; it is taken only where the one that was due is gone.
+        """
+        steps = [step for step in self.steps() if step <= before]
+        due = [step for step in steps if self._is_due(step)]
+        if due or not steps:
+            return max(due, default=None)
+        return None if self._due.get(steps[-1]) == 0 else steps[-1]
+
+    def save(
+        self, step: int, state: TrainState, meta: dict[str, Any], score: float | None = None, *, due: bool = True
+    ) -> None:
         """Begin to write `state` and `meta` (JSON) as checkpoint `step`; replaces one of that step.
+
+        due: whether a run that is never stopped makes one here, too; see `last_due`.
 
         On return all is copied: the state may be changed, donated or deleted. Waits for the write before.
         A frozen base is left out: it is where the run took it from.
@@ -105,13 +123,16 @@ class Checkpoints:
         self.wait()
         self._end_clearing()
         state = state._replace(base=None)
-        note = {"meta": dict(meta), "leaves": _leaves(state)} | ({} if score is None else {"score": score})
+        back = step if due else self.last_due(step) or 0
+        note = {"meta": dict(meta), "leaves": _leaves(state), "due": back}
+        note |= {} if score is None else {"score": score}
         with _explained(self.folder):
             self._ask(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             if step in self._manager.all_steps():
                 self._manager.delete(step)
             if score is not None:
                 self._scores[step] = score
+            self._due[step] = back
             arrays = save_arguments(jax.tree.map(_apart, _kept(state)))
             try:
                 self._manager.save(
@@ -157,7 +178,7 @@ class Checkpoints:
         with _explained(self.folder):
             for there in later:
                 self._manager.delete(there)
-                self._scores.pop(there, None)
+                self._forget(there)
         self._begin_clearing()
 
     def restore(self, abstract: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
@@ -188,9 +209,10 @@ class Checkpoints:
         The others are deleted when that write is whole, so that one that fails costs none.
         """
         spec, steps = self.spec, [checkpoint.step for checkpoint in checkpoints]
-        regular = [step for step in steps if step % spec.every == 0]
+        due = [step for step in steps if self._is_due(step)]
+        regular = [step for step in due if step not in self._scores or step % spec.every == 0]
         best = [step for step, _ in self.best()[: spec.best]]
-        kept = {*steps[-1:], *regular[-spec.keep :], *best}
+        kept = {*steps[-1:], *due[-1:], *regular[-spec.keep :], *best}
         return [step in kept or bool(spec.keep_every and step % spec.keep_every == 0) for step in steps]
 
     def _open(self) -> ocp.CheckpointManager:
@@ -244,7 +266,7 @@ class Checkpoints:
 
     def _give_up(self, step: int) -> None:
         """Take away what is left of a write that failed, and see anew what is there."""
-        self._scores.pop(step, None)
+        self._forget(step)
         for half in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
             shutil.rmtree(half, ignore_errors=True)
         with contextlib.suppress(Exception):  # the first error is the one to tell
@@ -252,6 +274,14 @@ class Checkpoints:
         self._meeting = Meeting()
         self._manager = self._open()
         self._begin_clearing()
+
+    def _forget(self, step: int) -> None:
+        self._scores.pop(step, None)
+        self._due.pop(step, None)
+
+    def _is_due(self, step: int) -> bool:
+        """Whether a checkpoint was due; one of a version that did not note it was, if it stands at a multiple."""
+        return self._due[step] == step if step in self._due else step % self.spec.every == 0
 
     def _note(self, step: int) -> dict[str, Any]:
         return self._manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore())).note

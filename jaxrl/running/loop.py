@@ -215,7 +215,7 @@ class Run:
         self, state: TrainState, progress: Progress, plan: StepPlan, drawn: Drawn | None, record: dict[str, Any],
         cause: str,
     ) -> tuple[TrainState, Progress]:
-        """Undo a refused step and those since the last regular checkpoint; raises Ended where the limit is reached."""
+        """Undo a refused step and those since the last due checkpoint; raises Ended where the limit is reached."""
         self.saver.before_going_back()
         guard, trips = self.spec.guard, progress.trips + 1
         folder = self.spec.workdir / "guard" / f"trip_{trips}"
@@ -230,7 +230,7 @@ class Run:
         base = state.base
         for leaf in jax.tree.leaves(state._replace(base=None)):
             leaf.delete()  # room for the state that comes back
-        state, saved = self._state_of(self.saver.last_regular(progress.step), base)
+        state, saved = self._state_of(self.saver.checkpoints.last_due(progress.step), base)
         self.saver.checkpoints.delete_after(saved.step)
         self.ledger.cut_back(saved.step)
         self.found = {name: result for name, result in self.found.items() if result.step <= saved.step}

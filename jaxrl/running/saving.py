@@ -1,6 +1,5 @@
 """When a run saves, and what it does when it can't."""
 
-import contextlib
 from collections.abc import Callable
 
 from jaxrl.learning.checkpoint import Checkpoints
@@ -72,10 +71,12 @@ class Saver:
 
     def at_stop(self, progress: Progress, state: TrainState) -> None:
         """Save what the last finished step left, unless that was done; on disk on return."""
-        with contextlib.suppress(OSError):  # where it still is so, the next save says it
+        try:
             self.checkpoints.wait()
+        except OSError:  # where it still is so, the next save says it
+            self._owed = True
         if progress.step not in (0, *self.checkpoints.steps()):
-            self._begin(progress, state, None)
+            self._begin(progress, state, None, due=self._owed)
             self.checkpoints.wait()
 
     def before_going_back(self) -> None:
@@ -85,17 +86,9 @@ class Saver:
         except OSError as error:
             self._failed(error, "after the next step")
 
-    def last_regular(self, before: int) -> int | None:
-        """The newest checkpoint of at most step `before` at a multiple of checkpoint.every; None where there is none.
-
-        One made at a signal is passed over, so that going back does not depend on when a run was stopped.
-        """
-        regular = [step for step in self.checkpoints.steps() if step % self.checkpoints.spec.every == 0]
-        return max((step for step in regular if step <= before), default=None)
-
-    def _begin(self, progress: Progress, state: TrainState, score: float | None) -> None:
+    def _begin(self, progress: Progress, state: TrainState, score: float | None, *, due: bool = True) -> None:
         self._owed, self._begun = False, progress.step
-        self.checkpoints.save(progress.step, state, progress._asdict(), score)
+        self.checkpoints.save(progress.step, state, progress._asdict(), score, due=due)
 
     def _settle(self) -> None:
         self.checkpoints.wait()

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import json
 import os
 import shutil
 import signal
@@ -177,10 +178,49 @@ def test_one_made_in_between_displaces_none_of_the_newest(tmp_path):
     state, _ = state_on(MeshSpec())
     with Checkpoints(tmp_path, CheckpointSpec(every=4, keep=2)) as checkpoints:
         kept = []
-        for step in (4, 8, 9, 11, 12):
-            checkpoints.save(step, state, {})
+        for step, score, due in ((4, None, True), (8, None, True), (9, 0.5, True), (11, None, False), (12, 0.4, True)):
+            checkpoints.save(step, state, {}, score, due=due)
             kept.append(checkpoints.steps())
-    assert kept == [[4], [4, 8], [4, 8, 9], [4, 8, 11], [8, 12]]
+    assert kept == [[4], [4, 8], [4, 8, 9], [4, 8, 9, 11], [8, 12]]
+
+
+def note_of(folder, step):
+    return folder / str(step) / "note" / "metadata"
+
+
+@pytest.mark.parametrize(("saved", "every", "before", "back"), [
+    ({20: True, 40: True, 45: False}, 30, 46, 40),
+    ({20: True, 40: True, 45: False}, 30, 39, 20),
+    ({21: True, 25: False}, 20, 29, 21),
+    ({13: False, 15: False}, 20, 19, None),
+    ({}, 20, 19, None),
+    ({40: None, 45: None}, 20, 46, 40),
+    ({40: None, 45: None}, 30, 46, 45),
+    ({40: None, 45: False}, 30, 46, 45),
+])
+def test_a_run_goes_back_to_the_newest_that_was_due(tmp_path, saved, every, before, back):
+    """Whatever `every` is by then. Where a note does not tell (None), as in older versions, multiples were due."""
+    state, _ = state_on(MeshSpec())
+    for step, due in saved.items():
+        with Checkpoints(tmp_path, CheckpointSpec(every, keep=9)) as checkpoints:
+            checkpoints.save(step, state, {}, due=due is not False)
+        if due is None:
+            note = json.loads(note_of(tmp_path, step).read_text())
+            note_of(tmp_path, step).write_text(json.dumps({name: note[name] for name in note if name != "due"}))
+    with Checkpoints(tmp_path, CheckpointSpec(every)) as checkpoints:
+        assert checkpoints.last_due(before) == back
+
+
+def test_what_was_due_stays_and_where_it_is_gone_the_newest_is_gone_back_to(tmp_path):
+    state, _ = state_on(MeshSpec())
+    with Checkpoints(tmp_path, CheckpointSpec(every=20, keep=1, best=1)) as checkpoints:
+        for step, score, due in ((10, 0.9, True), (15, 0.5, True), (17, None, False)):
+            checkpoints.save(step, state, {}, score, due=due)
+        assert (checkpoints.steps(), checkpoints.last_due(18)) == ([10, 15, 17], 15)
+    for step in (10, 15):
+        shutil.rmtree(tmp_path / str(step))
+    with Checkpoints(tmp_path, CheckpointSpec(every=20)) as checkpoints:
+        assert checkpoints.last_due(18) == 17
 
 
 def test_the_best_stay_also_when_the_folder_is_opened_again(tmp_path):

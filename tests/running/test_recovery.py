@@ -95,10 +95,15 @@ def test_a_run_with_a_trip_is_resumed_exactly_and_drawn_again(small, judged, poi
     assert replay(run, 5, 1, 2).identical
 
 
-def test_a_stop_between_the_checkpoint_and_a_trip_changes_nothing(small, judged, poisoned, tmp_path, monkeypatch):
-    """Saved at a signal after step 3; the trip at 4 goes back to 2 all the same, and a kill there leaves no trace."""
-    small.run(small.fields(tmp_path / "whole", SPARSE)).train()
-    real, fields = steps.Steps.draw, small.fields(tmp_path / "run", SPARSE)
+@pytest.mark.parametrize(("every", "later", "back"), [(2, 2, 2), (2, 4, 2), (9, 9, 0)])
+def test_a_stop_between_the_checkpoint_and_a_trip_changes_nothing(
+    small, judged, poisoned, tmp_path, monkeypatch, every, later, back
+):
+    """Saved at a signal after step 3; the trip at 4 goes back to what was due before all the same, also where
+    checkpoint.every has changed meanwhile, and a kill there leaves no trace."""
+    small.run(small.fields(tmp_path / "whole", {**SPARSE, "checkpoint.every": every})).train()
+    assert any(f"Back to step {back}" in line for line in small.said)
+    real, fields = steps.Steps.draw, small.fields(tmp_path / "run", {**SPARSE, "checkpoint.every": every})
 
     def disturbed(self, state, reference, plan):
         if plan.draw == 1:
@@ -111,11 +116,12 @@ def test_a_stop_between_the_checkpoint_and_a_trip_changes_nothing(small, judged,
         patch.setattr(steps.Steps, "draw", disturbed)
         with pytest.raises(Stopped):
             small.run(fields).train()
+        fields["checkpoint"]["every"] = later
         with pytest.raises(KeyboardInterrupt):
             small.run(fields).train()
     assert "going on after step 3" in small.said
     small.run(fields).train()
-    assert "going on after step 2" in small.said
+    assert [line for line in small.said if "going on after" in line] == [f"going on after step {back}"] * (back > 0)
     same_run(small, tmp_path / "run", tmp_path / "whole")
 
 
@@ -194,11 +200,11 @@ def full(request, monkeypatch):
     for room, or found when the last byte is written: until then the next step is done."""
     save, rename, full = loop.Checkpoints.save, os.rename, SimpleNamespace(steps=(), tried=[])
 
-    def asked(self, step, *args):
+    def asked(self, step, *args, **kwargs):
         full.tried.append(step)
         if step in full.steps and request.param == "asked":
             raise OSError(errno.ENOSPC, "no space left for a checkpoint: free some space")
-        return save(self, step, *args)
+        return save(self, step, *args, **kwargs)
 
     def written(source, target):
         if Path(target).name in map(str, full.steps):
@@ -222,6 +228,13 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(small, whole, judged, ful
         assert line.startswith(f"warning: checkpoint of step {step}: no space left for a checkpoint")
         assert f"next try after step {step + 1} ({step - 1} of 5 failed tries" in line
     same_run(small, tmp_path / "run", whole[1])
+
+
+def test_a_checkpoint_that_was_made_late_is_gone_back_to(small, judged, full, poisoned, tmp_path):
+    """That of step 2 fails and is made at step 3; the trip at 4 undoes no more than that step."""
+    full.steps = (2,)
+    small.run(small.fields(tmp_path / "run", SPARSE)).train()
+    assert any("refused step 4" in line and "Back to step 3" in line for line in small.said)
 
 
 def test_a_disk_that_stays_full_ends_the_run_with_the_last_checkpoint_whole(small, whole, judged, full, tmp_path):
