@@ -123,6 +123,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("guard/trips", "count", "how often the guard had undone steps of the run before this one"),
     Metric("guard/draw", "count", "how often it had changed the draws: the seed of the step follows from it"),
+    Metric("guard/rate", "factor", "what it multiplies all learning rates by, the critic's too"),
     Metric("warnings", "sentences", "what is wrong with this step, in words; absent when nothing is"),
 )
 

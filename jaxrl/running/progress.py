@@ -32,12 +32,16 @@ class Progress(NamedTuple):
 
 
 class StepPlan(NamedTuple):
-    """What one step does: number `step` (from 1), number `place` (from 0) of its stage; `draw`: see `draw_seed`."""
+    """What one step does: number `step` (from 1), number `place` (from 0) of its stage; `draw`: see `draw_seed`.
+
+    rate: the guard's factor of all learning rates; `learning_rate` has it in it.
+    """
 
     step: int
     stage: StageSpec
     place: int
     draw: int
+    rate: float
     learning_rate: float
     temperature: float
     top_k: int
@@ -50,14 +54,16 @@ def plan_step(stages: Sequence[StageSpec], progress: Progress) -> StepPlan:
     stage, place = stages[progress.stage], progress.place
     rate = make_schedule(stage.learning_rate)(place) * progress.rate
     temperature = make_schedule(stage.temperature)(place) * progress.temperature
-    return StepPlan(progress.step + 1, stage, place, progress.draw, rate, temperature, *_truncation(stage, place))
+    return StepPlan(progress.step + 1, stage, place, progress.draw, progress.rate, rate, temperature,
+                    *_truncation(stage, place))
 
 
 def stored_plan(stages: Sequence[StageSpec], record: Mapping[str, Any]) -> StepPlan:
     """The step that wrote this line of metrics.jsonl."""
     stage = next(stage for stage in stages if stage.name == record["stage"])
-    return StepPlan(record["step"], stage, record["stage_step"] - 1, record["guard/draw"], record["learning_rate"],
-                    record["temperature"], *_truncation(stage, record["stage_step"] - 1))
+    rate = record.get("guard/rate", 1.0)  # older versions did not write it; nothing that is drawn depends on it
+    return StepPlan(record["step"], stage, record["stage_step"] - 1, record["guard/draw"], rate,
+                    record["learning_rate"], record["temperature"], *_truncation(stage, record["stage_step"] - 1))
 
 
 def _truncation(stage: StageSpec, place: int) -> tuple[int, float, float]:
@@ -79,11 +85,15 @@ def advance(stages: Sequence[StageSpec], progress: Progress, record: Mapping[str
 
 
 def gone_back(spec: GuardSpec, saved: Progress, now: Progress) -> Progress:
-    """Where a run whose guard tripped at `now` goes on: at the checkpoint's `saved`, with one more remedy in force."""
+    """Where a run whose guard tripped at `now` goes on: at the checkpoint's `saved`, with one more remedy in force.
+
+    Where no step lies between the two, a lower rate alone would sample the refused step's tokens again, from the same
+    weights; so that it does not trip in the same way, it is drawn anew, too.
+    """
     back = saved._replace(trips=now.trips + 1, draw=now.draw, rate=now.rate, temperature=now.temperature)
     remedies = {
         "skip": {"draw": now.draw + 1},
-        "rate": {"rate": now.rate * spec.factor},
+        "rate": {"rate": now.rate * spec.factor, "draw": now.draw + (now.step == saved.step)},
         "temperature": {"temperature": now.temperature * spec.factor},
     }
     return back._replace(**remedies[spec.remedy])

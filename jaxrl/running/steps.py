@@ -99,13 +99,14 @@ class Steps:
     def learn(self, state: TrainState, plan: StepPlan, drawn: Drawn) -> tuple[TrainState, dict[str, Any]]:
         """The update of a step, and the numbers of the whole of it."""
         stage, times = plan.stage, dict(drawn.times)
-        scalars = Scalars(plan.learning_rate, plan.temperature, stage.kl_coefficient, self.spec.critic_learning_rate)
+        scalars = Scalars(plan.learning_rate, plan.temperature, stage.kl_coefficient,
+                          self.spec.critic_learning_rate * plan.rate)
         with self._phase("update", times):
             state, info = self.machine.update(state, drawn.batch, scalars)
             state = self.machine.follow(state, plan.step)
             info = jax.device_get(info)
         record = {"step": plan.step, "stage": stage.name, "stage_step": plan.place + 1, "guard/draw": plan.draw,
-                  "learning_rate": plan.learning_rate, "temperature": plan.temperature,
+                  "guard/rate": plan.rate, "learning_rate": plan.learning_rate, "temperature": plan.temperature,
                   "kl_coefficient": stage.kl_coefficient}
         record |= rollout_metrics(drawn.rollout) | update_metrics(info)
         if self.spec.loss.drop_equal:

@@ -105,6 +105,19 @@ def test_the_critic_learns_from_the_first_step_on(small, trained):
     assert state.step == 2 * STEPS  # two optimizer steps a rollout
 
 
+def test_the_guards_factor_is_of_all_rates(trained):
+    """At none neither the policy nor its critic moves."""
+    run = trained("ppo")
+    plan = loop.plan_step(run.spec.stages, loop.Progress(step=STEPS - 1, place=1, stage=2, rate=0.0))
+    with Checkpoints(run.spec.workdir / "checkpoints") as checkpoints:
+        state = checkpoints.restore(run.machine.abstract())[0]
+    before = jax.device_get(state)
+    after, record = run.steps.learn(state, plan, run.steps.draw(state, None, plan))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(after.critic.params), before.critic.params)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(after.params), before.params)
+    assert record["guard/rate"] == record["learning_rate"] == 0 < record["critic/gradient_norm"]
+
+
 def test_a_reference_that_follows_moves_half_way_every_second_step(small, trained):
     run = trained("ppo")
     weights = [load(run, step) for step in range(0, STEPS + 1, 2)]

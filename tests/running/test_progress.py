@@ -57,7 +57,7 @@ def test_a_step_of_the_metrics_is_the_step_that_was_planned():
     progress = Progress(step=20, stage=2, place=3, draw=2, rate=0.5, temperature=0.8)
     plan = plan_step(stages, progress)
     record = {"step": plan.step, "stage": plan.stage.name, "stage_step": plan.place + 1, "guard/draw": plan.draw,
-              "learning_rate": plan.learning_rate, "temperature": plan.temperature}
+              "guard/rate": plan.rate, "learning_rate": plan.learning_rate, "temperature": plan.temperature}
     assert stored_plan(stages, record) == plan
     plain_plan = plan_step(stages, progress._replace(rate=1.0, temperature=1.0))
     assert plan.learning_rate == 0.5 * plain_plan.learning_rate
@@ -83,6 +83,16 @@ def test_remedies_add_up_and_the_checkpoint_says_where(remedy, changed):
     saved, now = Progress(step=10, place=10), Progress(step=14, place=14, trips=1, draw=1, rate=0.25)
     guard = spec_of(**{"guard.remedy": remedy, "guard.factor": 0.5}).guard
     assert gone_back(guard, saved, now) == now._replace(step=10, place=10, trips=2, **changed)
+
+
+def test_a_rate_does_not_take_the_refused_step_again_from_the_same_weights():
+    """Directly behind the checkpoint weights, prompts and tokens would be those that tripped."""
+    saved, guard = Progress(step=10, place=10), spec_of(**{"guard.remedy": "rate", "guard.factor": 0.5}).guard
+    first = gone_back(guard, saved, saved)
+    assert (first.rate, first.draw) == (0.5, 1)
+    again = gone_back(guard, saved, first)
+    assert (again.rate, again.draw) == (0.25, 2)
+    assert gone_back(guard, saved, again._replace(step=11, place=11)).draw == 2
 
 
 def test_other_draws_have_another_seed_each():
