@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from jaxrl.learning.state import TrainState
 
 _LONGEST_WRITE = 86_400  # seconds; Orbax needs some limit, and 20 minutes are too few for a slow disk
 _DELETED = "deleted"  # a checkpoint is renamed into this folder before the first of its files goes
+_TOLD_CODE = re.compile(r"os_error_code='(\d+)'")  # in the text of TensorStore's errors, which are ValueErrors
 _INDEX = ("note/metadata", "state/_METADATA", "state/manifest.ocdbt")  # files that lead to all others
 
 
@@ -352,8 +354,9 @@ class _explained:
     def __exit__(self, kind, error, trace) -> bool:
         if not isinstance(error, Exception):
             return False
-        number = getattr(error, "errno", None)
-        text = str(error)
+        number, text = getattr(error, "errno", None), str(error)
+        if told := _TOLD_CODE.search(text):
+            number = int(told.group(1))
         if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "RESOURCE_EXHAUSTED" in text:
             raise OSError(
                 errno.ENOSPC,
@@ -367,5 +370,9 @@ class _explained:
                 number or errno.EACCES,
                 f"can't write checkpoints to {self.folder}: {error}; choose another --workdir or make this one "
                 "writable",
+            ) from error
+        if told:
+            raise OSError(
+                number, f"can't write a checkpoint to {self.folder}: {os.strerror(number)}; see to the disk"
             ) from error
         return False

@@ -295,6 +295,28 @@ def test_a_write_that_failed_is_told_once_leaves_nothing_and_can_be_tried_again(
     assert_same(restored, state)
 
 
+@pytest.mark.parametrize(("code", "kind", "said"), [
+    (errno.EFBIG, "OUT_OF_RANGE", "can't write a checkpoint to .*: File too large"),
+    (errno.EIO, "DATA_LOSS", "can't write a checkpoint to .*: Input/output error"),
+    (errno.ESTALE, "UNKNOWN", "can't write a checkpoint to .*: Stale file handle"),
+    (errno.EROFS, "PERMISSION_DENIED", "can't write checkpoints to .* choose another --workdir"),
+    (errno.EDQUOT, "UNKNOWN", "no space left for a checkpoint"),
+])
+def test_what_tensorstore_says_of_the_disk_is_an_os_error(tmp_path, disk, code, kind, said):
+    """So that a run goes on from memory and tries again, whatever the disk has."""
+    state, _ = state_on(MeshSpec())
+    disk.go.set()
+    with Checkpoints(tmp_path) as checkpoints:
+        disk.error = ValueError(f"{kind}: Error writing \"params.w/0\" in OCDBT database: Failed to write 392040 bytes "
+                                f"to file 11: {os.strerror(code)} [os_error_code='{code}']")
+        checkpoints.save(1, state, {})
+        with pytest.raises(OSError, match=said):
+            checkpoints.wait()
+        disk.error = None
+        checkpoints.save(1, state, {})
+        assert checkpoints.steps() == [1]
+
+
 def test_an_error_of_the_run_is_not_hidden_by_one_of_the_disk(tmp_path, disk):
     state, _ = state_on(MeshSpec())
     disk.go.set()
