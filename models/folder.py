@@ -3,16 +3,17 @@
 import contextlib
 import ctypes
 import errno
-import fcntl
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from models.config import Qwen2Config
+from models.locks import lock
 from models.safetensors_file import Entry, read_header
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -111,7 +112,7 @@ def replacing(folder: str | Path) -> Iterator[Path]:
     A crash at any moment leaves the old folder whole; what it left of the new one is cleared by the next
     call. Where the file system can't exchange two folders (NFS), a crash between two renames leaves the old one
     as `.NAME.old`, and the next call puts it back. Raises FileExistsError when `folder` holds what is no part of
-    a model, or another process writes it.
+    a model, or another process writes it; warns where the file system has no locks.
     """
     folder = Path(folder).absolute()
     if folder.exists():
@@ -122,13 +123,15 @@ def replacing(folder: str | Path) -> Iterator[Path]:
             raise FileExistsError(f"{folder} would be replaced, but holds what is no part of a model export "
                                   f"({', '.join(strangers[:5])}); choose a new folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = folder.parent / f".{folder.name}.lock"
+    locked = folder.parent / f".{folder.name}.lock"
     partial = folder.parent / f".{folder.name}.partial"
-    with lock.open("w") as held:
+    with locked.open("w") as held:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            warning = lock(held.fileno(), locked)
         except BlockingIOError as error:
             raise FileExistsError(f"another process is writing {folder}; wait for it to end.") from error
+        if warning:
+            warnings.warn(warning, stacklevel=3)  # of who opened the block
         try:
             if _aside(folder).exists() and not folder.exists():
                 _aside(folder).rename(folder)
@@ -143,7 +146,7 @@ def replacing(folder: str | Path) -> Iterator[Path]:
                           "What was there before is unchanged.") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-            lock.unlink(missing_ok=True)
+            locked.unlink(missing_ok=True)
 
 
 def _aside(folder: Path) -> Path:

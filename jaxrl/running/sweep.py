@@ -1,6 +1,5 @@
 """The runs of a sweep as child processes, one after another or side by side; each goes on where it was."""
 
-import fcntl
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from jaxrl.learning.run_params import run_steps
 from jaxrl.reporting.terminal import duration
 from jaxrl.running.halving import Halving
 from jaxrl.running.stopping import Signals, Stopped
+from models.locks import lock
 
 LAST_LINES = 12  # of a failed run's output that are shown
 _PAUSE = 0.2  # seconds between two looks at the children
@@ -102,7 +102,7 @@ def _run_members(members, slots, halving, say, signals: Signals) -> Unfinished:
                         say(f"{_name(member)}: {over}")
                     elif free and not halving.holds(member.setting, member.workdir):
                         left.remove(member)
-                        if child := _start(member, free[0]):
+                        if child := _start(member, free[0], say):
                             free.pop(0)
                             running.append(child)
                             say(f"{_name(member)}: started, its output is in {member.log}")
@@ -138,13 +138,13 @@ def _run_members(members, slots, halving, say, signals: Signals) -> Unfinished:
             os.close(child.log)
 
 
-def _start(member: Member, slot: Mapping[str, str]) -> _Child | None:
+def _start(member: Member, slot: Mapping[str, str], say: Callable[[str], None]) -> _Child | None:
     """None where another process holds the log. The child inherits the lock: it lasts as long as anybody writes.
 
     It has a session of its own: what signals the sweep signals it only through `run_members`, once.
     """
     member.log.parent.mkdir(parents=True, exist_ok=True)
-    log = _open_locked(member.log)
+    log = _open_locked(member.log, say)
     if log is None:
         return None
     said = os.fstat(log).st_size
@@ -180,14 +180,19 @@ def _told(stop: Stop) -> str:
             f"{stop.kept}, the last that stays, has {percent(stop.bar)}")
 
 
-def _open_locked(path: Path) -> int | None:
-    """A descriptor that appends and holds the file's lock until its last copy is closed; None where another has it."""
+def _open_locked(path: Path, say: Callable[[str], None] | None = None) -> int | None:
+    """A descriptor that appends and holds the file's lock until its last copy is closed; None where another has it.
+
+    say: gets a warning where the file system has no locks.
+    """
     log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        warning = lock(log, path)
     except BlockingIOError:
         os.close(log)
         return None
+    if warning and say:
+        say(f"warning: {warning}")
     return log
 
 

@@ -1,6 +1,5 @@
 """The run folder: who may write in it, which config it belongs to, and on what the run was made."""
 
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -19,6 +18,7 @@ from jaxrl.learning.processes import leads, shared
 from jaxrl.learning.run_params import split_run
 from jaxrl.reporting.files import write_text
 from jaxrl.running.settings import RunSpec
+from models.locks import lock
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 _TASKS = ("reasoning-gym",)  # its version decides questions and scores of the task gym; an extra
@@ -76,23 +76,21 @@ def claimed(workdir: Path, config: Mapping[str, Any]) -> Iterator[list[str]]:
 def _lock(workdir: Path, stack: ExitStack) -> list[str]:
     """Hold RUN/.lock until the stack ends or the process dies. Raises BlockingIOError where another process has it.
 
-    Gives a warning where the file system has no locks.
+    Gives the warning of `lock`.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / ".lock"
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    stack.callback(os.close, lock)
+    held = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    stack.callback(os.close, held)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        warning = lock(held, path)
     except BlockingIOError:
         holder = path.read_text(encoding="utf-8").strip() or "another process"
         raise BlockingIOError(f"{workdir} is in use: {holder} is making this run; wait for its end, stop it, or choose "
                               "another --workdir.") from None
-    except OSError as error:
-        return [f"warning: {path} can't be locked ({error.strerror}); see to it that nobody starts this run twice."]
-    os.ftruncate(lock, 0)
-    os.write(lock, f"process {os.getpid()} on {platform.node()}\n".encode())
-    return []
+    os.ftruncate(held, 0)
+    os.write(held, f"process {os.getpid()} on {platform.node()}\n".encode())
+    return [f"warning: {warning}"] if warning else []
 
 
 def _changed(workdir: Path, config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -1,8 +1,10 @@
 """A run folder belongs to one config and one process; what may change between two starts is said and kept."""
 
+import errno
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -15,8 +17,11 @@ from jaxrl.flags import overrides, plain
 from jaxrl.reporting.metrics import deterministic
 from jaxrl.reporting.writers import read_metrics
 from jaxrl.running import loop
+from jaxrl.running.halving import Halving
+from jaxrl.running.sweep import Member, run_members
 from jaxrl.running.training_data import training_problems
 from jaxrl.running.workdir import check_workdir, claimed, compare_manifests, write_manifest
+from models.folder import replacing
 
 ROOT = Path(__file__).parents[2]
 STEPS = 6
@@ -116,6 +121,26 @@ def test_a_lock_is_gone_with_its_process(tmp_path):
     held.communicate()
     with claimed(tmp_path, single_fields()):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_without_locks_a_run_is_made_all_the_same_and_a_sentence_says_so(tmp_path, monkeypatch, number):
+    """Lustre without its mount option: the folder is taken, a sweep starts its run, the export replaces the old one."""
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    said = f"can't be locked ({os.strerror(number)}); see to it that nobody starts the same twice."
+    with claimed(tmp_path / "run", single_fields()) as lines:
+        assert lines == [f"warning: {tmp_path / 'run' / '.lock'} {said}"]
+    told, arguments = [], ("-c", "")
+    member = Member(0, "plain", 0, tmp_path / "run", "model", 2, False, arguments)
+    run_members([member], [{}], Halving(tmp_path / "stopped.json", {}), told.append)
+    assert told[0] == f"warning: {member.log} {said}" and "started" in told[1]
+    for text in ("old", "new"):
+        with pytest.warns(UserWarning, match=re.escape(said)), replacing(tmp_path / "export") as folder:
+            (folder / "config.json").write_text(text)
+    assert (tmp_path / "export" / "config.json").read_text() == "new"
 
 
 def test_a_second_start_beside_the_first_writes_nothing(small, whole):
