@@ -1,7 +1,7 @@
 """Losers of a sweep are stopped early: what has been decided, kept in one file, and which runs have to wait for it."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxrl.evaluation.halving import Stop, losers
@@ -37,9 +37,11 @@ class Halving:
         step = self.pause()
         return setting in self.stops() or (step is not None and _evaluation(folder, step) is not None)
 
-    def decide(self, failed: Collection[str]) -> list[Stop]:
-        """What can be decided now and was not before. Settings in `failed` are neither awaited nor judged."""
+    def decide(self) -> list[Stop]:
+        """What can be decided now and was not before. A setting of which a run failed is neither awaited nor judged."""
         new = []
+        failed = {setting for setting, folders in self.folders.items()
+                  if any(failure_mark(folder).exists() for folder in folders)}
         for step in self.steps:
             decided, out = read_decisions(self.file), {*self.stops(), *failed}
             if step in decided:
@@ -54,6 +56,11 @@ class Halving:
             _write_decisions(self.file, decided)
             new += decided[step]
         return new
+
+
+def failure_mark(folder: Path) -> Path:
+    """The file that tells all who make runs of the sweep that this one failed; gone once that is started again."""
+    return folder.parent / "logs" / f"{folder.name}.failed"
 
 
 def read_decisions(file: Path) -> dict[int, list[Stop]]:

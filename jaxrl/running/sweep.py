@@ -12,7 +12,7 @@ from jaxrl.evaluation.halving import Stop
 from jaxrl.evaluation.table import from_json, percent
 from jaxrl.learning.run_params import run_steps
 from jaxrl.reporting.terminal import duration
-from jaxrl.running.halving import Halving
+from jaxrl.running.halving import Halving, failure_mark
 from jaxrl.running.stopping import Signals, Stopped
 from models.locks import lock
 
@@ -85,6 +85,8 @@ def run_members(
     slots: what is set in the environment of a run in that place. A run that fails is named with its last lines, and the
     others go on. Raises Stopped at a signal, once the children have saved.
     """
+    for member in members:
+        failure_mark(member.workdir).unlink(missing_ok=True)
     with Signals() as signals:
         return _run_members(members, slots, halving, say, signals)
 
@@ -94,7 +96,7 @@ def _run_members(members, slots, halving, say, signals: Signals) -> Unfinished:
     try:
         while True:
             with signals.held():  # so that no child is begun and forgotten
-                for stop in halving.decide({member.setting for member in failed}):
+                for stop in halving.decide():
                     say(_told(stop))
                 for member in list(left) if free else ():
                     if over := _over(member, halving):
@@ -124,6 +126,7 @@ def _run_members(members, slots, halving, say, signals: Signals) -> Unfinished:
                     free.append(child.slot)
                     if child.process.returncode != Stopped.status:
                         failed += [] if _ended_well(child, say) else [member]
+                        os.close(child.log)
                         continue
                     os.close(child.log)
                     (left if child.held else stopped).append(member)
@@ -154,7 +157,6 @@ def _start(member: Member, slot: Mapping[str, str], say: Callable[[str], None]) 
 
 
 def _ended_well(child: _Child, say: Callable[[str], None]) -> bool:
-    os.close(child.log)
     member, status = child.member, child.process.returncode
     if status == 0 and finished(member):
         say(f"{_name(member)}: finished in {duration(time.monotonic() - child.began)}")
@@ -164,6 +166,11 @@ def _ended_well(child: _Child, say: Callable[[str], None]) -> bool:
         lines = log.read().decode(errors="replace").splitlines()[-LAST_LINES:]
     ended = f"ended with status {status}" if status >= 0 else f"was ended by signal {-status}"
     say("\n".join([f"{_name(member)}: {ended}; its last lines:", *(f"    {line}" for line in lines)]))
+    mark = failure_mark(member.workdir)
+    try:
+        mark.touch()
+    except OSError as error:  # on a full disk, of which the run may have died
+        say(f"warning: {mark} can't be written ({error.strerror}); --stop_losers waits for this run.")
     return False
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from jaxrl.evaluation.table import EvaluationResult, Item, Sample, to_json
 from jaxrl.running import sweep
-from jaxrl.running.halving import Halving
+from jaxrl.running.halving import Halving, failure_mark
 from jaxrl.running.sweep import Member, Unfinished, run_members, state
 
 ROOT = Path(__file__).parents[2]
@@ -232,3 +232,22 @@ def test_a_single_run_of_a_sweep_waits_where_the_others_have_not_come(paused):
     assert "0: setting0, seed 0: waits after step 1" in said
     assert run_members(members[:1], [{}], halving_of(members, 1), said.append) == Unfinished([], [])
     assert [state(each, halving_of(members, 1)) for each in members] == ["finished", "stopped after step 1"]
+
+
+def test_a_single_run_does_not_wait_for_one_that_failed_in_another_process(paused):
+    """Three tasks of a job array: the last fails before it could be judged; that is forgotten once it starts again."""
+    members, said = paused(4, 35, 35), []
+    mark = failure_mark(members[2].workdir)
+
+    def task(index, *arguments):
+        member = members[index]._replace(arguments=arguments or members[index].arguments)
+        unfinished = run_members([member], [{}], halving_of(members, 1), said.append)
+        return [[each.index for each in kind] for kind in unfinished]
+
+    assert task(2, "-c", "raise SystemExit('went wrong')") == [[2], []]
+    assert task(0) == [[], [0]]
+    assert task(1) == [[], []]
+    assert [state(each, halving_of(members, 1)) for each in members] == ["stopped after step 1", "finished", "to do"]
+    assert mark.exists()
+    assert task(2, "-c", f"import os; os._exit(1 if os.path.exists({str(mark)!r}) else 75)") == [[], [2]]
+    assert not mark.exists()
