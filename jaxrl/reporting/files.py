@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
@@ -21,9 +22,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A stream beside `path`; when the block ends it is forced to disk and renamed into place, else taken away."""
+    """A stream beside `path`; when the block ends it is forced to disk and renamed into place, else taken away.
+
+    Any number of processes may write the same path: the last one stays. What a killed one left `drop_partial` clears.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
+    temporary = path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}.partial")
     try:
         with open(temporary, "wb") as stream:
             yield stream
@@ -33,6 +37,12 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def drop_partial(folder: str | os.PathLike[str], names: str = "*") -> None:
+    """Removes what killed writers left of files with such `names`; only for a process that alone writes them."""
+    for partial in Path(folder).glob(f"{names}.partial"):
+        partial.unlink()
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:

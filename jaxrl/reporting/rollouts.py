@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxrl.reporting.files import written_whole
+from jaxrl.reporting.files import drop_partial, written_whole
 
 STEP_FILE = re.compile(r"step_(\d{6,})\.jsonl\.gz")
 
@@ -94,8 +94,7 @@ def drop_rollouts_after(folder: str | os.PathLike[str], restored_step: int) -> N
     for step in rollout_steps(folder):
         if step > restored_step:
             rollout_path(folder, step).unlink()
-    for partial in Path(folder).glob("step_*.partial"):
-        partial.unlink()
+    drop_partial(folder)
 
 
 def _to_record(group: GroupRecord) -> dict[str, object]:

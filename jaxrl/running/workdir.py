@@ -16,7 +16,7 @@ import jax
 
 from jaxrl.learning.processes import leads, shared
 from jaxrl.learning.run_params import split_run
-from jaxrl.reporting.files import write_text
+from jaxrl.reporting.files import drop_partial, write_text
 from jaxrl.running.settings import RunSpec
 from models.locks import lock
 
@@ -30,7 +30,7 @@ _SETTLED = ("rule", "problems", "weights")  # parts of a manifest without which 
 _QUIET = ("workdir", "wandb", "compile_cache", "export", "output")
 _KEEPING = ("checkpoint", "guard", "bounds", "rollouts")
 _LAYOUT = ("devices", "mesh", "sampler", "layout", "remat", "attention", "unroll")
-_FIRST_WRITES = ("config.json.partial", ".lock")  # all that a run may leave that is killed before its config.json
+_FIRST_WRITES = ("config.json*.partial", ".lock")  # all that a run may leave that is killed before its config.json
 
 
 def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
@@ -41,7 +41,7 @@ def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
         if differing:
             raise ValueError(f"{workdir} belongs to a run of another config: {'; '.join(differing)}. Choose another "
                              "--workdir, or set these fields back.")
-    elif workdir.exists() and any(entry.name not in _FIRST_WRITES for entry in workdir.iterdir()):
+    elif workdir.exists() and not all(any(map(entry.match, _FIRST_WRITES)) for entry in workdir.iterdir()):
         raise ValueError(f"{workdir} is not empty and is no run folder (it has no config.json); choose another "
                          "--workdir.")
 
@@ -65,6 +65,7 @@ def claimed(workdir: Path, config: Mapping[str, Any]) -> Iterator[list[str]]:
             raise OSError(refusal)
         check_workdir(workdir, config)  # nobody else changes it from here on
         if leads():
+            drop_partial(workdir, "*.json*")  # a page is written by anybody
             said += _told(workdir, config)
             write_text(workdir / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
         if not shared(True) or not (workdir / "config.json").is_file():

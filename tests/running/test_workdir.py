@@ -52,8 +52,14 @@ def test_what_a_run_of_one_stage_was_trained_on(tmp_path):
 
 
 def test_a_folder_in_which_a_run_was_killed_at_its_very_first_write_is_taken(tmp_path):
-    (tmp_path / "config.json.partial").write_text('{"na', encoding="utf-8")
+    killed = ("import os, sys; os.fsync = lambda _: os.kill(os.getpid(), 9); "
+              "from jaxrl.reporting.files import write_text; write_text(sys.argv[1], '{')")
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path / "config.json")], cwd=ROOT)
+    (half,) = tmp_path.iterdir()
     check_workdir(tmp_path, single_fields())
+    with claimed(tmp_path, single_fields()):
+        assert not half.exists()
+    (tmp_path / "config.json").unlink()
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(ValueError, match="is not empty and is no run folder"):
         check_workdir(tmp_path, single_fields())
