@@ -20,6 +20,7 @@ _MANIFEST = flags.DEFINE_string("manifest", None, "manifest.json of a past run t
 
 def train(config: ConfigDict | None) -> None:
     """The command behind the flags. Raises ValueError and OSError with one sentence each."""
+    from jaxrl.learning.processes import leads, led
     from jaxrl.running.devices import join_processes, prepare_devices, started_together
     from jaxrl.running.settings import run_spec
     from jaxrl.running.workdir import check_start, check_workdir, compare_manifests
@@ -38,14 +39,13 @@ def train(config: ConfigDict | None) -> None:
         join_processes(*given)
     spec = run_spec(fields)
     model_folder = resolve_model(spec.model)
-    check_start(spec)
-    check_workdir(spec.workdir, fields)
+    led(lambda: check_start(spec))
+    led(lambda: check_workdir(spec.workdir, fields))
 
     from rich.console import Console
 
     from jaxrl.evaluation.examples import side_by_side
     from jaxrl.evaluation.table import comparison_markdown
-    from jaxrl.learning.processes import leads
     from jaxrl.reporting.page import write_page
     from jaxrl.reporting.run_folder import read_run
     from jaxrl.reporting.terminal import Terminal

@@ -15,7 +15,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxrl.learning.arrays import array_handler, restore_arguments, save_arguments
-from jaxrl.learning.processes import Meeting, any_process, leads, shared
+from jaxrl.learning.processes import Meeting, any_process, leads, shared, until_seen
 from jaxrl.learning.state import TrainState
 
 _LONGEST_WRITE = 86_400  # seconds; Orbax needs some limit, and 20 minutes are too few for a slow disk
@@ -52,7 +52,8 @@ class Checkpoints:
     so a run killed at any moment leaves only whole ones behind: `steps` and `restore` never see a half-written or
     half-deleted one, and what is left of it goes when the folder is opened again. `save` starts a write that goes
     on in the background, one at a time; `poll` and `wait` tell how it ended, and all that reads or deletes
-    checkpoints waits for it first and may raise what `wait` raises. Use as a context manager, or `close`.
+    checkpoints waits for it first and may raise what `wait` raises. Of several processes all begin with the steps that
+    the leading one sees. Use as a context manager, or `close`.
     """
 
     def __init__(self, folder: str | os.PathLike, spec: CheckpointSpec = CheckpointSpec()):
@@ -63,6 +64,7 @@ class Checkpoints:
         with _explained(self.folder):
             _lead(self._clear)
             self._manager = self._open()
+            self._see(shared(self.steps()))
         notes = {step: self._note(step) for step in self.steps()}
         self._scores = {step: note["score"] for step, note in notes.items() if "score" in note}
         # The newest that was due when each was made, itself perhaps; 0: none.
@@ -231,6 +233,15 @@ class Checkpoints:
         )
         handlers = {"state": array_handler(), "note": ocp.JsonCheckpointHandler()}
         return ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+
+    def _see(self, steps: list[int]) -> None:
+        """Wait until there are these checkpoints also as this host sees it; raises OSError as `until_seen`."""
+        def seen() -> bool:
+            if self.steps() != steps:
+                self._manager.reload()
+            return self.steps() == steps
+
+        until_seen(seen, self.folder / str(steps[-1]) if steps else self.folder)
 
     def _ask(self, needed: int) -> None:
         """Raises OSError, in every process, where the leading one can't make a folder or finds no room.

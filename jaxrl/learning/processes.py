@@ -13,12 +13,18 @@ import re
 import socket
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+STALE = 90
+"""Seconds after which every host sees what another one has written: NFS may take what a folder held for valid as long
+as acdirmin to acdirmax say, 30 to 60 seconds where nothing else is mounted."""
+_LOOK = 0.5  # seconds between two looks for it
 _LAST_WORDS = 2  # seconds
 _NAMED = 45  # seconds in which JAX has found out which process is lost, and ended this one
 _COLLECTIVE = re.compile(r"\b(Gloo|NCCL)\b")  # said by a program that waited for another process
@@ -66,6 +72,38 @@ def shared(value: Any) -> Any:
     size = int(multihost_utils.broadcast_one_to_all(np.int32(said.size)))
     said = multihost_utils.broadcast_one_to_all(said if leads() else np.zeros(size, np.uint8))
     return json.loads(np.asarray(said, np.uint8).tobytes())
+
+
+def led(act: Callable[[], Any]) -> Any:
+    """What `act` gives the leading process, a JSON value, in every process; the others do nothing but wait.
+
+    What it refuses, by ValueError or OSError, all refuse.
+    """
+    if not joined():
+        return act()
+    value, refused = None, None
+    if leads():
+        try:
+            value = act()
+        except (OSError, ValueError) as error:
+            refused = error
+    value, refusal = shared([value, str(refused) if refused else None])
+    if refusal is not None:
+        raise refused or OSError(refusal)
+    return value
+
+
+def until_seen(seen: Callable[[], bool], path: Path) -> None:
+    """Wait until this process sees what the leading one has written; raises OSError where it does not in STALE seconds.
+
+    seen: looks at the disk; `path` is what it looks for, as the refusal names it.
+    """
+    until = time.monotonic() + STALE
+    while not seen():
+        if time.monotonic() > until:
+            raise OSError(f"process {jax.process_index()} does not find {path}, which process 0 has written; choose a "
+                          "--workdir in a file system that all hosts share.")
+        time.sleep(_LOOK)
 
 
 def any_process(flag: bool) -> bool:

@@ -69,7 +69,7 @@ class Run:
         spec = self.spec
         devices = present_devices(self.machine.mesh.devices.flat)
         refuse_unfit(Job(spec, self.machine.config, self.asked.longest_prompt(), devices), self.terminal.say)
-        if manifest_weights(spec.workdir):
+        if shared(manifest_weights(spec.workdir)):
             check_manifest(spec.workdir, self.manifest())
         with ExitStack() as stack:
             changes = stack.enter_context(claimed(spec.workdir, self.config))
@@ -108,7 +108,7 @@ class Run:
         """
         problems = {name: [problem.id for problem in pool] for name, pool in self.pools.items()}
         problems["held_out"] = [problem.id for problem in self.held_out]
-        weights = "" if params else manifest_weights(self.spec.workdir)
+        weights = "" if params else shared(manifest_weights(self.spec.workdir))
         weights = weights or fingerprint(params or first_weights(self.machine, self.spec, self.folder))
         return make_manifest(self.spec.rule, problems, weights)
 

@@ -7,14 +7,14 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxrl.learning.processes import leads, shared
+from jaxrl.learning.processes import leads, led, until_seen
 from jaxrl.learning.run_params import split_run
 from jaxrl.reporting.files import drop_partial, write_text
 from jaxrl.running.settings import RunSpec
@@ -53,25 +53,31 @@ def claimed(workdir: Path, config: Mapping[str, Any]) -> Iterator[list[str]]:
     Gives a line for each field that is not as at the last start. Raises OSError where another process has the folder or
     it can't be written, and as `check_workdir`. Of several processes one locks and writes; the others wait for it.
     """
-    check_workdir(workdir, config)
     with ExitStack() as stack:
-        refusal, said = "", []
-        if leads():
-            try:
-                said = _lock(workdir, stack)
-            except BlockingIOError as error:
-                refusal = str(error)
-        if refusal := shared(refusal):
-            raise OSError(refusal)
-        check_workdir(workdir, config)  # nobody else changes it from here on
-        if leads():
-            drop_partial(workdir, "*.json*")  # a page is written by anybody
-            said += _told(workdir, config)
-            write_text(workdir / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
-        if not shared(True) or not (workdir / "config.json").is_file():
-            raise OSError(f"process {jax.process_index()} does not find {workdir / 'config.json'}, which process 0 has "
-                          "written; choose a --workdir in a file system that all hosts share.")
+        said = led(lambda: _claim(workdir, config, stack))
+        if not leads():
+            until_seen(lambda: _listed(workdir / "config.json"), workdir / "config.json")
+            check_workdir(workdir, config)  # each has to be the same command
         yield said
+
+
+def _claim(workdir: Path, config: Mapping[str, Any], stack: ExitStack) -> list[str]:
+    """What `claimed` does in the process that writes."""
+    check_workdir(workdir, config)
+    said = _lock(workdir, stack)
+    check_workdir(workdir, config)  # nobody else changes it from here on
+    drop_partial(workdir, "*.json*")  # a page is written by anybody
+    said += _told(workdir, config)
+    write_text(workdir / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+    return said
+
+
+def _listed(path: Path) -> bool:
+    """Whether the file is there. Its folders are listed first: NFS asks anew then, and may say no from memory else."""
+    for folder in (path.parent.parent, path.parent):
+        with suppress(OSError):
+            os.listdir(folder)
+    return path.is_file()
 
 
 def _lock(workdir: Path, stack: ExitStack) -> list[str]:

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from jaxrl.flags import overrides
+from jaxrl.learning.checkpoint import Checkpoints
+from jaxrl.learning.state import TrainState
 from jaxrl.reporting.metrics import deterministic
 from jaxrl.reporting.rollouts import rollout_path
 from jaxrl.reporting.writers import read_metrics
@@ -209,6 +211,68 @@ def test_all_ends_within_a_minute_whichever_process_ends_and_however(tmp_path):
         assert re.search("leader task was preempted" if broken == 0 else LOST_1, other), other
         if way != "killed":
             assert f"process {broken} on {socket.gethostname()} ends: " in text and "what was wrong" in text
+
+
+# Two processes take a run folder that has a checkpoint of step 2; for a while the second sees nothing of it, as NFS may
+# have it.
+STALE = """
+import os, pathlib, time
+import orbax.checkpoint as ocp
+from jaxrl.flags import run
+from jaxrl.learning import processes
+from jaxrl.learning.checkpoint import Checkpoints
+from jaxrl.running import devices
+from jaxrl.running.workdir import claimed
+
+folder, address, index, seconds, patience = os.environ["WORKER"].split()
+processes.STALE, devices.HEARTBEAT = float(patience), 5
+
+def hide(kind, name, value):
+    real = getattr(kind, name)
+    def look(self, *given, **named):
+        about = str(self) if kind is pathlib.Path else "config.json"
+        return value if time.monotonic() < until and "config.json" in about else real(self, *given, **named)
+    setattr(kind, name, look)
+
+def work(config):
+    global until
+    devices.join_processes(address, 2, int(index))
+    until = time.monotonic() + float(seconds)
+    if index == "1":
+        hide(pathlib.Path, "is_file", False)
+        hide(pathlib.Path, "exists", False)
+        hide(ocp.CheckpointManager, "_load_checkpoint_infos", [])
+    with claimed(pathlib.Path(folder), {"seed": 0}):
+        until = time.monotonic() + float(seconds)
+        with Checkpoints(f"{folder}/checkpoints") as checkpoints:
+            print(checkpoints.steps())
+            processes.shared(True)
+
+run("work", work)
+"""
+
+
+@pytest.mark.parametrize(("seconds", "patience", "status", "said"), [
+    (4, 90, 0, [r"\[2\]", r"\[2\]"]),
+    (60, 1, 2, [None, "ends: work: process 1 does not find .*config.json, which process 0 has written; choose a"]),
+    (0, 90, 2, ["ends: work: .* is not empty and is no run folder"] * 2),
+])
+def test_all_have_the_folder_as_the_leading_one_sees_it(tmp_path, seconds, patience, status, said):
+    """Of a run that goes on; what the others never see, and what the leading one refuses, they refuse in a sentence."""
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(2, TrainState(np.zeros((), np.int32), {"w": np.ones(8)}, {}), {})
+    if seconds:
+        (tmp_path / "config.json").write_text('{"seed": 0}')
+    address, started = f"127.0.0.1:{free_port()}", []
+    for index in range(2):
+        told = f"{tmp_path} {address} {index} {seconds} {patience}"
+        started.append(subprocess.Popen(
+            [sys.executable, "-c", STALE, "--config=configs/stage1.py:tiny"], cwd=ROOT, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, env=os.environ | {"WORKER": told, "JAX_NUM_CPU_DEVICES": "1"}))
+    texts = [process.communicate(timeout=200)[0] for process in started]
+    for process, text, pattern in zip(started, texts, said, strict=True):
+        if pattern:
+            assert process.returncode == status and re.search(pattern, text), texts
 
 
 @pytest.mark.parametrize("given", [("", 2, 0), ("host", 2, 0), ("host:1", 1, 0), ("host:1", 2, 2)])
