@@ -12,6 +12,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from jaxrl.learning.processes import joined, leave, lost
+from jaxrl.reporting.streams import unfailing
 from jaxrl.running.stopping import Ended, Stopped
 
 FLAGS = flags.FLAGS
@@ -57,6 +58,7 @@ def run(name: str, command: Callable[[ConfigDict | None], int | None], instead: 
         if not (FLAGS["config"].present or FLAGS[instead].present):
             _refuse(name, "expected --config=FILE.py, for example --config=configs/three_stage.py:tiny.")
         logging.set_verbosity(logging.WARNING)
+        sys.stderr = unfailing(sys.stderr)  # the exit status tells a script what to do, also where no sentence can
         try:
             return command(CONFIG.value)
         except Ended as ended:  # all processes have come to the same end

@@ -1,10 +1,12 @@
 """`python -m jaxrl.sft --config=configs/tiny_base.py`: teach a small base model by supervised training."""
 
+import sys
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from jaxrl.flags import WORKDIR, plain, run
+from jaxrl.reporting.streams import unfailing
 
 
 def supervised_spec(config: ConfigDict):
@@ -46,6 +48,7 @@ def teach(config: ConfigDict) -> None:
     from jaxrl.running.supervised import train_supervised
     from jaxrl.running.workdir import check_workdir, claimed
 
+    sys.stdout = unfailing(sys.stdout)
     if WORKDIR.value:
         config.workdir = WORKDIR.value
     spec = supervised_spec(config)

@@ -20,6 +20,7 @@ from jaxrl.flags import FLAGS, WORKDIR, overrides, plain, run, with_overrides
 from jaxrl.reporting.files import write_text
 from jaxrl.reporting.page import write_page
 from jaxrl.reporting.run_folder import read_run
+from jaxrl.reporting.streams import unfailing
 from jaxrl.reporting.sweep_plot import sweep_svg
 from jaxrl.reporting.sweep_table import sweep_markdown
 from jaxrl.running.halving import Halving, read_decisions
@@ -113,6 +114,7 @@ def sweep(config: ConfigDict) -> int:
         return _report(workdir, members)
     if _INDEX.value is not None and _INDEX.value >= len(members):
         raise ValueError(f"--index: expected 0 to {len(members) - 1}, got {_INDEX.value}; --list shows them.")
+    sys.stdout = unfailing(sys.stdout)
     chosen = members if _INDEX.value is None else [members[_INDEX.value]]
     for model in {member.model for member in chosen}:
         resolve_model(model)  # downloaded once, before several runs want it at a time

@@ -3,6 +3,7 @@
 `python -m jaxrl.train --manifest=RUN/manifest.json --workdir=NEW` trains a past run again, as its config.json says.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from jaxrl.flags import WORKDIR, plain, run
+from jaxrl.reporting.streams import unfailing
 
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where several processes make the run.")
 _PROCESSES = flags.DEFINE_integer("processes", None, "How many they are; each gets the same command. Not given: as "
@@ -26,6 +28,7 @@ def train(config: ConfigDict | None) -> None:
     from jaxrl.running.workdir import check_start, check_workdir, compare_manifests
     from models.source import resolve_model
 
+    sys.stdout = unfailing(sys.stdout)
     then = None
     if _MANIFEST.value:
         then, fields = _past_run(config)

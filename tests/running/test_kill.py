@@ -1,5 +1,6 @@
 """Law 2 with real signals: the same command, started again, ends with the numbers of a run never stopped."""
 
+import os
 import re
 import signal
 import subprocess
@@ -30,11 +31,11 @@ SMALL = (
 )
 
 
-def start(workdir, cache):
+def start(workdir, cache, stdout=subprocess.PIPE):
     return subprocess.Popen(
         [sys.executable, "-m", "jaxrl.train", "--config=configs/three_stage.py:tiny", f"--workdir={workdir}",
          f"--config.compile_cache={cache}", *SMALL],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT, stdout=stdout, stderr=subprocess.STDOUT, text=True,
     )
 
 
@@ -81,7 +82,8 @@ def test_a_killed_run_ends_as_one_that_was_not(whole, tmp_path, sign):
     process = start(workdir, whole / "cache")
     signal_when(process, workdir, sign, signal.SIGKILL)
     assert not (workdir / "export").exists()
-    finish(start(workdir, whole / "cache"))
+    with open("/dev/full", "wb") as full:  # what can't be shown ends no run
+        finish(start(workdir, whole / "cache", full))
     assert_same(workdir, whole / "whole")
 
 
@@ -96,5 +98,9 @@ def test_a_stopped_run_saves_says_one_line_and_goes_on(whole, tmp_path, number):
     assert re.fullmatch(rf"jaxrl.train: after step [34]: stopped by {number.name}; start the same command .*", last)
     assert (workdir / "checkpoints" / re.search(r"step (\d)", last).group(1)).is_dir()
     assert "Traceback" not in said
-    finish(start(workdir, whole / "cache"))
+    reader, gone = os.pipe()
+    os.close(reader)
+    process = start(workdir, whole / "cache", gone)  # as where `| tee` has died
+    os.close(gone)
+    finish(process)
     assert_same(workdir, whole / "whole")

@@ -99,3 +99,5 @@ def test_ends_have_exit_statuses_of_their_own(way, status, told):
     command = [sys.executable, "-c", COMMAND.format(way), "--config=configs/stage1.py:tiny"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stderr) == (status, f"jaxrl.some: {told}\n")
+    with open("/dev/full", "wb") as full:  # also where the sentence can't be said
+        assert subprocess.run(command, cwd=ROOT, stdout=full, stderr=full, timeout=60).returncode == status
