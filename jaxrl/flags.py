@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, config_flags
 
 from jaxrl.learning.processes import joined, leave, lost
 from jaxrl.reporting.streams import unfailing
-from jaxrl.running.stopping import Ended, Stopped
+from jaxrl.running.stopping import Ended, Interrupts, Stopped
 
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run, e.g. configs/three_stage.py:tiny.")
@@ -46,8 +46,9 @@ def with_overrides(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
 
 def run(name: str, command: Callable[[ConfigDict | None], int | None], instead: str = "config") -> None:
     """Parse the flags and call `command(config)`, which may return an exit status; a refusal is one sentence on stderr
-    and exit status 2. A run that ended before its last step says so in the same way, with the status of `Ended`. One of
-    several processes that fails for itself ends at once, with its number and host before what it says.
+    and exit status 2. A run that ended before its last step says so in the same way, with the status of `Ended`, and so
+    does a command that a signal ends. One of several processes that fails for itself ends at once, with its number and
+    host before what it says.
 
     instead: a flag that may be given in place of --config; the config is None then.
     """
@@ -60,19 +61,18 @@ def run(name: str, command: Callable[[ConfigDict | None], int | None], instead: 
         logging.set_verbosity(logging.WARNING)
         sys.stderr = unfailing(sys.stderr)  # the exit status tells a script what to do, also where no sentence can
         try:
-            return command(CONFIG.value)
+            with Interrupts():
+                return command(CONFIG.value)
         except Ended as ended:  # all processes have come to the same end
             return _refuse(name, str(ended), ended.status)
         except BaseException as error:
-            refused = isinstance(error, REFUSALS) and not lost(error)
+            sentence, status = _told(error)
             if joined():
-                said = f"{name}: {error}" if refused or lost(error) else traceback.format_exc()
-                leave(said, 2 if refused else 1, others=lost(error))
-            if isinstance(error, KeyboardInterrupt):  # before or after the part that takes signals itself
-                return _refuse(name, "stopped by SIGINT; start the same command again to go on.", Stopped.status)
-            if not refused:
+                said = f"{name}: {sentence}" if sentence else traceback.format_exc()
+                leave(said, status, others=lost(error))
+            if not sentence or lost(error):
                 raise
-            return _refuse(name, str(error))
+            return _refuse(name, sentence, status)
 
     def parse(argv: list[str]) -> list[str]:
         try:
@@ -84,6 +84,15 @@ def run(name: str, command: Callable[[ConfigDict | None], int | None], instead: 
             _refuse(name, _shortened(error, argv))
 
     app.run(main, flags_parser=parse)
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    """What an error says in a sentence, empty for one that is not foreseen, and its exit status."""
+    if isinstance(error, KeyboardInterrupt):  # before or after the part that takes signals itself
+        return f"stopped by {str(error) or 'SIGINT'}; start the same command again to go on.", Stopped.status
+    if lost(error):
+        return str(error), 1
+    return (str(error), 2) if isinstance(error, REFUSALS) else ("", 1)
 
 
 def _check_config_file(argv: list[str]) -> None:

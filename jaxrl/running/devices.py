@@ -2,6 +2,9 @@
 
 import importlib.util
 import os
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -68,9 +71,27 @@ def join_processes(coordinator: str | None = None, count: int | None = None, ind
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM away and does nothing at it
     try:
-        jax.distributed.initialize(*given, local_device_ids=devices, heartbeat_timeout_seconds=HEARTBEAT)
+        _apart(partial(jax.distributed.initialize, *given, local_device_ids=devices,
+                       heartbeat_timeout_seconds=HEARTBEAT))
     except RuntimeError as error:
         raise OSError(f"can't join the other processes: {' '.join(str(error).split())}") from error
+
+
+def _apart(call: Callable[[], None]) -> None:
+    """Call it in a thread: what waits outside of Python would not be left at a signal, as a wait for a thread is."""
+    failures: list[Exception] = []
+
+    def work() -> None:
+        try:
+            call()
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
 
 
 def learning_devices(count: int) -> list[jax.Device]:

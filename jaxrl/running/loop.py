@@ -1,6 +1,7 @@
 """The training loop: rollout, reward, update, measures; guard, checkpoints, evaluation and export around it."""
 
 import dataclasses
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -64,15 +65,22 @@ class Run:
         """All steps that are still to be done; returns the evaluations before and after.
 
         Raises ValueError, before anything is written, where the devices' memory can't hold them; Stopped at a signal,
-        with what was learned saved; Ended where the guard gives up.
+        with what was learned saved; Ended where the guard gives up. A signal while it does not learn is not taken here.
         """
         spec = self.spec
         devices = present_devices(self.machine.mesh.devices.flat)
         refuse_unfit(Job(spec, self.machine.config, self.asked.longest_prompt(), devices), self.terminal.say)
         if shared(manifest_weights(spec.workdir)):
             check_manifest(spec.workdir, self.manifest())
+        with claimed(spec.workdir, self.config) as changes:
+            state = self._learn(changes)
+            self._export(state)
+        return self.found
+
+    def _learn(self, changes: Sequence[str]) -> TrainState:
+        """The steps, with all that is kept of them. changes: what the config has not as at the last start."""
+        spec = self.spec
         with ExitStack() as stack:
-            changes = stack.enter_context(claimed(spec.workdir, self.config))
             self.signals = stack.enter_context(Signals(alone=jax.process_count() == 1))
             checkpoints = stack.enter_context(Checkpoints(spec.workdir / "checkpoints", spec.checkpoint))
             self.saver = Saver(checkpoints, self.terminal.say)
@@ -98,8 +106,7 @@ class Run:
             state = self._go_on(state, progress, reference)
             for step, low in checkpoints.best()[: spec.checkpoint.best]:
                 self.terminal.say(f"among the best: checkpoint {step}, held-out accuracy at least {low:.1%}")
-        self._export(state)
-        return self.found
+        return state
 
     def manifest(self, params: Any = None) -> dict[str, Any]:
         """What this run's numbers rest on besides its config; see `make_manifest`.

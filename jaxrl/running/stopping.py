@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 from jaxrl.learning.processes import any_process
 
@@ -30,22 +31,19 @@ class Stopped(Ended):
     status = os.EX_TEMPFAIL
 
 
-class Signals:
-    """SIGTERM, SIGINT and SIGHUP as `Stopped`, raised where the run can be left; a second signal, other than an echo of
-    the first, ends the process at once. SIGHUP (a closed terminal) is left alone where nohup has set it aside.
+class Interrupts:
+    """SIGTERM, SIGINT and SIGHUP as KeyboardInterrupt with the signal's name, raised at once; a second signal, other
+    than an echo of the first, ends the process. SIGHUP (a closed terminal) is left alone where nohup has set it aside.
 
-    Use as a context manager. Inside `held` nothing is raised until its end, so that what has begun there is whole.
-    Outside the main thread, which alone gets signals, it does nothing. Of several processes (`alone` False) all stop
-    together, at the beginning or the end of a `held`, where they ask each other.
+    Use as a context manager, where there is nothing to save or what is left undone is cleared. Outside the main thread,
+    which alone gets signals, it does nothing.
     """
 
-    def __init__(self, *, alone: bool = True):
+    def __init__(self):
         self.asked: signal.Signals | None = None
-        self._held = not alone
-        self._alone = alone
         self._before = {}
 
-    def __enter__(self) -> "Signals":
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._take) for number in _SIGNALS
                             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN}
@@ -54,6 +52,31 @@ class Signals:
     def __exit__(self, *error) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _take(self, number: int, frame: object) -> None:
+        if self.asked:
+            return
+        self.asked = signal.Signals(number)
+        time.sleep(ECHO)  # what comes meanwhile ends above
+        for other in self._before:
+            signal.signal(other, signal.SIG_DFL)
+        self._leave()
+
+    def _leave(self) -> None:
+        raise KeyboardInterrupt(self.asked.name)
+
+
+class Signals(Interrupts):
+    """The same signals as `Stopped`, raised where the run can be left.
+
+    Inside `held` nothing is raised until its end, so that what has begun there is whole. Of several processes (`alone`
+    False) all stop together, at the beginning or the end of a `held`, where they ask each other.
+    """
+
+    def __init__(self, *, alone: bool = True):
+        super().__init__()
+        self._held = not alone
+        self._alone = alone
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -66,13 +89,7 @@ class Signals:
             self._held = not self._alone
         self._check()
 
-    def _take(self, number: int, frame: object) -> None:
-        if self.asked:
-            return
-        self.asked = signal.Signals(number)
-        time.sleep(ECHO)  # what comes meanwhile ends above
-        for other in self._before:
-            signal.signal(other, signal.SIG_DFL)
+    def _leave(self) -> None:
         if not self._held:
             self._check()
 

@@ -181,6 +181,8 @@ def work(config):
         if index == broken:
             if way == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if way == "stopped":
+                signal.raise_signal(signal.SIGINT)
             raise {"refusal": ValueError, "error": RuntimeError}[way]("what was wrong")
         while True:
             any_process(False)
@@ -190,7 +192,7 @@ run("work", work)
 
 
 def test_all_ends_within_a_minute_whichever_process_ends_and_however(tmp_path):
-    ways = [(broken, way) for broken in (0, 1) for way in ("refusal", "error")] + [(0, "killed")]
+    ways = [(broken, way) for broken in (0, 1) for way in ("refusal", "error")] + [(0, "killed"), (1, "stopped")]
     started = {}
     for broken, way in ways:
         address = f"127.0.0.1:{free_port()}"
@@ -206,11 +208,44 @@ def test_all_ends_within_a_minute_whichever_process_ends_and_however(tmp_path):
             process.kill()
     for broken, way in ways:
         text, other = said[broken, way, broken], said[broken, way, 1 - broken]
-        assert started[broken, way, broken].returncode == {"refusal": 2, "error": 1, "killed": -9}[way], text
+        status = {"refusal": 2, "error": 1, "killed": -9, "stopped": 75}[way]
+        assert started[broken, way, broken].returncode == status, text
         assert started[broken, way, 1 - broken].returncode not in (0, 2, 3, 75), other  # none that is final
         assert re.search("leader task was preempted" if broken == 0 else LOST_1, other), other
-        if way != "killed":
+        if way == "stopped":
+            last = f"process {broken} on {socket.gethostname()} ends: work: stopped by SIGINT; start the same command "
+            assert text.splitlines()[-1].startswith(last) and "Traceback" not in text
+        elif way != "killed":
             assert f"process {broken} on {socket.gethostname()} ends: " in text and "what was wrong" in text
+
+
+JOINING = """
+import os
+from jaxrl.flags import run
+from jaxrl.running.devices import join_processes
+
+def work(config):
+    address, index = os.environ["WORKER"].split()
+    print("joining", flush=True)
+    join_processes(address, 2, int(index))
+
+run("work", work)
+"""
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_process_that_waits_for_the_others_can_be_stopped(index):
+    process = subprocess.Popen([sys.executable, "-c", JOINING, "--config=configs/stage1.py:tiny"], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               env=os.environ | {"WORKER": f"127.0.0.1:{free_port()} {index}"})
+    assert process.stdout.readline() == "joining\n"
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    try:
+        said = process.communicate(timeout=30)[0]
+    finally:
+        process.kill()
+    assert process.returncode == 75 and "work: stopped by SIGTERM; start the same command again to go on." in said, said
 
 
 # Two processes take a run folder that has a checkpoint of step 2; for a while the second sees nothing of it, as NFS may

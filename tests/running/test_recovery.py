@@ -15,7 +15,8 @@ from jaxrl.reporting.run_folder import read_run
 from jaxrl.running import ledger, loop, steps
 from jaxrl.running.guard import dump
 from jaxrl.running.replay import replay
-from jaxrl.running.stopping import Ended, Stopped
+from jaxrl.running.stopping import Ended, Interrupts, Stopped
+from jaxrl.running.workdir import claimed
 
 STEPS = 6
 SPARSE = {"checkpoint.every": 2, "checkpoint.keep": 9}
@@ -393,6 +394,28 @@ def test_a_checkpoint_that_failed_unseen_is_made_anew_at_a_signal(small, whole, 
     small.run(fields).train()
     assert "going on after step 4" in small.said
     same_run(small, tmp_path / "run", whole[1])
+
+
+def test_a_signal_in_the_export_ends_it_and_the_same_command_writes_it(small, whole, judged, tmp_path, monkeypatch):
+    """All is learned and saved then. The folder is still the run's own: nobody exports beside it."""
+    run, workdir = whole
+    exported = workdir / "export" / "model.safetensors"
+    before = exported.read_bytes()
+
+    def stopped(*_, **__):
+        with pytest.raises(OSError, match="in use"), claimed(workdir, run.config):
+            pass
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("jaxrl.running.stopping.ECHO", 0)
+    exported.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_params", stopped)
+        with pytest.raises(KeyboardInterrupt, match="SIGTERM"), Interrupts():
+            small.run(run.config).train()
+    assert not exported.exists()
+    small.run(run.config).train()
+    assert exported.read_bytes() == before
 
 
 @pytest.mark.parametrize("place", ["draw", "learn"])
