@@ -20,9 +20,12 @@ class StopStrings:
 
         searched: tokens of the row that were looked through before and hold none.
         """
-        # A token is at least one byte of text, so a string that ends later begins within its own length before.
-        reach = max((len(string.encode()) for string in self.strings), default=0)
-        start = max(0, searched - reach)
+        # A string that ends later begins within its own length of text before. Tokens may hold a part of a character,
+        # or nothing, so text is counted in characters, of which there are never more than bytes.
+        reach = back = max((len(string.encode()) for string in self.strings), default=0)
+        while back < searched and len(self.decode(list(tokens[searched - back : searched]))) < reach:
+            back *= 2
+        start = max(0, searched - back)
         if not self._holds(tokens[start:]):
             return None
         return next(end for end in range(searched + 1, len(tokens) + 1) if self._holds(tokens[start:end]))

@@ -14,7 +14,7 @@ def decode(tokens):
     return "".join(PIECES[token] for token in tokens)
 
 
-@given(st.lists(st.integers(0, len(PIECES) - 1).filter(lambda token: PIECES[token]), max_size=60),
+@given(st.lists(st.integers(0, len(PIECES) - 1), max_size=60),
        st.lists(st.integers(1, 9), min_size=1))
 def test_a_search_in_parts_finds_what_a_search_from_the_start_finds(tokens, parts):
     stop = StopStrings(STRINGS, decode)
@@ -25,6 +25,13 @@ def test_a_search_in_parts_finds_what_a_search_from_the_start_finds(tokens, part
         found = stop.end(tokens[:seen], searched)
         searched, turn = seen, turn + 1
     assert found == (ends[0] if ends else None)
+
+
+def test_a_string_goes_on_after_many_tokens_without_text():
+    """As padded rows of a vocabulary are."""
+    for gap in (2, 50):
+        tokens = [0, *[PIECES.index("")] * gap, 1]
+        assert StopStrings(("ab",), decode).end(tokens, gap + 1) == gap + 2
 
 
 def test_text_is_cut_before_the_first_string():
