@@ -46,11 +46,30 @@ def read_records(path: Path, tokenizer: Any) -> list[tuple[str, list[int], dict[
         if name is None or len(given) != 1 or str(name) in found:
             raise ValueError(f"{path}, prompt {number}: expected an `id` of its own and either `prompt` or `messages`, "
                              f"got {json.dumps(record, ensure_ascii=False)[:120]}.")
+        if not _is_asked(record):
+            raise ValueError(f"{path}, prompt {number}: expected `prompt` to be text, or `messages` to be one or more "
+                             "objects with a `role` and a `content` that are text, got "
+                             f"{json.dumps(record[given[0]])[:120]}.")
         text = record["prompt"] if "prompt" in record else _chat(record["messages"], tokenizer, path, number)
         found[str(name)] = (str(name), list(tokenizer(text, add_special_tokens=False)["input_ids"]), record)
     if not found:
         raise ValueError(f"{path} holds no prompt.")
     return list(found.values())
+
+
+def _is_asked(record: Mapping[str, Any]) -> bool:
+    """Whether the record's `prompt` is text, or its `messages` are."""
+    if "prompt" in record:
+        return _is_text(record["prompt"])
+    messages = record["messages"]
+    return isinstance(messages, list) and len(messages) > 0 and all(
+        isinstance(message, dict) and _is_text(message.get("role")) and _is_text(message.get("content"))
+        for message in messages)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a string without halves of characters, which no tokenizer takes."""
+    return isinstance(value, str) and value.encode(errors="ignore").decode() == value
 
 
 def _chat(messages: Any, tokenizer: Any, path: Path, number: int) -> str:

@@ -23,6 +23,7 @@ from models.vocabulary import build_tokenizer
 CONFIG = Qwen2Config(288, 16, 32, 2, 2, 1, 8, rope_theta=1e4, tie_word_embeddings=True, max_position_embeddings=256)
 ASKED = [{"id": "a", "prompt": "Ann says"}, {"id": 2, "messages": [{"role": "user", "content": "Bob?"}]},
          {"id": "c", "prompt": "Who is what?"}]
+MESSAGES = "to be one or more objects with a `role` and a `content` that are text"
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +159,12 @@ def test_a_file_of_other_prompts_is_refused(model, begun, no_weights, capsys):
     ([{"id": 1, "prompt": "x", "messages": []}], "either `prompt` or `messages`"), ([], "holds no prompt"),
     ([ASKED[0], {"id": 7, "prompt": "Bob? " * 199}], "prompt 7: expected 1 to 250 tokens"),
     ([ASKED[0], {"id": "e", "prompt": ""}], "prompt 'e': expected 1 to 250 tokens"),
+    *(([ASKED[0], {"id": "e"} | line], f"prompt 2: expected `prompt` to be text, or `messages` {MESSAGES}, got {said}.")
+      for line, said in (
+        ({"prompt": ["a", "b"]}, '["a", "b"]'), ({"prompt": 5}, "5"), ({"prompt": None}, "null"),
+        ({"prompt": "\ud83d"}, r'"\ud83d"'), ({"messages": 5}, "5"), ({"messages": "hi"}, '"hi"'),
+        ({"messages": []}, "[]"), ({"messages": ["hi"]}, '["hi"]'), ({"messages": [{"x": 1}]}, '[{"x": 1}]'),
+        ({"messages": [{"role": "user", "content": None}]}, '[{"role": "user", "content": null}]'))),
 ])
 def test_bad_prompts_are_named(model, tmp_path, no_weights, capsys, asked, said):
     assert run(model, tmp_path, asked=asked) == 2
