@@ -5,6 +5,7 @@ decoding (per-layer weights and caches stay where they are). Precision: paramete
 `dtype`, norms and softmax in float32. Source: Qwen2 technical report, arXiv 2407.10671; names as in Hugging Face.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -30,6 +31,11 @@ REMAT: dict[str, Callable[..., bool]] = {
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 """name -> what of a layer is kept for the backward pass, besides its input; all else is computed again."""
+
+
+# XLA's CPU compiler gives code for arrays of fewer elements other instructions (measured, jax 0.10.2: exp and sums
+# differ in the last bit).
+SMALLEST_ARRAY = 4096
 
 
 def dot_by_rows(unit: int, x: Float[Array, "B K"], kernel: Float[Array, "N K"], **how: Any) -> Float[Array, "B N"]:
@@ -104,7 +110,8 @@ def _linear(
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32 (Zhang and Sennrich 2019, equation 4).
 
-    unit: fewer rows are filled up to so many; on a CPU XLA adds up arrays of less than 4,096 elements in another order.
+    unit: fewer rows are filled up to so many, and to SMALLEST_ARRAY elements, so that sums come in one order on a CPU
+    however many rows there are; 0: none are.
     """
 
     eps: float
@@ -113,9 +120,11 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B ... D"]) -> Float[Array, "B ... D"]:
-        rows, fill = x.shape[0], x.shape[0] < self.unit
+        rows = x.shape[0]
+        least = max(self.unit, -(-SMALLEST_ARRAY // math.prod(x.shape[1:]))) if self.unit else 0
+        fill = rows < least
         if fill:
-            more = ((0, self.unit - rows), *((0, 0),) * (x.ndim - 1))
+            more = ((0, least - rows), *((0, 0),) * (x.ndim - 1))
             x = jax.lax.optimization_barrier(jnp.pad(x, more))  # else the compiler takes the filling out again
         init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("norm",))
         scale = self.param("scale", init, (x.shape[-1],), self.param_dtype)

@@ -17,11 +17,8 @@ from jaxrl.sampling.request import Request, make_request
 from jaxrl.sampling.state import Completions, Coordinates, SamplingSpec
 from models.cache import BLOCK, cache_bytes
 from models.config import Qwen2Config
-from models.qwen2 import Params, Qwen2, is_kernel
+from models.qwen2 import SMALLEST_ARRAY, Params, Qwen2, is_kernel
 
-# XLA's CPU compiler gives code for arrays of fewer elements other instructions (measured, jax 0.10.2: exp and sums
-# differ in the last bit), so neither attention's scores nor a step's logits may become smaller.
-SMALLEST_ARRAY = 4096
 # Slots of the smallest batch: on a GPU fewer would save little; on a CPU it is the fewest that is tested to the bit.
 LEAST_SLOTS_GPU, LEAST_SLOTS_CPU = 16, 8
 # Rows that a product takes at a time on a CPU, filled up where there are fewer: numbers do not depend on `rows`.
@@ -50,7 +47,8 @@ def whole_blocks(lengths: Sequence[int]) -> tuple[int, ...]:
 def default_batch_sizes(config: Qwen2Config, rows: int, shortest: int, *, on_cpu: bool) -> tuple[int, ...]:
     """Slots that the last batch may shrink to when rows end: `rows` and its halves, ascending.
 
-    shortest: positions of the shortest cache. On a CPU only halves with the numbers of `rows` to the bit.
+    shortest: positions of the shortest cache. On a CPU only halves with the numbers of `rows` to the bit: neither a
+    step's logits nor attention's scores may fall below SMALLEST_ARRAY.
     """
     narrow = min(config.vocab_size, config.num_attention_heads * shortest)
     sizes = [rows]
@@ -104,8 +102,8 @@ class Sampler:
     Rows are decoded in batches of `rows` slots a device, each batch with a cache of its own length; the last one
     shrinks by halves as its rows end (`batch_sizes`). Shapes do not depend on the request, products take ROW_UNIT
     rows at a time, and attention does not depend on the cache length, so on CPU in float32 a completion does not
-    depend, bit for bit, on slot, neighbours, batch size (a multiple of ROW_UNIT), batch count, group size, cache
-    length, refill order or devices.
+    depend, bit for bit, on slot, neighbours, batch size (a multiple of ROW_UNIT, which makes no array smaller than
+    SMALLEST_ARRAY where there are 128 words or more), batch count, group size, cache length, refill order or devices.
 
     model_config: the model. mesh: rows are spread over all its devices (default: all devices there are); where these
     are of several processes, all must call `sample` alike, and each gets all completions.

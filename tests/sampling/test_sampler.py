@@ -228,6 +228,19 @@ def test_a_completion_does_not_know_the_rows_of_a_batch(params):
     assert drawn[0] == drawn[1] == drawn[2]
 
 
+def test_a_completion_of_a_narrow_model_does_not_know_the_rows_of_a_batch():
+    """Norms of 128 rows, each 32 wide, are the first that XLA takes for large arrays."""
+    ones, narrow = jnp.ones((1, 4), jnp.int32), dataclasses.replace(MANY_WORDS, hidden_size=32)
+    params = nn.meta.unbox(Qwen2(narrow).init(jax.random.key(1), ones, ones, ones[:, 0])["params"])
+    params = jax.tree.map(lambda x: x * 6 if x.ndim > 1 else x, params)
+    coordinates, drawn = Coordinates(0, 0, np.arange(4), np.arange(32)), []
+    for rows in (32, 128):
+        sampler = Sampler(narrow, mesh(1), rows=rows, chunk=20, slots=128)
+        out = sampler.sample(sampler.decode_weights(params), PROMPTS_OF_MANY, 32, coordinates, SamplingSpec(20, ()))
+        drawn.append(by_name(out, range(4), range(32)))
+    assert drawn[0] == drawn[1]
+
+
 def test_weights_may_come_from_other_devices_than_those_that_sample(params, samplers, reference):
     here = jax.device_put(params, jax.devices()[3])
     weights = samplers[1].decode_weights(here)
