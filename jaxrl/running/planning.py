@@ -34,8 +34,8 @@ from jaxrl.running.devices import sampling_count
 from jaxrl.running.machine import Machine, learner_parts, update_spec
 from jaxrl.running.settings import RunSpec
 from jaxrl.sampling import lowered as sampler
-from jaxrl.sampling.sampler import batches_within, default_cache_lengths, default_lengths
-from models.cache import BLOCK, cache_bytes
+from jaxrl.sampling.sampler import batches_within, default_cache_lengths, default_prompt_lengths
+from models.cache import cache_bytes
 from models.config import Qwen2Config
 from models.qwen2 import Qwen2
 
@@ -103,7 +103,7 @@ class Job:
     @property
     def prompt_bucket(self) -> int:
         """Positions of a prefill of the longest prompt."""
-        return next(length for length in default_lengths(BLOCK, max(self.longest, BLOCK)) if length >= self.prompt)
+        return next(length for length in default_prompt_lengths(self.longest) if length >= self.prompt)
 
     @property
     def split(self) -> int:

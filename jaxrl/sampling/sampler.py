@@ -25,18 +25,24 @@ LEAST_SLOTS_GPU, LEAST_SLOTS_CPU = 16, 8
 ROW_UNIT = 32
 # Bytes for what one process has to tell the others when it stops.
 SENTENCE = 1024
+# Lengths in steps of a half and a third.
+LADDER = tuple(sorted(step * 2**i for i in range(5, 20) for step in (2, 3)))
 
 
-def default_lengths(shortest: int, longest: int) -> tuple[int, ...]:
-    """Lengths from shortest to longest in steps of a half and a third: 64, 96, 128, 192, 256, 384, ..."""
-    ladder = sorted(step * 2**i for i in range(5, 20) for step in (2, 3))
-    return (*(length for length in ladder if shortest <= length < longest), longest)
+def default_prompt_lengths(longest: int) -> tuple[int, ...]:
+    """Positions of a prefill: 64, 96, 128, 192, 256, 384, ..., up to the first that holds `longest`.
+
+    Whole steps only, even beyond the model's positions: a prefill of another length may differ in the last bits, and
+    the one that a prompt gets must not depend on the longest of those that are asked with it.
+    """
+    return tuple(length for length, before in zip(LADDER, (0, *LADDER), strict=False) if before < longest)
 
 
 def default_cache_lengths(rows: int, heads: int, longest: int) -> tuple[int, ...]:
-    """Cache lengths, whole blocks each, up to one that holds `longest` positions."""
+    """Cache lengths, whole blocks each, up to one that holds `longest` positions and little more; none changes a number."""
     shortest = max(2 * BLOCK, SMALLEST_ARRAY // (rows * heads))
-    return whole_blocks(default_lengths(shortest, max(longest, shortest)))
+    longest = max(longest, shortest)
+    return whole_blocks((*(length for length in LADDER if shortest <= length < longest), longest))
 
 
 def whole_blocks(lengths: Sequence[int]) -> tuple[int, ...]:
@@ -151,7 +157,7 @@ class Sampler:
         self.cache_lengths = (
             whole_blocks(cache_lengths) if cache_lengths else default_cache_lengths(self.rows, heads, self.longest)
         )
-        self.prompt_lengths = tuple(prompt_lengths or default_lengths(BLOCK, max(self.longest, BLOCK)))
+        self.prompt_lengths = tuple(prompt_lengths or default_prompt_lengths(self.longest))
         _check_sizes(self)
         self.batch_sizes = default_batch_sizes(model_config, self.rows, self.cache_lengths[0], on_cpu=self.on_cpu)
         if weight_shardings is None:

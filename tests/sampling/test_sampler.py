@@ -273,6 +273,14 @@ def test_a_completion_does_not_know_the_length_of_the_cache(params, reference):
     assert by_name(run(sampler, params), range(6), range(4)) == reference
 
 
+def test_a_completion_does_not_know_the_longest_prompt_that_is_asked_with_it(samplers, params):
+    """A prompt of 70 tokens where 72 positions are enough, and where others need more."""
+    alone = Sampler(CONFIG, mesh(1), rows=16, chunk=8, longest=72)
+    assert (alone.prompt_lengths, samplers[1].prompt_lengths) == ((64, 96), (64, 96, 128, 192, 256, 384))
+    drawn = [by_name(run(sampler, params, (2,), new=2), (2,), range(4)) for sampler in (alone, samplers[1])]
+    assert drawn[0] == drawn[1]
+
+
 def test_samples_prompts_steps_and_seeds_differ(samplers, params, reference):
     assert len(set(reference.values())) == len(reference)
     other = by_name(run(samplers[1], params, step=3), range(6), range(4))
