@@ -65,7 +65,7 @@ def draw(
     kept = jnp.take_along_axis(kept, stretch[:, None, None], axis=1)[:, 0]
     entry = jnp.argmax(jnp.where(greedy[:, None], kept, jnp.exp(kept - top[:, None]) / inside), axis=1)
     logp = jnp.take_along_axis(kept, entry[:, None], axis=1) - jnp.stack([normalizer, left], axis=1)
-    return (stretch * width + entry).astype(jnp.int32), logp, ~jnp.isfinite(normalizer)
+    return (stretch * width + entry).astype(jnp.int32), logp, ~(jnp.isfinite(normalizer) & jnp.isfinite(left))
 
 
 def _advance(slots: Slots, token, broken, eos: Int[Array, " E"]) -> Slots:

@@ -11,8 +11,11 @@ def ordered(x: Float[Array, "B V"]) -> Int[Array, "B V"]:
     return jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
 
 
-def _threshold(enough, rows: int) -> Int[Array, " B"]:
-    """The largest int32 threshold of each row for which `enough(threshold)` holds; the lowest must do."""
+def _threshold(enough, keys: Int[Array, "B V"]) -> Int[Array, " B"]:
+    """The largest threshold of each row for which `enough(threshold)` holds; the lowest int32 must do.
+
+    None is larger than the row's largest key, so something is kept even where enough is nothing.
+    """
 
     def halve(_, bounds):
         low, high = bounds
@@ -20,7 +23,7 @@ def _threshold(enough, rows: int) -> Int[Array, " B"]:
         good = enough(middle)
         return jnp.where(good, middle, low), jnp.where(good, high, jnp.maximum(middle - 1, low))
 
-    bounds = jnp.full((rows,), -(2**31), jnp.int32), jnp.full((rows,), 2**31 - 1, jnp.int32)
+    bounds = jnp.full(keys.shape[:1], -(2**31), jnp.int32), jnp.max(keys, axis=1)
     return jax.lax.fori_loop(0, 32, halve, bounds)[0]
 
 
@@ -32,13 +35,14 @@ def top_k_mask(logits: Float[Array, "B V"], top_k: Int[Array, " B"]) -> Bool[Arr
     def enough(threshold):
         return jnp.sum(keys >= threshold[:, None], axis=1, dtype=jnp.int32) >= wanted
 
-    return keys >= _threshold(enough, logits.shape[0])[:, None]
+    return keys >= _threshold(enough, keys)[:, None]
 
 
 def top_p_mask(logits: Float[Array, "B V"], top_p: Float[Array, " B"]) -> Bool[Array, "B V"]:
     """The fewest likeliest tokens whose probability reaches top_p (Holtzman et al. 2020, equation 2).
 
-    1 keeps all. Tokens as likely as the last one kept are kept too. Logits of -inf are never counted.
+    1 keeps all, and the likeliest is always kept: a CPU takes a tiny top_p for 0. Tokens as likely as the last one kept
+    are kept too. Logits of -inf are never counted.
     """
     keys, weights = ordered(logits), jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True))
     wanted = top_p * jnp.sum(weights, axis=1)
@@ -46,7 +50,7 @@ def top_p_mask(logits: Float[Array, "B V"], top_p: Float[Array, " B"]) -> Bool[A
     def enough(threshold):
         return jnp.sum(jnp.where(keys >= threshold[:, None], weights, 0.0), axis=1) >= wanted
 
-    kept = keys >= _threshold(enough, logits.shape[0])[:, None]
+    kept = keys >= _threshold(enough, keys)[:, None]
     return kept | (top_p >= 1.0)[:, None]
 
 

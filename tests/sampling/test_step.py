@@ -89,6 +89,12 @@ def test_greedy_takes_the_first_of_equal_logits():
     assert (token == 200).all()
 
 
+@pytest.mark.parametrize("settings", [{"top_p": 1e-40}, {"top_p": 1e-40, "temperature": 0.0}, {"min_p": 1.0}])
+def test_the_likeliest_token_is_left_by_the_narrowest_truncation(logits, settings):
+    token, logp, broken = draw(logits, slots(8, **settings), truncated=True)
+    assert (token == np.argmax(logits)).all() and (logp[:, 1] == 0).all() and not broken.any()
+
+
 def test_logits_that_are_not_finite_are_told(logits):
     for value in (np.nan, np.inf):
         broken = draw(np.where(np.arange(len(logits)) == 5, value, logits).astype(np.float32), slots(8), False)[2]

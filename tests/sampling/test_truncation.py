@@ -27,7 +27,7 @@ def test_top_k_counts_both_zeros_as_one_value():
     assert np.asarray(top_k_mask(logits, jnp.asarray([1]))).tolist() == [[True, True, False, False]]
 
 
-@pytest.mark.parametrize("p", [1e-6, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("p", [1e-40, 1e-6, 0.1, 0.5, 0.9, 0.999])
 def test_top_p_keeps_the_smallest_set_that_reaches_p(p):
     mask = np.asarray(jax.jit(top_p_mask)(LOGITS, jnp.full((5,), p)))
     for logits, kept in zip(LOGITS.astype(np.float64), mask, strict=True):
