@@ -28,10 +28,9 @@ class Programs:
     def __init__(self, model: Qwen2, mesh: Mesh, weights: Any, slots_per_shard: int, chunk: int):
         self.traces: collections.Counter[str] = collections.Counter()
         self.model, self.mesh, self.slots_per_shard = model, mesh, slots_per_shard
-        splitting = {axis for leaf in jax.tree.leaves(weights) for axis in _axes(leaf.spec) if mesh.shape[axis] > 1}
-        self.row_axes = tuple(axis for axis in mesh.axis_names if axis not in splitting)
+        self.row_axes = row_axes(mesh, weights)
         self.shards = math.prod(mesh.shape[axis] for axis in self.row_axes)
-        self.split_axes = tuple(axis for axis in mesh.axis_names if axis in splitting)
+        self.split_axes = tuple(axis for axis in mesh.axis_names if axis not in self.row_axes)
         # Keys and values lie where their heads are computed, if the heads can be divided.
         fits = model.config.num_key_value_heads % (mesh.size // self.shards) == 0
         self.heads = P(None, self.split_axes if fits else None)
@@ -120,6 +119,12 @@ class Programs:
     def put(self, tree):
         """Host arrays [shards * n, ...] to the devices, split by rows."""
         return jax.device_put(tree, self.rows)
+
+
+def row_axes(mesh: Mesh, weights: Any) -> tuple[str, ...]:
+    """The mesh axes that split rows: those that none of the weights' shardings uses."""
+    splitting = {axis for leaf in jax.tree.leaves(weights) for axis in _axes(leaf.spec) if mesh.shape[axis] > 1}
+    return tuple(axis for axis in mesh.axis_names if axis not in splitting)
 
 
 def _by_layers(cache: KVCache, program: Callable[[KVCache], KVCache]) -> KVCache:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrl.sampling.state import Coordinates, SamplingSpec
+from jaxrl.sampling.state import LARGEST, Coordinates, SamplingSpec
 from jaxrl.sampling.stops import StopStrings
 
 _KINDS = {
@@ -79,12 +79,15 @@ def make_request(
             f"eos_ids {spec.eos_ids} reach beyond the vocabulary of {vocab_size}; "
             "check that the tokenizer belongs to the model."
         )
-    prompt_index, sample_index = (np.asarray(x, np.int32) for x in (coordinates.prompt, coordinates.sample))
+    prompt_index, sample_index = (np.asarray(x) for x in (coordinates.prompt, coordinates.sample))
     if prompt_index.shape != (len(prompts),) or sample_index.shape != (group_size,):
         raise ValueError(
             f"coordinates must name {len(prompts)} prompts and {group_size} samples, got shapes "
             f"{prompt_index.shape} and {sample_index.shape}."
         )
+    for name, index in (("prompt", prompt_index), ("sample", sample_index)):
+        if index.dtype.kind not in "iu" or index.min() < 0 or index.max() > LARGEST:
+            raise ValueError(f"coordinates: each {name} must be a whole number from 0 to {LARGEST}, got {index}.")
     settings = _settings(spec, len(prompts) * group_size)
     length = np.repeat(np.array([len(prompt) for prompt in prompts], np.int32), group_size)
     room = longest - length - settings["max_new_tokens"]
@@ -96,6 +99,7 @@ def make_request(
         )
     restricted = (settings["top_k"] > 0) | (settings["top_p"] < 1) | (settings["min_p"] > 0)
     pairs = np.stack([np.repeat(prompt_index, group_size), np.tile(sample_index, len(prompts))], axis=1)
+    pairs = pairs.astype(np.int32)
     return Request(
         prompts,
         group_size,

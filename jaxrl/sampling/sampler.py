@@ -1,5 +1,6 @@
 """The sampler: prompts in, completions out, row by row independent of each other."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from jaxrl.sampling.loop import Rollout
-from jaxrl.sampling.programs import Programs
+from jaxrl.sampling.programs import Programs, row_axes
 from jaxrl.sampling.request import Request, make_request
 from jaxrl.sampling.state import Completions, Coordinates, SamplingSpec
 from models.cache import BLOCK, cache_bytes
@@ -39,7 +40,7 @@ def default_prompt_lengths(longest: int) -> tuple[int, ...]:
 
 
 def default_cache_lengths(rows: int, heads: int, longest: int) -> tuple[int, ...]:
-    """Cache lengths, whole blocks each, up to one that holds `longest` positions and little more; none changes a number."""
+    """Cache lengths, whole blocks each, up to one that holds `longest` positions. They change no number."""
     shortest = max(2 * BLOCK, SMALLEST_ARRAY // (rows * heads))
     longest = max(longest, shortest)
     return whole_blocks((*(length for length in LADDER if shortest <= length < longest), longest))
@@ -67,20 +68,40 @@ def default_batch_sizes(config: Qwen2Config, rows: int, shortest: int, *, on_cpu
     return tuple(sizes)
 
 
-def _check_sizes(sampler: "Sampler") -> None:
-    """Raises ValueError for numbers and lengths that no batch can have."""
+def _default_rows(slots: int | None, devices: int, *, on_cpu: bool) -> int:
+    """Slots of a batch on a device: the usual number, or fewer where all `slots` are."""
+    usual = ROW_UNIT if on_cpu else 128
+    return usual if slots is None else max(1, min(usual, slots // devices))
+
+
+def _check_numbers(sampler: "Sampler", memory: int | None, slots: int | None) -> None:
+    """Raises ValueError for numbers that no sampler can have."""
     longest, known = sampler.longest, sampler.config.max_position_embeddings
+    for name in ("rows", "chunk", "prompt_rows", "longest"):
+        value = getattr(sampler, name)
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}; choose a larger one.")
     if longest > known:
         raise ValueError(
             f"longest must be at most the model's max_position_embeddings, {known}, got {longest}; shorten prompts or "
             "completions, or use a model that reaches further."
         )
-    for name in ("rows", "chunk", "prompt_rows", "longest"):
-        if getattr(sampler, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(sampler, name)}.")
+    if memory is not None and memory < 0:
+        raise ValueError(f"memory must be at least 0 bytes, got {memory}; 0 is room for one batch.")
+    least = sampler.rows * sampler.devices
+    if slots is not None and slots < least:
+        raise ValueError(
+            f"slots must hold a batch of {sampler.rows} rows on each of {sampler.devices} devices, {least} in all, got "
+            f"{slots}; raise slots, or lower rows."
+        )
+
+
+def _check_lengths(sampler: "Sampler") -> None:
+    """Raises ValueError for lengths that no batch can have."""
+    longest = sampler.longest
     for name in ("cache_lengths", "prompt_lengths"):
         lengths = getattr(sampler, name)
-        if list(lengths) != sorted(set(lengths)) or lengths[-1] < longest or lengths[0] < 2:
+        if not lengths or list(lengths) != sorted(set(lengths)) or lengths[-1] < longest or lengths[0] < 2:
             raise ValueError(
                 f"{name} must ascend from at least 2 and reach longest = {longest}, got {lengths}; add a length."
             )
@@ -118,7 +139,8 @@ class Sampler:
     and products. longest: tokens of prompt and completion together at most (default max_position_embeddings). rows:
     slots of one batch on one device, the unit of all shapes. memory: bytes of a device for caches; as many batches are
     in work at once as fit with the longest cache, and other rows wait for freed slots, those with the largest limits
-    first (default: no bound; 0: one batch). slots: the same bound as a number of rows over all devices.
+    first (default: no bound; 0: one batch). slots: the same bound as a number of rows over all devices; it lowers the
+    default of `rows`.
     chunk: tokens between two acts of the host. cache_lengths, prompt_lengths: ascending sizes, one executable each.
     prompt_rows: prompts per device in one prefill.
     """
@@ -149,26 +171,26 @@ class Sampler:
         unit = ROW_UNIT if self.on_cpu else 0
         self.model = Qwen2(model_config, scan_layers=False, dtype=dtype, param_dtype=dtype, row_unit=unit)
         self.config, self.dtype = model_config, dtype
-        self.rows = rows or (ROW_UNIT if self.on_cpu else 128)
-        self.prompt_rows = prompt_rows
-        self.chunk = chunk = chunk or (8 if self.on_cpu else 64)
-        self.longest = longest or model_config.max_position_embeddings
-        heads = model_config.num_attention_heads
-        self.cache_lengths = (
-            whole_blocks(cache_lengths) if cache_lengths else default_cache_lengths(self.rows, heads, self.longest)
-        )
-        self.prompt_lengths = tuple(prompt_lengths or default_prompt_lengths(self.longest))
-        _check_sizes(self)
-        self.batch_sizes = default_batch_sizes(model_config, self.rows, self.cache_lengths[0], on_cpu=self.on_cpu)
         if weight_shardings is None:
             whole = NamedSharding(mesh, PartitionSpec())
             weight_shardings = jax.tree.map(lambda _: whole, abstract_weights(self.model))
         weight_shardings = jax.tree.map_with_path(
             lambda path, place: NamedSharding(mesh, _turned(place.spec) if unit and is_kernel(path) else place.spec),
             weight_shardings)
-        self.programs = Programs(self.model, mesh, weight_shardings, self.rows, chunk)
-        self.devices = self.programs.shards
-        bounds = [max(1, slots // (self.rows * self.devices))] if slots else []
+        self.devices = math.prod(mesh.shape[axis] for axis in row_axes(mesh, weight_shardings))
+        self.rows = _default_rows(slots, self.devices, on_cpu=self.on_cpu) if rows is None else rows
+        self.prompt_rows = prompt_rows
+        self.chunk = (8 if self.on_cpu else 64) if chunk is None else chunk
+        self.longest = model_config.max_position_embeddings if longest is None else longest
+        _check_numbers(self, memory, slots)
+        heads = model_config.num_attention_heads
+        self.cache_lengths = (default_cache_lengths(self.rows, heads, self.longest) if cache_lengths is None
+                              else whole_blocks(cache_lengths))
+        self.prompt_lengths = tuple(default_prompt_lengths(self.longest) if prompt_lengths is None else prompt_lengths)
+        _check_lengths(self)
+        self.batch_sizes = default_batch_sizes(model_config, self.rows, self.cache_lengths[0], on_cpu=self.on_cpu)
+        self.programs = Programs(self.model, mesh, weight_shardings, self.rows, self.chunk)
+        bounds = [] if slots is None else [slots // (self.rows * self.devices)]
         if memory is not None:
             split = mesh.size // self.devices
             one = cache_bytes(model_config, self.rows, self.cache_lengths[-1], dtype, split)

@@ -11,6 +11,7 @@ from jaxrl.sampling.stops import StopStrings
 
 PerRow = float | Sequence[float] | np.ndarray
 COLDEST = 1e-4  # lowest temperature that is not 0
+LARGEST = 2**31 - 1  # whole number on a device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +32,17 @@ class SamplingSpec:
 
     def __post_init__(self):
         bounds = {  # field: (lowest, highest, is the lowest itself allowed)
-            "max_new_tokens": (1, np.inf, True),
+            "max_new_tokens": (1, LARGEST, True),
             "temperature": (0, np.inf, True),
-            "top_k": (0, np.inf, True),
+            "top_k": (0, LARGEST, True),
             "top_p": (0, 1, False),
             "min_p": (0, 1, True),
         }
         for field, (low, high, closed) in bounds.items():
             value = np.asarray(getattr(self, field))
+            if value.dtype.kind not in ("iu" if high == LARGEST else "iuf"):
+                kind = "a whole number" if high == LARGEST else "a number"
+                raise ValueError(f"{field} must be {kind} up to {high}, got {getattr(self, field)!r}.")
             if not np.all((value >= low if closed else value > low) & (value <= high) & np.isfinite(value)):
                 span = f"{'[' if closed else '('}{low}, {high}{')' if high == np.inf else ']'}"
                 raise ValueError(
@@ -50,8 +54,10 @@ class SamplingSpec:
                 f"temperature must be 0 (greedy) or at least {COLDEST}, got {self.temperature}; logits divided by less "
                 "are no longer finite."
             )
-        if not all(isinstance(token, int | np.integer) and token >= 0 for token in self.eos_ids):
-            raise ValueError(f"eos_ids must be token ids (integers from 0), got {self.eos_ids!r}.")
+        if not np.iterable(self.eos_ids) or not all(
+            isinstance(token, int | np.integer) and token >= 0 for token in self.eos_ids
+        ):
+            raise ValueError(f"eos_ids must be a sequence of token ids (integers from 0), got {self.eos_ids!r}.")
 
 
 class Coordinates(NamedTuple):

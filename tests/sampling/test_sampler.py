@@ -458,8 +458,17 @@ def test_nan_names_row_token_and_step(params):
         ({"temperature": 1e-40}, r"0 \(greedy\) or at least"),
         ({"temperature": [1.0, 0.5, 0.2]}, "one value or one per row"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"max_new_tokens": 1.9}, "max_new_tokens must be a whole number up to 2147483647, got 1.9"),
+        ({"top_k": 0.5}, "top_k must be a whole number"),
+        ({"top_k": np.array([1, 2**32, 1, 1])}, "top_k must lie in"),
+        ({"top_k": 2**40}, "top_k must lie in"),
+        ({"top_k": 2**70}, "top_k must be a whole number"),
+        ({"temperature": "hot"}, "temperature must be a number"),
         ({"eos_ids": (99,)}, "eos_ids"),
+        ({"eos_ids": 3}, "eos_ids must be a sequence of token ids"),
         ({"prompt": [0]}, "coordinates"),
+        ({"prompt": [0, 2**32]}, "each prompt must be a whole number from 0 to 2147483647"),
+        ({"prompt": [0, -1]}, "each prompt must be a whole number"),
     ],
 )
 def test_a_bad_request_fails_before_anything_compiles(params, change, message):
@@ -471,3 +480,28 @@ def test_a_bad_request_fails_before_anything_compiles(params, change, message):
             None, prompts, 2, Coordinates(0, 0, np.array(prompt), np.arange(2)), SamplingSpec(**asked)
         )
     assert sampler.traces == {}
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        *(({name: value}, f"{name} must be a whole number of at least 1, got {value}")
+          for name in ("rows", "chunk", "longest", "prompt_rows") for value in (0, -1, 1.5)),
+        ({"longest": 321}, "max_position_embeddings, 320, got 321"),
+        ({"memory": -5}, "memory must be at least 0 bytes, got -5"),
+        ({"slots": 0}, "slots must hold a batch of 1 rows on each of 4 devices, 4 in all, got 0"),
+        ({"slots": 3}, "got 3; raise slots"),
+        ({"slots": 127, "rows": 32}, "a batch of 32 rows on each of 4 devices, 128 in all, got 127"),
+        ({"cache_lengths": ()}, "cache_lengths must ascend"),
+        ({"prompt_lengths": (64, 96)}, "prompt_lengths must ascend from at least 2 and reach longest = 320"),
+    ],
+)  # fmt: skip
+def test_numbers_that_no_sampler_can_have_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Sampler(CONFIG, mesh(4), **settings)
+
+
+def test_slots_bound_the_rows_that_nobody_names(params):
+    found = {slots: Sampler(CONFIG, mesh(4), slots=slots) for slots in (4, 67, 128, 300)}
+    assert {slots: (sampler.rows, sampler.batches) for slots, sampler in found.items()} == {
+        4: (1, 1), 67: (16, 1), 128: (32, 1), 300: (32, 2)}
