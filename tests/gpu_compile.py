@@ -8,6 +8,7 @@ Not part of `make test`: it needs the extra `cuda12` (about 2 GB), though no GPU
 
 import dataclasses
 import importlib
+import itertools
 import math
 import re
 from collections import Counter
@@ -39,14 +40,15 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
-@pytest.fixture(scope="module", params=[1, 4], ids=["one A100", "four A100s"])
+@pytest.fixture(scope="module", params=itertools.product((1, 4), (False, True)), ids=[
+    "one A100", "one A100, truncated", "four A100s", "four A100s, truncated"])
 def program(request):
     """The compiled decode program, and the bytes of each weight."""
-    config = preset("7b-1m")
-    mesh = make_mesh(MeshSpec(data=1, fsdp=-1), compile_only_devices("A100-80GB", request.param))
+    config, (devices, truncated) = preset("7b-1m"), request.param
+    mesh = make_mesh(MeshSpec(data=1, fsdp=-1), compile_only_devices("A100-80GB", devices))
     sampler = Sampler(config, mesh, dtype=jnp.bfloat16, longest=POSITIONS, rows=SLOTS)
     weights = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_weights(sampler.model))]
-    return lower(sampler, POSITIONS, 512, truncated=True)["decode"].compile(), weights
+    return lower(sampler, POSITIONS, 512, truncated)["decode"].compile(), weights
 
 
 def computations(text):

@@ -93,16 +93,21 @@ def test_a_completion_does_not_know_the_number_of_devices(samplers, params, refe
     assert by_name(run(samplers[4], params), range(6), range(4)) == reference
 
 
-def test_weights_split_over_devices_draw_the_same_tokens(params, reference):
-    """Two groups of two devices, each with half of every layer: sums come in another order, nothing else differs."""
-    split = make_mesh(MeshSpec(data=2, fsdp=1, tensor=2), jax.devices()[:4])
-    sampler = Sampler(CONFIG, split, weight_shardings=decode_shardings(CONFIG, split), rows=16, chunk=8)
+def test_weights_split_over_devices_draw_the_same_tokens(params):
+    """Two groups of two devices, each with half of every layer and of the vocabulary: sums come in another order,
+    nothing else differs."""
+    config, split = dataclasses.replace(CONFIG, vocab_size=42), make_mesh(MeshSpec(data=2, tensor=2), jax.devices()[:4])
+    table = params["embed"]["embedding"]
+    params = {**params, "embed": {"embedding": jnp.concatenate([table, table[:1]])}}
+    sampler = Sampler(config, split, weight_shardings=decode_shardings(config, split), rows=16, chunk=8)
     assert sampler.devices == 2
     weights = sampler.decode_weights(params)
-    shards = weights["layers_0"]["mlp"]["up"]["kernel"].addressable_shards
-    assert {shard.data.shape for shard in shards} == {(24, 32)}
-    drawn = by_name(run(sampler, params), range(6), range(4))
-    for name, (tokens, logp, finished) in reference.items():
+    halves = {(24, 32): weights["layers_0"]["mlp"]["up"]["kernel"], (21, 32): weights["embed"]["embedding"]}
+    for half, matrix in halves.items():
+        assert {shard.data.shape for shard in matrix.addressable_shards} == {half}
+    whole, drawn = (by_name(run(one, params), range(6), range(4))
+                    for one in (Sampler(config, mesh(1), rows=16, chunk=8), sampler))
+    for name, (tokens, logp, finished) in whole.items():
         assert drawn[name][0] == tokens and drawn[name][2] == finished
         mine = np.frombuffer(drawn[name][1], np.float32)
         np.testing.assert_allclose(mine, np.frombuffer(logp, np.float32), atol=1e-4)
