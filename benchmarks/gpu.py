@@ -10,9 +10,9 @@ update: stage 2 of the recipe on one device: true tokens a second, operations wi
 large product's measured rate and of the published one, and the device's peak memory beside the plan's without a
 reference, which is not held here. Where all weights with their moments don't fit, the first that does of Adafactor and
 of adapters is taken, and named. Exit status 1 where a part fails, or cuDNN differs.
-What does not fit the device is named and left out. Each part has a process of its own. On a CPU it runs with
---sizes=tiny, without ceilings and cuDNN. attention and decode need jax, flax and numpy alone; update takes the recipe's
-config, so it needs the project's other packages as well.
+What does not fit the device or the model is named and left out. Each part has a process of its own. On a CPU it runs
+with --sizes=tiny, without ceilings and cuDNN. attention and decode need jax, flax and numpy alone; update takes the
+recipe's config, so it needs the project's other packages as well.
 """
 
 import argparse
@@ -23,9 +23,13 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # each part's own process runs this line too
 
 GIB = 2**30
 CHUNK, ROUNDS, PROMPT, UPDATED = 64, 3, 400, 64
@@ -50,7 +54,7 @@ def shape_of(size: str):
     from models.config import preset
     from models.folder import read_config
 
-    return read_config("models/tiny") if size == "tiny" else preset(size)
+    return read_config(ROOT / "models" / "tiny") if size == "tiny" else preset(size)
 
 
 def present():
@@ -150,8 +154,12 @@ def decode(size: str, rows: list[int], contexts: list[int]) -> None:
     mesh = make_mesh(MeshSpec(), jax.devices()[:1])
     weights = None
     for context in contexts:
+        longest = 2 * context
+        if longest > config.max_position_embeddings:
+            print(f"decode {size}, mean context {context}: left out, needs {longest} positions of the "
+                  f"{config.max_position_embeddings} that the model knows", flush=True)
+            continue
         for count in rows:
-            longest = 2 * context
             sampler = Sampler(config, mesh, dtype=dtype, longest=longest, rows=count, chunk=CHUNK,
                               cache_lengths=(longest,))
             shapes = abstract_weights(sampler.model)
