@@ -72,6 +72,8 @@ class Rollout:
         key = jax.random.fold_in(jax.random.key(request.seed, impl="threefry2x32"), request.step)
         eos = jnp.asarray(request.eos_ids or (-1,), jnp.int32)
         self.key, self.eos = jax.device_put((key, eos), self.programs.whole)
+        need = request.length + np.minimum(self.limit, sampler.chunk)
+        self.shortest = self._fit(need.max())  # holds every prompt, whichever is seated next, and its first chunk
         wanted = -(-len(own) // (self.devices * self.rows))
         self.batches = [self._empty_batch() for _ in range(min(wanted, sampler.batches or wanted))]
 
@@ -98,8 +100,7 @@ class Rollout:
         return next(length for length in self.sampler.cache_lengths if length >= positions)
 
     def _empty_batch(self) -> Batch:
-        need = self.request.length + np.minimum(self.limit, self.sampler.chunk)
-        cache = self.programs.empty_cache(self._fit(need.max()))
+        cache = self.programs.empty_cache(self.shortest)
         empty = {
             name: np.repeat(value[:1], self.devices * self.rows)
             for name, value in self.request.settings.items()
@@ -178,11 +179,16 @@ class Rollout:
         return rows, token, logp
 
     def _decode(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Start a chunk; the cache is grown first if some row could outgrow it."""
+        """Start a chunk; the cache is grown first if some row could outgrow it, and cut if half of it is enough."""
         live = batch.row[batch.row != FREE]
         steps = min(self.sampler.chunk, int((self.limit[live] - self.produced[live]).max()))
         end = self.request.length[live] + np.minimum(self.produced[live] + steps, self.limit[live])
-        self._grow(batch, self._fit(end.max() - 1))
+        size = max(self._fit(end.max() - 1), self.shortest)
+        self._grow(batch, size)
+        # The blocks of a long row that has ended would be read for all others to the end of the call. Not for less than
+        # half: rows soon grow again, and then all is copied for little.
+        if 2 * size <= cache_size(batch.cache):
+            batch.cache = self.programs.shorten(batch.cache, size)
         batch.cache, batch.slots, tokens, logp = self.programs.decode[self.request.truncated](
             self.params, batch.cache, batch.slots, np.int32(steps), self.eos
         )

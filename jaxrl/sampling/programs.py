@@ -100,9 +100,15 @@ class Programs:
 
     def grow(self, cache: KVCache, size: int) -> KVCache:
         """The cache with room for `size` positions; the old one is given up."""
-        function = partial(step.grow, blocks=size // BLOCK)
-        program = self._sized.setdefault(("grow", size), self._jit("grow", function, (P(self.row_axes),)))
-        return _by_layers(cache, program)
+        return self._resize("grow", step.grow, cache, size)
+
+    def shorten(self, cache: KVCache, size: int) -> KVCache:
+        """The first `size` positions of the cache; the old one is given up."""
+        return self._resize("shorten", step.shorten, cache, size)
+
+    def _resize(self, name: str, function: Callable[..., KVCache], cache: KVCache, size: int) -> KVCache:
+        program = self._jit(name, partial(function, blocks=size // BLOCK), (P(self.row_axes),))
+        return _by_layers(cache, self._sized.setdefault((name, size), program))
 
     def keep(self, cache: KVCache, slots: Slots, source: jax.Array) -> tuple[KVCache, Slots]:
         """Slots source[i] of every row shard and their cache, in this order; the old cache is given up."""

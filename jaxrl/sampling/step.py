@@ -187,6 +187,11 @@ def grow(cache: KVCache, blocks: int) -> KVCache:
     return jax.tree.map(longer, cache)
 
 
+def shorten(cache: KVCache, blocks: int) -> KVCache:
+    """The first `blocks` blocks of a cache."""
+    return jax.tree.map(lambda x: x[:, :, :blocks], cache)
+
+
 def move(
     cache: KVCache,
     slots: Slots,

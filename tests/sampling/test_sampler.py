@@ -17,6 +17,7 @@ from jaxrl.learning.state import decode_shardings
 from jaxrl.sampling import Coordinates, Sampler, SamplingSpec, StopStrings, step
 from jaxrl.sampling.loop import unseated
 from jaxrl.sampling.sampler import abstract_weights, default_batch_sizes
+from models.cache import cache_size
 from models.config import Qwen2Config
 from models.qwen2 import Qwen2, head_kernel
 
@@ -284,6 +285,22 @@ def test_a_completion_does_not_know_the_longest_prompt_that_is_asked_with_it(sam
     assert (alone.prompt_lengths, samplers[1].prompt_lengths) == ((64, 96), (64, 96, 128, 192, 256, 384))
     drawn = [by_name(run(sampler, params, (2,), new=2), (2,), range(4)) for sampler in (alone, samplers[1])]
     assert drawn[0] == drawn[1]
+
+
+def test_a_cache_is_cut_when_its_long_row_has_ended_and_no_bit_changes(params):
+    """One row of 200 tokens and many of 60 behind it, over 16 slots."""
+    limits, drawn, sizes = np.full(96, 60), [], []
+    limits[0] = 200
+    for lengths in (None, (320,)):
+        sampler = Sampler(CONFIG, mesh(1), rows=16, chunk=8, slots=16, cache_lengths=lengths)
+        decode = sampler.programs.decode[False]
+        sampler.programs.decode[False] = lambda weights, cache, slots, *rest, decode=decode: (
+            sizes.append(cache_size(cache)) or decode(weights, cache, slots, *rest))
+        prompts = (0, 3, 4, 5)
+        drawn.append(by_name(run(sampler, params, prompts, range(24), limits, eos_ids=()), prompts, range(24)))
+    assert drawn[0] == drawn[1]
+    changes = [size for size, before in zip(sizes, [0, *sizes], strict=False) if size != before]
+    assert changes == [128, 192, 256, 128, 320]
 
 
 def test_samples_prompts_steps_and_seeds_differ(samplers, params, reference):
