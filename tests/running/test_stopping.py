@@ -50,6 +50,7 @@ def stopped(number):
         except Exception:  # no library's remedy for its own errors
             pass
     return command
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is set aside, and so left alone
 run("jaxrl.some", {})
 """
 
