@@ -18,6 +18,8 @@ def get_config(size: str = "") -> ConfigDict:
     """Stage 1 with four optimizer steps a rollout."""
     config = base.swept(stage1.get_config(size), "algorithm", size)
     config.algorithm.minibatches = 4
+    if size != base.TINY:  # 64 rows an optimizer step on four devices: cut finely, or over a tenth is padding
+        config.layout.update(dict(micro_tokens=6_144, multiple=64))
     return config
 
 
