@@ -5,8 +5,8 @@
 One run is left in peace. Others are killed, started again and killed again; one that reaches its end is compared with
 the first, and the next is begun, until so many kills are done. Moments are drawn from --seed in turn from KINDS: while
 the program starts, anywhere in a step, while the run's first file, a rollout file, a line of metrics, a checkpoint, an
-evaluation or the export is written, and while an old checkpoint is deleted. Without --full the stages of --config have
-a few short steps. Exit status 1 on any difference.
+evaluation or the export is written, and while an old checkpoint is deleted: when it is set aside, and while its files
+go. Without --full the stages of --config have a few short steps. Exit status 1 on any difference.
 """
 
 import argparse
@@ -42,6 +42,7 @@ SHORT = {
 }
 # What appears in the run folder (or grows) while a kind of moment lasts; "start" needs no sign.
 FIRST = "first file"  # only of a run that has not begun
+GOING = "files going"  # the only kind whose files get fewer
 KINDS = {
     "start": None,
     FIRST: "config.json*",
@@ -50,6 +51,7 @@ KINDS = {
     "metrics line": "metrics.jsonl",
     "checkpoint": "checkpoints/*.orbax-checkpoint-tmp*",
     "deletion": "checkpoints/deleted/*",
+    GOING: "checkpoints/deleted/*/**/*",
     "evaluation": "evaluations/*.partial",
     "export": ".export.partial",
 }
@@ -73,8 +75,9 @@ class Moment(NamedTuple):
 
 def draw(kind: str, pace: Pace, chance: random.Random) -> Moment:
     """A moment of this kind. A file's writing takes milliseconds, a checkpoint's some tenths of a second."""
-    longest = {"start": pace.start, "step": pace.step, "checkpoint": 0.3, "export": 0.05, FIRST: 0.002}.get(kind, 0.004)
-    last = {"start": 1, FIRST: 1, "evaluation": 2, "export": 1, "deletion": 2}.get(kind, 3)
+    longest = {"start": pace.start, "step": pace.step, "checkpoint": 0.3, "export": 0.05, FIRST: 0.002,
+               GOING: 0.0005}.get(kind, 0.004)
+    last = {"start": 1, FIRST: 1, "evaluation": 2, "export": 1, "deletion": 2, GOING: 2}.get(kind, 3)
     return Moment(kind, chance.randint(1, last), chance.uniform(0, longest))
 
 
@@ -82,6 +85,8 @@ def shown(workdir: Path, kind: str) -> int:
     """0 where the kind's sign is not there, else a number that rises when it shows anew."""
     pattern = KINDS[kind]
     sizes = [path.stat().st_size for path in workdir.glob(pattern)] if pattern else [1]
+    if kind == GOING:
+        return -len(sizes)
     return max(sizes, default=0) if pattern == "metrics.jsonl" else len(sizes)
 
 
@@ -107,7 +112,7 @@ def left(workdir: Path) -> tuple[str, str, str]:
     """What a kill left: last line, last whole checkpoint, and what is half written, or half deleted."""
     records = read_metrics(workdir / "metrics.jsonl")
     checkpoints = run_steps(workdir) if (workdir / "checkpoints").is_dir() else []
-    patterns = {"*.partial", *KINDS.values()} - {None, KINDS[FIRST], KINDS["step"]}  # but what stays
+    patterns = {"*.partial", *KINDS.values()} - {None, KINDS[FIRST], KINDS["step"], KINDS[GOING]}  # but what stays
     half = sorted({str(path.relative_to(workdir)) for pattern in patterns for path in workdir.glob(pattern)})
     metrics = workdir / "metrics.jsonl"
     half += ["metrics.jsonl"] if metrics.exists() and not metrics.read_bytes().endswith(b"\n") else []

@@ -43,9 +43,9 @@ def read_records(path: Path, tokenizer: Any) -> list[tuple[str, list[int], dict[
     found: dict[str, tuple[str, list[int], dict[str, Any]]] = {}
     for number, record in enumerate(read_jsonl(path), start=1):
         name, given = record.get("id"), [key for key in ("prompt", "messages") if key in record]
-        if name is None or len(given) != 1 or str(name) in found:
+        if name is None or not _is_text(str(name)) or len(given) != 1 or str(name) in found:
             raise ValueError(f"{path}, prompt {number}: expected an `id` of its own and either `prompt` or `messages`, "
-                             f"got {json.dumps(record, ensure_ascii=False)[:120]}.")
+                             f"got {json.dumps(record)[:120]}.")
         if not _is_asked(record):
             raise ValueError(f"{path}, prompt {number}: expected `prompt` to be text, or `messages` to be one or more "
                              "objects with a `role` and a `content` that are text, got "

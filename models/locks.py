@@ -1,5 +1,6 @@
 """A lock on a file, which the kernel gives back when its holder ends, however it ends."""
 
+import errno
 import fcntl
 from pathlib import Path
 
@@ -12,8 +13,8 @@ def lock(descriptor: int, path: Path) -> str:
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
+    except (BlockingIOError, PermissionError) as error:  # CIFS says EACCES
+        raise BlockingIOError(errno.EWOULDBLOCK, f"another process holds {path}") from error
     except OSError as error:
         return f"{path} can't be locked ({error.strerror}); see to it that nobody starts the same twice."
     return ""

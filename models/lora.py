@@ -25,7 +25,7 @@ class LoRASpec:
     def __post_init__(self):
         if not isinstance(self.rank, int) or self.rank < 1:
             raise ValueError(f"lora.rank: expected a whole number of 0 (off) or more, got {self.rank!r}.")
-        if not self.alpha > 0:
+        if not 0 < self.alpha < math.inf:
             raise ValueError(f"lora.alpha: expected above 0, got {self.alpha!r}; rank or twice the rank is usual.")
 
     @property

@@ -157,6 +157,7 @@ def test_a_file_of_other_prompts_is_refused(model, begun, no_weights, capsys):
 @pytest.mark.parametrize(("asked", "said"), [
     ([{"prompt": "x"}], "prompt 1: expected an `id`"), ([ASKED[0], ASKED[0]], "prompt 2: expected an `id` of its own"),
     ([{"id": 1, "prompt": "x", "messages": []}], "either `prompt` or `messages`"), ([], "holds no prompt"),
+    ([ASKED[0], {"id": "\ud83d", "prompt": "x"}], r'prompt 2: expected an `id` of its own and'),
     ([ASKED[0], {"id": 7, "prompt": "Bob? " * 199}], "prompt 7: expected 1 to 250 tokens"),
     ([ASKED[0], {"id": "e", "prompt": ""}], "prompt 'e': expected 1 to 250 tokens"),
     *(([ASKED[0], {"id": "e"} | line], f"prompt 2: expected `prompt` to be text, or `messages` {MESSAGES}, got {said}.")

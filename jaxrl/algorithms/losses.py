@@ -81,10 +81,15 @@ class LossSpec:
         for field, least in (("dual_clip", 1), ("importance_cap", 0), ("value_clip", 0)):
             if getattr(self, field) is not None and not getattr(self, field) > least:
                 raise ValueError(f"{field}: expected above {least}, or None for none, got {getattr(self, field)}")
-        # Beyond these, tokens of one sign lose their gradient at ratio 1, or a penalty rewards.
-        for field, most in (("clip_low", 1.0), ("clip_high", math.inf), ("kl_coefficient", math.inf)):
-            if not 0 <= getattr(self, field) <= most:
-                raise ValueError(f"{field}: expected 0 {'or more' if most > 1 else 'to 1'}, got {getattr(self, field)}")
+        # Else tokens of one sign lose their gradient at ratio 1, at 0 a part of it; or a penalty rewards.
+        if not 0 < self.clip_low <= 1:
+            raise ValueError(f"clip_low: expected above 0, up to 1, got {self.clip_low}")
+        if not self.clip_high > 0:
+            raise ValueError(f"clip_high: expected above 0, got {self.clip_high}")
+        if not 0 <= self.kl_coefficient < math.inf:
+            raise ValueError(f"kl_coefficient: expected 0 or more, got {self.kl_coefficient}")
+        if not math.isfinite(self.entropy_coefficient):
+            raise ValueError(f"entropy_coefficient: expected a number, got {self.entropy_coefficient}")
         if self.refills < 0 or (self.refills and not self.drop_equal):
             raise ValueError(
                 f"refills={self.refills}: expected 0 or more, and above 0 only with drop_equal=True: problems are "

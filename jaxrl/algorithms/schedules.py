@@ -36,7 +36,8 @@ class ScheduleSpec:
                 f"a {self.kind} schedule needs more steps than warm-up steps, got steps={self.steps} and "
                 f"warmup={self.warmup}; set steps to the length of the stage"
             )
-        if not min(self.value, self.end, *(value for _, value in self.drops)) >= 0 or self.warmup < 0:
+        values = (self.value, self.end, *(value for _, value in self.drops))
+        if not all(0 <= value < math.inf for value in values) or self.warmup < 0:
             raise ValueError(f"schedule: expected values and warm-up steps of 0 or more, got {self}")
         at = [step for step, _ in self.drops]
         if at != sorted(set(at)):

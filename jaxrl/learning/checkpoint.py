@@ -65,10 +65,7 @@ class Checkpoints:
             _lead(self._clear)
             self._manager = self._open()
             self._see(shared(self.steps()))
-        notes = {step: self._note(step) for step in self.steps()}
-        self._scores = {step: note["score"] for step, note in notes.items() if "score" in note}
-        # The newest that was due when each was made, itself perhaps; 0: none.
-        self._due = {step: note["due"] for step, note in notes.items() if "due" in note}
+        self._read_notes()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -143,6 +140,7 @@ class Checkpoints:
                     step, args=ocp.args.Composite(state=arrays, note=ocp.args.JsonSave(note)), force=True)
             except Exception:
                 self._give_up(step)
+                self._read_notes()
                 raise
         self._writing = step
 
@@ -172,6 +170,8 @@ class Checkpoints:
             self._begin_clearing()
             return
         self._give_up(step)
+        self._see(shared(self.steps()))
+        self._read_notes()
         with _explained(self.folder):
             raise failure or self._meeting.failure()
 
@@ -277,14 +277,28 @@ class Checkpoints:
             self._clearing.join()
             self._clearing = None
 
+    def _read_notes(self) -> None:
+        """Take from the checkpoints that are there what they say of themselves."""
+        notes = {step: self._note(step) for step in self.steps()}
+        self._scores = {step: note["score"] for step, note in notes.items() if "score" in note}
+        # The newest that was due when each was made, itself perhaps; 0: none.
+        self._due = {step: note["due"] for step, note in notes.items() if "due" in note}
+
     def _give_up(self, step: int) -> None:
-        """Take away what is left of a write that failed, and see anew what is there."""
-        self._forget(step)
+        """Take away what is left of a write that failed, and see anew what is there.
+
+        The checkpoint itself may be there: whole, where only the deletion of older ones failed; or the one that it was
+        to replace, which is put back.
+        """
         for half in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
             shutil.rmtree(half, ignore_errors=True)
         with contextlib.suppress(Exception):  # the first error is the one to tell
             self._manager.close()
         self._meeting = Meeting()
+        replaced = self.folder / _DELETED / str(step)
+        if leads() and is_whole(replaced) and not (self.folder / str(step)).exists():
+            with contextlib.suppress(OSError):
+                replaced.rename(self.folder / str(step))
         self._manager = self._open()
         self._begin_clearing()
 
@@ -368,7 +382,7 @@ class _explained:
         number, text = getattr(error, "errno", None), str(error)
         if told := _TOLD_CODE.search(text):
             number = int(told.group(1))
-        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "RESOURCE_EXHAUSTED" in text:
+        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
             raise OSError(
                 errno.ENOSPC,
                 f"no space left for a checkpoint in {self.folder}; the last whole one is untouched: free some space",

@@ -41,7 +41,9 @@ class OptimizerSpec:
         for field in ("b1", "b2"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field}: expected 0 to under 1, got {getattr(self, field)}")
-        for field in ("eps", "weight_decay", "clip_norm"):
+        if not 0 < self.eps < math.inf:  # at 0 a weight that never had a gradient becomes 0 / 0
+            raise ValueError(f"eps: expected above 0, got {self.eps}")
+        for field in ("weight_decay", "clip_norm"):
             if not 0 <= getattr(self, field) < math.inf:
                 raise ValueError(f"{field}: expected 0 or more, got {getattr(self, field)}")
 

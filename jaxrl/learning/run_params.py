@@ -42,6 +42,12 @@ def split_run(name: str) -> tuple[Path, int | None]:
     return run, int(step) if step else None
 
 
+def with_step(name: str) -> str:
+    """`RUN` -> `RUN@step` of its newest checkpoint now. Raises as `split_run` and `checkpoint_folder` do."""
+    run, step = split_run(name)
+    return f"{run}@{checkpoint_folder(run, step)[1]}"
+
+
 def run_steps(run: Path) -> list[int]:
     """Steps with a whole checkpoint, rising."""
     return sorted(

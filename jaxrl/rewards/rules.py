@@ -1,8 +1,9 @@
 """The rules by name and version, and `score`, the one scorer of training, evaluation and re-scoring."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -35,6 +36,11 @@ class RewardValues:
     answer_right: float = 2.0
     answer_wrong: float = -1.5
     answer_unparseable: float = -2.0
+
+    def __post_init__(self):
+        for field, value in asdict(self).items():
+            if not math.isfinite(value):
+                raise ValueError(f"reward.{field}: expected a number, got {value}.")
 
 
 class Verdict(NamedTuple):

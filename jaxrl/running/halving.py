@@ -31,31 +31,38 @@ class Halving:
         return next((step for step in self.steps if step not in decided), None)
 
     def holds(self, setting: str, folder: Path) -> bool:
-        """Whether this run must not go on now: it was stopped, or waits where the others have yet to come."""
+        """Whether this run must not go on now: it was stopped, or waits where the others have yet to come. One that
+        will not be judged, as a run of its setting failed, waits for nobody."""
         if not self.steps:
             return False
         step = self.pause()
-        return setting in self.stops() or (step is not None and _evaluation(folder, step) is not None)
+        waits = step is not None and _evaluation(folder, step) is not None and setting not in self._failed()
+        return waits or setting in self.stops()
 
     def decide(self) -> list[Stop]:
         """What can be decided now and was not before. A setting of which a run failed is neither awaited nor judged."""
         new = []
-        failed = {setting for setting, folders in self.folders.items()
-                  if any(failure_mark(folder).exists() for folder in folders)}
         for step in self.steps:
-            decided, out = read_decisions(self.file), {*self.stops(), *failed}
+            decided, out = read_decisions(self.file), {*self.stops(), *self._failed()}
             if step in decided:
                 continue
             paths = {setting: [_evaluation(folder, step) for folder in folders]
                      for setting, folders in self.folders.items() if setting not in out}
             if not paths or not all(path for found in paths.values() for path in found):
                 break
-            results = {setting: [from_json(path.read_text(encoding="utf-8")) for path in found]
-                       for setting, found in paths.items()}
+            try:
+                results = {setting: [from_json(path.read_text(encoding="utf-8")) for path in found]
+                           for setting, found in paths.items()}
+            except FileNotFoundError:  # a run that starts again has gone back behind it
+                break
             decided[step] = losers(step, results)
             _write_decisions(self.file, decided)
             new += decided[step]
         return new
+
+    def _failed(self) -> set[str]:
+        return {setting for setting, folders in self.folders.items()
+                if any(failure_mark(folder).exists() for folder in folders)}
 
 
 def failure_mark(folder: Path) -> Path:

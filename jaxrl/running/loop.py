@@ -14,8 +14,8 @@ from jaxrl.evaluation.evaluate import evaluate
 from jaxrl.evaluation.table import EvaluationResult, rows, to_metrics
 from jaxrl.learning.checkpoint import Checkpoints
 from jaxrl.learning.fingerprint import fingerprint
-from jaxrl.learning.processes import fetch, leads, shared
-from jaxrl.learning.run_params import check_base, learned_parts, open_params, split_run
+from jaxrl.learning.processes import fetch, leads, led, shared
+from jaxrl.learning.run_params import check_base, learned_parts, open_params, split_run, with_step
 from jaxrl.learning.state import TrainState, fresh_moments
 from jaxrl.reporting.run_folder import read_evaluations
 from jaxrl.reporting.terminal import Terminal
@@ -24,7 +24,7 @@ from jaxrl.running.asked import load_asked
 from jaxrl.running.guard import drop_trips_after, dump, find_cause
 from jaxrl.running.ledger import Ledger, explained
 from jaxrl.running.lessons import Lessons
-from jaxrl.running.machine import build_machine, first_state, first_weights, frozen_reference
+from jaxrl.running.machine import build_machine, check_attention, first_state, first_weights, frozen_reference
 from jaxrl.running.measures import stage_warnings, suspect_warnings
 from jaxrl.running.plan_advice import refuse_unfit
 from jaxrl.running.planning import Job
@@ -47,7 +47,7 @@ _EVALUATION_SEED = 0x5EED
 class Run:
     """A training run over its folder. `train()` starts it, or goes on where it was killed."""
 
-    signals: Signals  # these four while `train` runs
+    signals: Signals  # these while `train` runs
     saver: Saver
     ledger: Ledger
     found: dict[str, EvaluationResult]
@@ -69,6 +69,7 @@ class Run:
         """
         spec = self.spec
         devices = present_devices(self.machine.mesh.devices.flat)
+        check_attention(spec.attention, on_cpu=devices.on_cpu)
         refuse_unfit(Job(spec, self.machine.config, self.asked.longest_prompt(), devices), self.terminal.say)
         if shared(manifest_weights(spec.workdir)):
             check_manifest(spec.workdir, self.manifest())
@@ -81,29 +82,29 @@ class Run:
         """The steps, with all that is kept of them. changes: what the config has not as at the last start."""
         spec = self.spec
         with ExitStack() as stack:
-            self.signals = stack.enter_context(Signals(alone=jax.process_count() == 1))
             checkpoints = stack.enter_context(Checkpoints(spec.workdir / "checkpoints", spec.checkpoint))
             self.saver = Saver(checkpoints, self.terminal.say)
             state, progress = self._state_of(max(checkpoints.steps(), default=None))
             if progress.step:
                 self.terminal.say(f"going on after step {progress.step}")
             elif spec.init_from:
-                self.terminal.say(f"starts from {spec.init_from}: its weights{self._inherited(state)}")
+                self.terminal.say(f"starts from {self.spec.init_from}: its weights{self._inherited(state)}")
             self.ledger = stack.enter_context(Ledger(spec, self.config, self.terminal, progress.step))
             if leads():
                 drop_trips_after(spec.workdir / "guard", progress.trips)
             now = self.manifest(None if progress.step else _first_weights(state))
-            for line in (*changes, *write_manifest(spec.workdir, now, progress.step, changes)):
+            for line in (*changes, *write_manifest(spec.workdir, now, progress.step)):
                 self.terminal.say(line)
             reference = None
             if self._needs_reference:
                 reference = frozen_reference(self.machine, spec, self.folder, state)
-            self.found = {result.name: result for result in read_evaluations(spec.workdir)}
+            self.found = {result.name: result for result in read_evaluations(spec.workdir)} if leads() else {}
             if not self.ledger.begun:
                 self._keep(self._evaluate(state, 0), BEFORE)
                 self.ledger.write({"step": 0} | to_metrics(self.found[BEFORE]))
                 self.ledger.settle("", final=True)  # nothing is learned yet that memory would have to keep
-            state = self._go_on(state, progress, reference)
+            with Signals(alone=jax.process_count() == 1) as self.signals:
+                state = self._go_on(state, progress, reference)
             for step, low in checkpoints.best()[: spec.checkpoint.best]:
                 self.terminal.say(f"among the best: checkpoint {step}, held-out accuracy at least {low:.1%}")
         return state
@@ -116,7 +117,7 @@ class Run:
         problems = {name: [problem.id for problem in pool] for name, pool in self.pools.items()}
         problems["held_out"] = [problem.id for problem in self.held_out]
         weights = "" if params else shared(manifest_weights(self.spec.workdir))
-        weights = weights or fingerprint(params or first_weights(self.machine, self.spec, self.folder))
+        weights = weights or fingerprint(params or first_weights(self.machine, self._begun_from(), self.folder))
         return make_manifest(self.spec.rule, problems, weights)
 
     def _state_of(self, step: int | None, base: Any = None) -> tuple[TrainState, Progress]:
@@ -127,7 +128,7 @@ class Run:
         """
         machine = self.machine
         if step is None:
-            return machine.begin(base) if base else first_state(machine, self.spec, self.folder), Progress()
+            return machine.begin(base) if base else first_state(machine, self._begun_from(), self.folder), Progress()
         state, meta = self.saver.checkpoints.restore(machine.abstract(), step)
         if self.spec.lora and base is None:
             base = first_weights(machine, self.spec, self.folder)
@@ -288,11 +289,20 @@ class Run:
                 save_params(workdir / "export", params, self.machine.config, source_folder=self.folder)
             shared(True)  # no process ends before all is written
 
+    def _begun_from(self) -> RunSpec:
+        """The specification with the step of the run that this one starts from: the newest is asked for once, for that
+        run may be going on."""
+        if self.spec.init_from:
+            self.spec = dataclasses.replace(self.spec, init_from=led(lambda: with_step(self.spec.init_from)))
+        return self.spec
+
     def _inherited(self, state: TrainState) -> str:
         """What else than weights a run that starts from another goes on with, in words."""
         run, step = split_run(self.spec.init_from)
         words = {"opt_state": "the moments of its optimizer", "critic": "its critic"}
         parts = [] if self.spec.lora else learned_parts(run, state, step)
+        if self.spec.stages[0].fresh_optimizer:  # it forgets them
+            parts = [part for part in parts if part != "opt_state"]
         return "".join(f" and {words[part]}" for part in parts) if parts else " alone"
 
     @property

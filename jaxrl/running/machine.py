@@ -110,12 +110,11 @@ def build_machine(
 ) -> Machine:
     """Everything but the state, for these devices (None: as the specification says, out of those there are).
 
-    Raises ValueError as `check_positions` and `check_attention`.
+    Raises ValueError as `check_positions`.
     """
     check_positions(longest, config)
     samplers = None if devices else sampling_devices(spec.sampler_devices)
     mesh, layout = make_mesh(spec.mesh, devices or learning_devices(spec.devices)), update_spec(spec, longest)
-    check_attention(spec.attention, on_cpu=mesh.devices.flat[0].platform == "cpu")
     model, optimizer, critic = learner_parts(spec, config, mesh)
     sampler = make_sampler(config, mesh, samplers, dtype=jnp.dtype(spec.dtype), longest=longest,
                            memory=int(spec.sampler_memory * 2**30), rows=spec.sampler_rows, chunk=spec.sampler_chunk)

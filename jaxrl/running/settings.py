@@ -20,6 +20,7 @@ from jaxrl.reporting.wandb_writer import WandbSpec
 from jaxrl.rewards import RULES, RewardValues
 from jaxrl.running.guard import GuardSpec
 from jaxrl.running.tasks import Task, check_rule, make_task
+from jaxrl.sampling.state import COLDEST, LARGEST
 from models.lora import LoRASpec
 from models.qwen2 import REMAT
 
@@ -91,6 +92,14 @@ class EvaluationSpec:
     max_new_tokens: int
     every: int
     rule: str = ""
+
+    def __post_init__(self):
+        for field, least in (("samples", 0), ("max_new_tokens", 1), ("every", 0)):
+            if getattr(self, field) < least:
+                raise ValueError(f"evaluation.{field}: expected {least} or more, got {getattr(self, field)}.")
+        if not (self.temperature == 0 or COLDEST <= self.temperature < math.inf):
+            raise ValueError(f"evaluation.temperature: expected 0 (greedy) or at least {COLDEST}, got "
+                             f"{self.temperature}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +249,7 @@ def _algorithm(c: dict[str, Any], stages: dict[str, Any]) -> tuple[LossSpec, dic
     if loss.needs == "solver" and loss.kl_placement == "reward":
         raise ValueError(f"algorithm.kl_placement: expected loss or none with recipe {c['recipe']}, which has no "
                          "rewards, got reward.")
-    if not c["critic_learning_rate"] >= 0:
+    if not 0 <= c["critic_learning_rate"] < math.inf:
         raise ValueError(f"algorithm.critic_learning_rate: expected 0 or more, got {c['critic_learning_rate']}.")
     if loss.kl_placement == "none" and c["reference"]["every"]:
         raise ValueError(f"algorithm.reference: one that follows does nothing without a KL (recipe {c['recipe']}); set "
@@ -264,8 +273,9 @@ def _lora(c: dict[str, Any], loss: LossSpec, decay: float) -> LoRASpec | None:
 def _stage(name: str, c: dict[str, Any], loss: LossSpec, guard: GuardSpec) -> StageSpec:
     sampling, steps = c["sampling"], c["steps"]
     start, end = sampling["temperature"], sampling["temperature_end"]
-    if min(start, end) <= 0:
-        raise ValueError(f"{name}.sampling.temperature: expected above 0 while training, got {start} to {end}.")
+    if not all(COLDEST <= value < math.inf for value in (start, end)):
+        raise ValueError(f"{name}.sampling.temperature: expected above 0 while training, {COLDEST} at least, got "
+                         f"{start} to {end}.")
     temperature = _linear(start, end, steps)
     if c["samples"] < 2 and (loss.needs == "group" or loss.drop_equal):
         raise ValueError(f"{name}.samples: expected 2 or more, as this algorithm compares the samples of a problem, "
@@ -276,7 +286,7 @@ def _stage(name: str, c: dict[str, Any], loss: LossSpec, guard: GuardSpec) -> St
     rate = dict(c["learning_rate"])
     rate["drops"] = tuple(tuple(drop) for drop in rate["drops"])
     coefficient = loss.kl_coefficient if c["kl_coefficient"] is None else c["kl_coefficient"]
-    if not coefficient >= 0:
+    if not 0 <= coefficient < math.inf:
         raise ValueError(f"{name}.kl_coefficient: expected 0 or more, got {coefficient}.")
     if c["kl_coefficient"] and loss.kl_placement == "none":
         raise ValueError(f"{name}.kl_coefficient: expected none, as this algorithm has no KL, got {coefficient}; set "
@@ -296,7 +306,7 @@ def _stage(name: str, c: dict[str, Any], loss: LossSpec, guard: GuardSpec) -> St
 def _truncation(name: str, sampling: dict[str, Any], steps: int) -> dict[str, ScheduleSpec]:
     """The schedules of top_k, top_p and min_p over a stage. Raises ValueError for a value that means nothing."""
     found = {}
-    for field, low, high, wanted in (("top_k", 0, math.inf, "0 (off) or more"), ("top_p", 1e-6, 1, "above 0, up to 1"),
+    for field, low, high, wanted in (("top_k", 0, LARGEST, "0 (off) or more"), ("top_p", 1e-6, 1, "above 0, up to 1"),
                                      ("min_p", 0, 1, "0 (off) to 1")):
         start, end = sampling[field], sampling[f"{field}_end"]
         end = start if end is None else end

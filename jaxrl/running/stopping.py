@@ -2,17 +2,19 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import Any, Self
 
 from jaxrl.learning.processes import any_process
 
-ECHO = 1.0
-"""Seconds after a signal in which another one is the same request, sent twice: Slurm may signal a process and also the
-parent that passes it on."""
+ECHO = 2.0
+"""Seconds after a signal in which another one is the same request, sent twice: Slurm, systemd and others may signal a
+process and also the parent that passes it on."""
+_AGAIN = 0.05  # seconds until an end that was swallowed is asked for again
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -31,39 +33,105 @@ class Stopped(Ended):
     status = os.EX_TEMPFAIL
 
 
+class _Taking:
+    """The signals while they are taken: handlers, the first signal and when it came, and who acts on it.
+
+    One for the process, as its handlers are: of `Interrupts` inside each other the innermost acts, and what it was
+    asked the outer ones know too.
+    """
+
+    def __init__(self):
+        self.inside: list[Interrupts] = []
+        self.asked: signal.Signals | None = None
+        self.since = 0.0
+        self._handlers: dict[signal.Signals, Any] = {}
+        self._hook: Any = None
+        self._reminder: threading.Timer | None = None
+        self._reminding = False
+
+    def begin(self) -> None:
+        self.asked, self._reminding = None, False
+        self._handlers = {number: signal.signal(number, self._take) for number in _SIGNALS
+                          if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN}
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
+
+    def end(self) -> None:
+        if self.asked:
+            time.sleep(max(0.0, self.since + ECHO - time.monotonic()))  # an echo must not meet other handlers
+        if self._reminder:
+            self._reminder.cancel()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        sys.unraisablehook, self.asked = self._hook, None
+
+    def _take(self, number: int, frame: object) -> None:
+        now = time.monotonic()
+        if self.asked is None:
+            self.asked, self.since = signal.Signals(number), now
+        elif self._reminding:
+            self._reminding = False
+        elif now - self.since > ECHO:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        else:
+            return
+        self.inside[-1].leave()
+
+    def _swallowed(self, unraisable: Any) -> None:
+        """Ask again where Python has dropped what a handler raised: it had come in the middle of a destructor or of a
+        callback of the garbage collector, and JAX has one."""
+        if self.asked is None or not isinstance(unraisable.exc_value, KeyboardInterrupt | Stopped):
+            self._hook(unraisable)
+            return
+        self._reminding = True
+        self._reminder = threading.Timer(_AGAIN, signal.pthread_kill, (threading.main_thread().ident, self.asked))
+        self._reminder.daemon = True
+        self._reminder.start()
+
+
+_taking = _Taking()
+
+
 class Interrupts:
     """SIGTERM, SIGINT and SIGHUP as KeyboardInterrupt with the signal's name, raised at once; a second signal, other
     than an echo of the first, ends the process. SIGHUP (a closed terminal) is left alone where nohup has set it aside.
 
-    Use as a context manager, where there is nothing to save or what is left undone is cleared. Outside the main thread,
-    which alone gets signals, it does nothing.
+    Use as a context manager, where there is nothing to save or what is left undone is cleared. Inside another one it
+    begins by leaving where a signal has come that nobody acted on. Outside the main thread, which alone gets signals,
+    it does nothing.
     """
 
-    def __init__(self):
-        self.asked: signal.Signals | None = None
-        self._before = {}
+    _entered = False
+
+    @property
+    def asked(self) -> signal.Signals | None:
+        """The first signal that came, if one did."""
+        return _taking.asked if self._entered else None
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._take) for number in _SIGNALS
-                            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN}
+        self._entered = threading.current_thread() is threading.main_thread()
+        if self._entered:
+            if not _taking.inside:
+                _taking.begin()
+            _taking.inside.append(self)
+            try:
+                if _taking.asked:
+                    self.leave()
+            except BaseException:
+                self.__exit__()
+                raise
         return self
 
     def __exit__(self, *error) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        if self._entered:
+            _taking.inside.remove(self)
+            if not _taking.inside:
+                _taking.end()
+            self._entered = False
 
-    def _take(self, number: int, frame: object) -> None:
-        if self.asked:
-            return
-        self.asked = signal.Signals(number)
-        time.sleep(ECHO)  # what comes meanwhile ends above
-        for other in self._before:
-            signal.signal(other, signal.SIG_DFL)
-        self._leave()
-
-    def _leave(self) -> None:
-        raise KeyboardInterrupt(self.asked.name)
+    def leave(self) -> None:
+        """What a signal does here."""
+        raise KeyboardInterrupt(_taking.asked.name)
 
 
 class Signals(Interrupts):
@@ -74,7 +142,6 @@ class Signals(Interrupts):
     """
 
     def __init__(self, *, alone: bool = True):
-        super().__init__()
         self._held = not alone
         self._alone = alone
 
@@ -89,7 +156,8 @@ class Signals(Interrupts):
             self._held = not self._alone
         self._check()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Raise where nothing is held."""
         if not self._held:
             self._check()
 

@@ -125,8 +125,11 @@ def _run_phase(spec, place, state: TrainState, update, tokenizer, checkpoints, s
     saved = started = time.monotonic()
     losses, begun = [], (started, place["tokens"])
 
+    def number():
+        return int(state.step) + 1_000_000 * place["phase"]
+
     def save():
-        checkpoints.save(int(state.step) + 1_000_000 * place["phase"], state, dict(place))
+        checkpoints.save(number(), state, dict(place))
 
     with ThreadPoolExecutor(1) as ahead:  # the next batch is written while this one is learned
         coming = ahead.submit(_batch, spec, place["phase"], place["step"], tokenizer)
@@ -152,7 +155,8 @@ def _run_phase(spec, place, state: TrainState, update, tokenizer, checkpoints, s
                         save()
                     saved = time.monotonic()
         except Stopped as stopped:
-            save()
+            if number() not in checkpoints.steps():
+                save()
             checkpoints.wait()
             raise Stopped(f"in phase {phase.name}, after step {place['step']}: {stopped}") from None
     return state

@@ -8,14 +8,13 @@ import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxrl.learning.processes import leads, led, until_seen
-from jaxrl.learning.run_params import split_run
+from jaxrl.learning.run_params import run_steps, split_run
 from jaxrl.reporting.files import drop_partial, write_text
 from jaxrl.running.settings import RunSpec
 from models.locks import lock
@@ -67,7 +66,9 @@ def _claim(workdir: Path, config: Mapping[str, Any], stack: ExitStack) -> list[s
     said = _lock(workdir, stack)
     check_workdir(workdir, config)  # nobody else changes it from here on
     drop_partial(workdir, "*.json*")  # a page is written by anybody
-    said += _told(workdir, config)
+    if told := _told(workdir, config):
+        _put_down(workdir, _newest(workdir), told, {})  # first: once config.json is this config nothing differs
+    said += told
     write_text(workdir / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
     return said
 
@@ -137,10 +138,12 @@ def make_manifest(rule: str, problems: Mapping[str, list[str]], weights: str) ->
     """Versions, commit, hardware, rule, a hash of the problems (given as ids) by use, and the first weights'
     fingerprint."""
     device = jax.devices()[0]
-    found = [name for name in _TASKS if find_spec(name.replace("-", "_"))]
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    for name in _TASKS:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     return {
-        "versions": {"python": platform.python_version()} | {
-            name: importlib.metadata.version(name) for name in (*_PACKAGES, *found)},
+        "versions": {"python": platform.python_version()} | versions,
         "commit": _commit(),
         "hardware": {"platform": device.platform, "kind": device.device_kind, "devices": jax.device_count(),
                      "processor": platform.processor() or platform.machine()},
@@ -151,9 +154,9 @@ def make_manifest(rule: str, problems: Mapping[str, list[str]], weights: str) ->
     }
 
 
-def write_manifest(workdir: Path, manifest: Mapping[str, Any], step: int, changes: Sequence[str] = ()) -> list[str]:
+def write_manifest(workdir: Path, manifest: Mapping[str, Any], step: int) -> list[str]:
     """`manifest.json` of a run that begins. Of one that goes on after `step` the first stays, and where versions,
-    hardware, commit or config (`changes`) are others, its `history` gets an entry. Gives a line for each of the former.
+    hardware or commit are others, its `history` gets an entry. Gives a line for each.
 
     Raises ValueError as `check_manifest`.
     """
@@ -163,12 +166,23 @@ def write_manifest(workdir: Path, manifest: Mapping[str, Any], step: int, change
             write_text(path, json.dumps(manifest, indent=2) + "\n")
         return []
     lines = check_manifest(workdir, manifest)
-    if leads() and (lines or changes):
-        first = json.loads(path.read_text(encoding="utf-8"))
-        entry = {"step": step, "changes": [*changes, *lines]} | {part: manifest[part] for part in _TOLD}
-        history = [*first.get("history", ()), entry]
-        write_text(path, json.dumps(first | {"history": history}, indent=2) + "\n")
+    if leads() and lines:
+        _put_down(workdir, step, lines, {part: manifest[part] for part in _TOLD})
     return lines
+
+
+def _put_down(workdir: Path, step: int, changes: Sequence[str], told: Mapping[str, Any]) -> None:
+    """An entry in the manifest's history, if there is a manifest. told: parts that are others from here on."""
+    path = workdir / "manifest.json"
+    if path.is_file():
+        first = json.loads(path.read_text(encoding="utf-8"))
+        history = [*first.get("history", ()), {"step": step, "changes": [*changes]} | told]
+        write_text(path, json.dumps(first | {"history": history}, indent=2) + "\n")
+
+
+def _newest(workdir: Path) -> int:
+    """The step after which a run goes on; 0 where it begins."""
+    return max(run_steps(workdir), default=0) if (workdir / "checkpoints").is_dir() else 0
 
 
 def check_manifest(workdir: Path, manifest: Mapping[str, Any]) -> list[str]:
@@ -180,7 +194,8 @@ def check_manifest(workdir: Path, manifest: Mapping[str, Any]) -> list[str]:
     if not path.is_file():
         return []
     then = json.loads(path.read_text(encoding="utf-8"))
-    latest = then | {part: entry[part] for entry in then.get("history", ()) for part in _TOLD}
+    latest = then | {part: entry[part] for entry in then.get("history", ()) for part in _TOLD
+                     if part in entry}
     return compare_manifests(latest | {"history": []}, manifest, "this run can't go on")
 
 

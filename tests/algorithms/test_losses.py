@@ -193,8 +193,11 @@ def test_the_gap_between_sampler_and_learner(old):
         ({"importance_cap": 0.0}, "importance_cap: expected above 0, or None"),
         # At ratio 1 these would take the gradient from all tokens of one sign.
         ({"dual_clip": 0.5}, "dual_clip: expected above 1, or None"),
-        ({"clip_high": -0.1}, "clip_high: expected 0 or more, got -0.1"),
-        ({"clip_low": 1.5}, "clip_low: expected 0 to 1, got 1.5"),
+        ({"clip_high": -0.1}, "clip_high: expected above 0, got -0.1"),
+        ({"clip_low": 1.5}, "clip_low: expected above 0, up to 1, got 1.5"),
+        ({"clip_low": 0.0}, "clip_low: expected above 0"), ({"clip_high": 0.0}, "clip_high: expected above 0"),
+        ({"entropy_coefficient": float("nan")}, "entropy_coefficient: expected a number, got nan"),
+        ({"kl_coefficient": float("inf")}, "kl_coefficient: expected 0 or more, got inf"),
         ({"kl_coefficient": -1.0}, "kl_coefficient: expected 0 or more"),
     ],
 )

@@ -1,5 +1,7 @@
 """Schedules at the points that matter: the first step, the end of warm-up, the last step, and after it."""
 
+import math
+
 import pytest
 
 from jaxrl.algorithms.schedules import ScheduleSpec, make_schedule
@@ -30,6 +32,8 @@ def test_steps_down():
     [
         ({"kind": "exp"}, "expected one of constant"),
         ({"kind": "linear", "steps": 3, "warmup": 3}, "needs more steps than warm-up"),
+        ({"kind": "linear", "steps": 3, "end": math.nan}, "expected values and warm-up steps of 0 or more"),
+        ({"drops": ((5, math.inf),), "kind": "steps"}, "expected values and warm-up steps of 0 or more"),
         ({"kind": "steps", "drops": ((5, 1.0), (5, 0.5))}, "rising steps"),
         ({"drops": ((5, 1.0),)}, "belong to kind 'steps'"),
         ({"kind": "steps"}, "belong to kind 'steps'"),

@@ -80,3 +80,7 @@ def test_moments_follow_from_the_seed_and_their_signs_show(mine):
     assert shown(mine, "checkpoint") == 0 < shown(mine, "step")
     (mine / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir()
     assert shown(mine, "checkpoint") == 1
+    (mine / "checkpoints" / "deleted" / "1" / "note").mkdir(parents=True)
+    whole = shown(mine, "files going")
+    (mine / "checkpoints" / "deleted" / "1" / "note").rmdir()
+    assert shown(mine, "files going") > whole

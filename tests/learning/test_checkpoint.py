@@ -360,6 +360,47 @@ def test_a_checkpoint_that_would_not_fit_is_not_begun(tmp_path, monkeypatch):
         assert checkpoints.best() == []
 
 
+def test_a_checkpoint_is_known_also_where_the_old_one_can_not_be_deleted(tmp_path):
+    """The new one is whole by then; what is said is that the disk refused."""
+    state, _ = state_on(MeshSpec())
+    with Checkpoints(tmp_path, CheckpointSpec(every=5, keep=1, best=1)) as checkpoints:
+        checkpoints.save(3, state, {}, 0.1)
+        checkpoints.wait()
+        (tmp_path / "deleted").write_text("in the way")
+        checkpoints.save(7, state, {}, 0.9)
+        with pytest.raises(OSError, match="can't write checkpoints"):
+            checkpoints.wait()
+        now = checkpoints.steps(), checkpoints.best(), checkpoints.last_due(7)
+        assert now == ([3, 7], [(7, 0.9), (3, 0.1)], 7)
+    with Checkpoints(tmp_path, CheckpointSpec(every=5, keep=1, best=1)) as again:
+        assert (again.steps(), again.best(), again.last_due(7)) == now
+
+
+def test_one_that_could_not_be_replaced_is_put_back(tmp_path, disk):
+    first, mesh = state_on(MeshSpec())
+    second, _ = state_on(MeshSpec(), seed=1)
+    rename, refuse = os.rename, []
+
+    def rename_or_fail(source, target):
+        if "orbax-checkpoint-tmp" in str(source) and refuse:
+            raise OSError(28, "No space left on device")
+        return rename(source, target)
+
+    os.rename = rename_or_fail
+    disk.go.set()
+    with Checkpoints(tmp_path, CheckpointSpec(best=1)) as checkpoints:
+        checkpoints.save(1, first, {"first": True}, 0.3)
+        checkpoints.wait()
+        refuse.append(True)
+        checkpoints.save(1, second, {}, 0.6)
+        with pytest.raises(OSError, match="no space left for a checkpoint"):
+            checkpoints.wait()
+        assert checkpoints.best() == [(1, 0.3)]
+        restored, meta = checkpoints.restore(abstract_state(MODEL, OPTIMIZER, mesh))
+    assert meta == {"first": True}
+    assert_same(restored, first)
+
+
 def test_same_step_is_replaced(tmp_path):
     first, mesh = state_on(MeshSpec())
     second, _ = state_on(MeshSpec(), seed=1)

@@ -56,6 +56,19 @@ def test_who_failed_is_neither_awaited_nor_judged(folders, tmp_path):
     assert halving.pause() is None
 
 
+def test_the_other_seeds_of_who_failed_wait_for_nobody(folders, tmp_path):
+    """Nothing may be left to decide where all settings have a run that failed: they would wait for ever."""
+    halving = Halving(tmp_path / "stopped.json", folders, [10])
+    for both in folders.values():
+        evaluate(both[0], "step_000010", 36)
+        failure_mark(both[1]).parent.mkdir(exist_ok=True)
+        failure_mark(both[1]).touch()
+    assert halving.decide() == [] and halving.pause() == 10
+    assert not any(halving.holds(name, both[0]) for name, both in folders.items())
+    failure_mark(folders["low"][1]).unlink()  # it is made again
+    assert halving.holds("low", folders["low"][0]) and not halving.holds("high", folders["high"][0])
+
+
 def test_a_run_that_ended_before_the_step_is_judged_by_its_end(folders, tmp_path):
     for folder in folders["high"]:
         evaluate(folder, "after", 36, step=7)

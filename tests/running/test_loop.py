@@ -105,6 +105,14 @@ def test_one_completion_is_drawn_again(whole, step):
     assert found.prompt == stored[2].prompt
 
 
+def test_a_run_for_gpus_is_not_trained_on_a_cpu_but_can_be_looked_at(small, tmp_path):
+    """What draws a completion again has no use for the learner's attention."""
+    run = small.run(small.fields(tmp_path / "run", {"attention": "cudnn", "dtype": "bfloat16"}))
+    with pytest.raises(ValueError, match="attention: expected plain on a CPU, which has no cuDNN"):
+        run.train()
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_can_not_be_drawn_again_is_said(whole):
     with pytest.raises(FileNotFoundError, match=r"after step 2, which were not kept; steps .* again: 1, 6 "):
         replay(whole[0], 3, 0, 0)

@@ -526,4 +526,5 @@ def test_a_stage_begins_with_fresh_moments_where_it_says_so(small, judged, tmp_p
         "init_from": str(tmp_path / "run"), "stages.stage1.fresh_optimizer": fresh, "evaluation.samples": 1}))
     run.train()
     assert counts == ([0, 1, 2, 3, 4, 5] if fresh else [counts[0] + i for i in range(6)]) and (counts[0] > 0) != fresh
-    assert any("its weights and the moments of its optimizer" in line for line in small.said)
+    inherited = " alone" if fresh else " and the moments of its optimizer"
+    assert f"starts from {tmp_path / 'run'}@6: its weights{inherited}" in small.said

@@ -15,14 +15,14 @@ ROOT = Path(__file__).parents[2]
 # Says when it is ready, and after the first signal saves for a while.
 WORKER = """
 import time
-from jaxrl.running.stopping import Signals, Stopped
+from jaxrl.running.stopping import ECHO, Signals, Stopped
 with Signals() as signals:
     try:
         print("ready", flush=True)
         while True:
             time.sleep(0.01)
     except Stopped:
-        time.sleep(0.5)
+        time.sleep(2 * ECHO)
         print("saved", flush=True)
 """
 # Will not be left, whatever was asked.
@@ -37,6 +37,31 @@ with Signals() as signals, signals.held():
 """
 
 
+# A signal that comes while the garbage collector calls back: Python drops what is raised there.
+SWALLOWED = """
+import gc, signal, time
+from jaxrl.flags import run
+from jaxrl.running.stopping import Signals
+def interrupt(phase, info):
+    if phase == "stop":
+        gc.callbacks.remove(interrupt)
+        signal.raise_signal(signal.SIGTERM)
+def command(config):
+    gc.callbacks.append(interrupt)
+    gc.collect()
+    time.sleep(60)
+def inside(config):
+    with Signals():
+        command(config)
+def dropped(config):
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except BaseException:
+        pass
+    with Signals():
+        time.sleep(60)
+run("jaxrl.some", {})
+"""
 COMMAND = """
 import signal
 from jaxrl.flags import run
@@ -66,9 +91,28 @@ def test_two_signals_at_a_time_are_one(second):
     """Slurm may signal a process and also its parent, which passes the signal on."""
     process = worker(WORKER)
     process.send_signal(signal.SIGTERM)
-    time.sleep(0.3 * ECHO)
+    time.sleep(0.8 * ECHO)
     process.send_signal(second)
     assert process.communicate(timeout=60)[0] == "saved\n" and process.returncode == 0
+
+
+def test_a_signal_is_passed_on_long_before_an_echo_of_it_would_be_a_second_one():
+    """A sweep and its runs may both be signalled; the sweep signals them as soon as it has left what it does."""
+    with pytest.raises(Stopped), Signals():
+        began = time.monotonic()
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            assert time.monotonic() - began < ECHO / 2
+
+
+@pytest.mark.parametrize("way", ["command", "inside", "dropped"])
+def test_a_signal_is_not_lost_where_what_it_raises_is(way):
+    command = [sys.executable, "-c", SWALLOWED.format(way), "--config=configs/stage1.py:tiny"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    said = "jaxrl.some: stopped by SIGTERM; start the same command again to go on.\n"
+    assert (ended.returncode, ended.stderr) == (75, said)
 
 
 def test_a_second_signal_stops_at_once():

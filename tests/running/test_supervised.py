@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxrl.learning.checkpoint import Checkpoints
 from jaxrl.running import supervised
 from jaxrl.running.stopping import Stopped
 from jaxrl.running.supervised import train_supervised
@@ -89,6 +90,21 @@ def test_a_schooling_that_was_stopped_saves_and_goes_on_from_there(whole, tmp_pa
     train_supervised(spec, tmp_path / "cut", tmp_path / "other", said.append)
     assert f"'phase': 0, 'step': {done}, " in said[0] and int(done) > 0
     same_base(tmp_path / "other", whole[1])
+
+
+def test_a_signal_in_a_save_does_not_write_the_same_checkpoint_again(whole, tmp_path, monkeypatch):
+    """It would take away the whole one first."""
+    spec, real, saved = dataclasses.replace(whole[0], save_minutes=0.0), Checkpoints.save, []
+
+    def stops(self, step, *rest):
+        real(self, step, *rest)
+        saved.append(step)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Checkpoints, "save", stops)
+    with pytest.raises(Stopped):
+        train_supervised(spec, tmp_path / "cut", tmp_path / "other", quiet)
+    assert saved == [1]
 
 
 def test_the_rate_warms_up_and_falls_to_its_share():

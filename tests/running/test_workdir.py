@@ -93,6 +93,21 @@ def test_what_lays_out_work_may_change_and_is_said_once(tmp_path):
         assert said == []
 
 
+def test_a_change_is_in_the_history_also_where_the_start_that_made_it_was_killed(tmp_path):
+    """While the state is read, say: the same command again finds its own config."""
+    folder = stored(tmp_path / "run", single_fields())
+    first = {"versions": {}, "commit": "a", "hardware": {}, "weights": "w", "rule": "r", "problems": {}}
+    write_manifest(folder, first, 0)
+    (folder / "checkpoints" / "7" / "state").mkdir(parents=True)
+    with claimed(folder, single_fields(**{"guard.retries": 9})) as said:
+        pass
+    with claimed(folder, single_fields(**{"guard.retries": 9})) as again:
+        assert write_manifest(folder, first, 7) == again == []
+    history = json.loads((folder / "manifest.json").read_text())["history"]
+    assert history == [{"step": 7, "changes": said}] and "guard.retries was 3, is 9" in said[0]
+    assert write_manifest(folder, first | {"commit": "b"}, 7) == ["not as then: commit was 'a', is 'b'"]
+
+
 def test_bounds_of_a_stage_may_change(tmp_path):
     folder = stored(tmp_path / "run", single_fields())
     check_workdir(folder, single_fields(**{"bounds.kl_max": 2.0}))
@@ -126,6 +141,16 @@ def test_a_lock_is_gone_with_its_process(tmp_path):
     held.kill()
     held.communicate()
     with claimed(tmp_path, single_fields()):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES])
+def test_a_file_system_may_say_in_two_ways_that_a_file_is_locked(tmp_path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(BlockingIOError, match="is in use"), claimed(tmp_path / "run", single_fields()):
         pass
 
 
@@ -163,12 +188,12 @@ def test_a_manifest_keeps_its_origin_and_what_changed_since(tmp_path):
     second = first | {"commit": "b"}
     assert write_manifest(tmp_path, first, 0) == write_manifest(tmp_path, first, 2) == []
     assert json.loads((tmp_path / "manifest.json").read_text()) == first
-    assert write_manifest(tmp_path, second, 4, ["devices"]) == ["not as then: commit was 'a', is 'b'"]
+    assert write_manifest(tmp_path, second, 4) == ["not as then: commit was 'a', is 'b'"]
     assert write_manifest(tmp_path, second, 5) == []
     stored = json.loads((tmp_path / "manifest.json").read_text())
-    entry = {"step": 4, "changes": ["devices", "not as then: commit was 'a', is 'b'"]}
+    entry = {"step": 4, "changes": ["not as then: commit was 'a', is 'b'"]}
     assert stored == first | {"history": [entry | {part: second[part] for part in ("versions", "commit", "hardware")}]}
-    assert compare_manifests(stored, first)[0] == "the past run went on after step 4 with a change, devices"
+    assert compare_manifests(stored, first)[0].startswith("the past run went on after step 4 with a change, not as")
     with pytest.raises(ValueError, match=r"this run can't go on: problems\.held_out\.hash \(then 'h', now 'x'\)"):
         write_manifest(tmp_path, first | {"problems": {"held_out": {"count": 1, "hash": "x"}}}, 6)
     assert json.loads((tmp_path / "manifest.json").read_text()) == stored
