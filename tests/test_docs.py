@@ -77,7 +77,7 @@ def prefixes(path):
 def test_sentences_that_troubleshooting_quotes_are_said():
     """Quoted in bold code: what our own commands say; XLA's, the kernel's and wandb's are named here."""
     foreign = ("RESOURCE_EXHAUSTED", "out of memory", "No space left on device", "disk quota", "Expected 2 threads",
-               "Did you mean")  # fmt: skip
+               "Did you mean", "Error reading persistent")  # fmt: skip
     code = "\n".join(path.read_text(encoding="utf-8") for room in ("jaxrl", "models", "data_gen")
                      for path in (ROOT / room).rglob("*.py"))  # fmt: skip
     code = re.sub(r"[\"']\s*\n\s*f?[\"']", "", code)  # sentences over several lines of code
