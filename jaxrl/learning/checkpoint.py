@@ -140,7 +140,9 @@ class Checkpoints:
                     step, args=ocp.args.Composite(state=arrays, note=ocp.args.JsonSave(note)), force=True)
             except Exception:
                 self._give_up(step)
-                self._read_notes()
+                with contextlib.suppress(Exception):
+                    if jax.process_count() == 1:  # of several it may be this one alone that fails here
+                        self._read_notes()
                 raise
         self._writing = step
 
@@ -170,8 +172,9 @@ class Checkpoints:
             self._begin_clearing()
             return
         self._give_up(step)
-        self._see(shared(self.steps()))
-        self._read_notes()
+        with contextlib.suppress(Exception):  # the first error is the one to tell
+            self._see(shared(self.steps()))
+            self._read_notes()
         with _explained(self.folder):
             raise failure or self._meeting.failure()
 
@@ -288,8 +291,9 @@ class Checkpoints:
         """Take away what is left of a write that failed, and see anew what is there.
 
         The checkpoint itself may be there: whole, where only the deletion of older ones failed; or the one that it was
-        to replace, which is put back.
+        to replace, which is put back. So its note is to be read again.
         """
+        self._forget(step)
         for half in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
             shutil.rmtree(half, ignore_errors=True)
         with contextlib.suppress(Exception):  # the first error is the one to tell

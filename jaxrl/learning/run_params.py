@@ -48,6 +48,13 @@ def with_step(name: str) -> str:
     return f"{run}@{checkpoint_folder(run, step)[1]}"
 
 
+def origin(run: Path, init_from: str) -> str:
+    """What `init_from` was for a run that has begun: with the step that was the newest then, as its manifest has it."""
+    path = run / "manifest.json"
+    stored = json.loads(path.read_text(encoding="utf-8")).get("init_from") if path.is_file() else ""
+    return stored or init_from
+
+
 def run_steps(run: Path) -> list[int]:
     """Steps with a whole checkpoint, rising."""
     return sorted(
@@ -129,7 +136,7 @@ def open_params(
     adapters, step = open_adapters(run, step)
     fields = run_config(run)
     if fields["init_from"]:
-        begun, at = split_run(fields["init_from"])
+        begun, at = split_run(origin(run, fields["init_from"]))
         base, _ = open_params(begun, config, at, folder=folder)
     else:
         base = open_model(folder or resolve_model(fields["model"]), config)
@@ -167,7 +174,7 @@ def restore_params(
         return restore_tree(folder, {"params": _placed(shapes, shardings)})["params"], step
     fields = run_config(run)
     if fields["init_from"]:
-        begun, at = split_run(fields["init_from"])
+        begun, at = split_run(origin(run, fields["init_from"]))
         base, _ = restore_params(begun, config, at, shardings=shardings)
     else:
         base = load_params(resolve_model(fields["model"]), config, shardings=shardings, dtype=jnp.float32)

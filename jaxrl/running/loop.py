@@ -15,7 +15,7 @@ from jaxrl.evaluation.table import EvaluationResult, rows, to_metrics
 from jaxrl.learning.checkpoint import Checkpoints
 from jaxrl.learning.fingerprint import fingerprint
 from jaxrl.learning.processes import fetch, leads, led, shared
-from jaxrl.learning.run_params import check_base, learned_parts, open_params, split_run, with_step
+from jaxrl.learning.run_params import check_base, learned_parts, open_params, origin, split_run, with_step
 from jaxrl.learning.state import TrainState, fresh_moments
 from jaxrl.reporting.run_folder import read_evaluations
 from jaxrl.reporting.terminal import Terminal
@@ -117,8 +117,8 @@ class Run:
         problems = {name: [problem.id for problem in pool] for name, pool in self.pools.items()}
         problems["held_out"] = [problem.id for problem in self.held_out]
         weights = "" if params else shared(manifest_weights(self.spec.workdir))
-        weights = weights or fingerprint(params or first_weights(self.machine, self._begun_from(), self.folder))
-        return make_manifest(self.spec.rule, problems, weights)
+        weights = weights or fingerprint(params or first_weights(self.machine, self.begun_from(), self.folder))
+        return make_manifest(self.spec.rule, problems, weights, self.spec.init_from)
 
     def _state_of(self, step: int | None, base: Any = None) -> tuple[TrainState, Progress]:
         """The state of a checkpoint and how far the run was then; None: the beginning.
@@ -128,10 +128,10 @@ class Run:
         """
         machine = self.machine
         if step is None:
-            return machine.begin(base) if base else first_state(machine, self._begun_from(), self.folder), Progress()
+            return machine.begin(base) if base else first_state(machine, self.begun_from(), self.folder), Progress()
         state, meta = self.saver.checkpoints.restore(machine.abstract(), step)
         if self.spec.lora and base is None:
-            base = first_weights(machine, self.spec, self.folder)
+            base = first_weights(machine, self.begun_from(), self.folder)
             check_base(self.spec.workdir, base, self.spec.dtype)
         return state._replace(base=base), Progress(**meta)
 
@@ -289,11 +289,12 @@ class Run:
                 save_params(workdir / "export", params, self.machine.config, source_folder=self.folder)
             shared(True)  # no process ends before all is written
 
-    def _begun_from(self) -> RunSpec:
-        """The specification with the step of the run that this one starts from: the newest is asked for once, for that
-        run may be going on."""
+    def begun_from(self) -> RunSpec:
+        """The specification with the step of the run that this one starts from. The newest is asked for once, for that
+        run may be going on; the manifest keeps it. Raises as `with_step`."""
         if self.spec.init_from:
-            self.spec = dataclasses.replace(self.spec, init_from=led(lambda: with_step(self.spec.init_from)))
+            begun = led(lambda: with_step(origin(self.spec.workdir, self.spec.init_from)))
+            self.spec = dataclasses.replace(self.spec, init_from=begun)
         return self.spec
 
     def _inherited(self, state: TrainState) -> str:

@@ -82,7 +82,7 @@ def _plan(run: Run, step: int) -> StepPlan:
 def _state(run: Run, step: int) -> TrainState:
     """The weights that step `step` sampled from, as a state without its moments."""
     if step == 1:
-        return first_state(run.machine, run.spec, run.folder)
+        return first_state(run.machine, run.begun_from(), run.folder)
     workdir: Path = run.spec.workdir
     steps = run_steps(workdir) if (workdir / "checkpoints").is_dir() else []
     if step - 1 not in steps:
@@ -92,7 +92,7 @@ def _state(run: Run, step: int) -> TrainState:
                                 f"steps that can be drawn again: {usable} (checkpoint.keep_every keeps more).")
     if not run.spec.lora:
         return TrainState(np.int32(step - 1), restore_weights(run.machine, workdir, step - 1), None)
-    base = first_weights(run.machine, run.spec, run.folder)
+    base = first_weights(run.machine, run.begun_from(), run.folder)
     check_base(workdir, base, run.spec.dtype)
     adapters = {"params": run.machine.abstract().params}
     return TrainState(np.int32(step - 1), **restore_tree(checkpoint_folder(workdir, step - 1)[0], adapters),

@@ -1,5 +1,6 @@
 """The runs of a sweep as child processes, one after another or side by side; each goes on where it was."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -38,14 +39,16 @@ class Member(NamedTuple):
         return self.workdir.parent / "logs" / f"{self.workdir.name}.log"
 
 
-class _Child(NamedTuple):
+@dataclasses.dataclass(eq=False)
+class _Child:
     member: Member
     process: subprocess.Popen
     slot: Mapping[str, str]
     log: int  # the descriptor that holds the lock
     said: int  # bytes of the log that were there before
     began: float
-    held: bool = False  # it was asked to stop and wait
+    told: bool = False  # it was asked to end
+    held: bool = False  # that was to wait for others
 
 
 class Unfinished(NamedTuple):
@@ -87,12 +90,13 @@ def run_members(
     """
     for member in members:
         failure_mark(member.workdir).unlink(missing_ok=True)
-    with Signals() as signals:
-        return _run_members(members, slots, halving, say, signals)
+    running: list[_Child] = []
+    with Signals(tell=lambda: _stop(running)) as signals:
+        return _run_members(members, slots, halving, say, signals, running)
 
 
-def _run_members(members, slots, halving, say, signals: Signals) -> Unfinished:
-    left, free, running, failed, elsewhere, stopped = list(members), list(slots), [], [], [], []
+def _run_members(members, slots, halving, say, signals: Signals, running: list[_Child]) -> Unfinished:
+    left, free, failed, elsewhere, stopped = list(members), list(slots), [], [], []
     try:
         while True:
             with signals.held():  # so that no child is begun and forgotten
@@ -119,8 +123,8 @@ def _run_members(members, slots, halving, say, signals: Signals) -> Unfinished:
                     member = child.member
                     if child.process.poll() is None:
                         if not child.held and halving.holds(member.setting, member.workdir):
-                            child.process.terminate()  # it saves, and goes on exactly there if it may
-                            running[running.index(child)] = child._replace(held=True)
+                            _stop([child])  # it saves, and goes on exactly there if it may
+                            child.held = True
                         continue
                     running.remove(child)
                     free.append(child.slot)
@@ -133,12 +137,18 @@ def _run_members(members, slots, halving, say, signals: Signals) -> Unfinished:
                     say(f"{_name(member)}: waits after step {_steps_done(member)}" + ("" if child.held else
                         "; it was stopped by a signal, and the same command goes on with it"))
     finally:
-        for child in running:
-            if not child.held:  # a second signal would end it before it has saved
-                child.process.terminate()
+        _stop(running)
         for child in running:
             child.process.wait()
             os.close(child.log)
+
+
+def _stop(running: Sequence[_Child]) -> None:
+    """Ask them to save and end, each once: a second signal would end it before it has saved."""
+    for child in running:
+        if not child.told:
+            child.told = True
+            child.process.terminate()
 
 
 def _start(member: Member, slot: Mapping[str, str], say: Callable[[str], None]) -> _Child | None:

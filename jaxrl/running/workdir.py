@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from jaxrl.learning.processes import leads, led, until_seen
-from jaxrl.learning.run_params import run_steps, split_run
+from jaxrl.learning.run_params import origin, run_steps, split_run
 from jaxrl.reporting.files import drop_partial, write_text
 from jaxrl.running.settings import RunSpec
 from models.locks import lock
@@ -134,9 +134,9 @@ def check_start(spec: RunSpec) -> None:
                                 "--config.init_from=RUN, or --config.init_from= to start from the model.") from error
 
 
-def make_manifest(rule: str, problems: Mapping[str, list[str]], weights: str) -> dict[str, Any]:
-    """Versions, commit, hardware, rule, a hash of the problems (given as ids) by use, and the first weights'
-    fingerprint."""
+def make_manifest(rule: str, problems: Mapping[str, list[str]], weights: str, init_from: str) -> dict[str, Any]:
+    """Versions, commit, hardware, rule, a hash of the problems (given as ids) by use, the first weights' fingerprint,
+    and the checkpoint that they are of (empty: the model's)."""
     device = jax.devices()[0]
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     for name in _TASKS:
@@ -149,6 +149,7 @@ def make_manifest(rule: str, problems: Mapping[str, list[str]], weights: str) ->
                      "processor": platform.processor() or platform.machine()},
         "rule": rule,
         "weights": weights,
+        "init_from": init_from,
         "problems": {use: {"count": len(ids), "hash": hashlib.blake2b("\n".join(ids).encode()).hexdigest()[:32]}
                     for use, ids in problems.items()},
     }
@@ -206,7 +207,8 @@ def manifest_weights(workdir: Path) -> str:
 
 
 def read_past_run(manifest: Path, workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The manifest of a past run, and the config.json beside it with `workdir` as its folder.
+    """The manifest of a past run, and the config.json beside it with `workdir` as its folder, from the checkpoint that
+    was the newest of `init_from` then.
 
     Raises FileNotFoundError or ValueError where one of them can't be read, or where `workdir` is the past run's own.
     """
@@ -224,7 +226,7 @@ def read_past_run(manifest: Path, workdir: Path) -> tuple[dict[str, Any], dict[s
     if missing or "task" not in fields:
         raise ValueError(f"{manifest} and its config.json: expected those of a run of jaxrl.train, "
                          f"missing {', '.join(sorted(missing)) or 'task'}.")
-    return then, fields | {"workdir": str(workdir)}
+    return then, fields | {"workdir": str(workdir), "init_from": origin(manifest.parent, fields["init_from"])}
 
 
 def compare_manifests(
