@@ -22,6 +22,7 @@ from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.optimizer import OptimizerSpec, make_optimizer
 from jaxrl.learning.state import init_params, init_state
 from jaxrl.learning.update import Scalars, UpdateSpec, make_update
+from jaxrl.running.devices import prepare_devices
 from models.config import Qwen2Config
 from models.qwen2 import Qwen2
 
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])  # before XLA counts cores
+    prepare_devices(0, "")
     print(f"{given.cores} cores, {given.rounds} rounds, load {os.getloadavg()[0]:.1f}", flush=True)
     base = updates(ROWS, LENGTH, MICRO)
     for name, case in (

@@ -13,7 +13,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.experimental.layout import Layout, with_layout_constraint
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
@@ -21,13 +20,16 @@ from models.attention import attend, attend_cached
 from models.cache import KVCache, write_prefix, write_token
 from models.config import Qwen2Config
 from models.lora import A, B, LoRASpec
+from models.products import PROJECTION, dot_by_rows, dot_dense
 
 Params = Mapping[str, Any]
 Place = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
 """Says where an array lies: (array, logical axis names) -> the same array; see `jaxrl.learning.mesh.placer`."""
 REMAT: dict[str, Callable[..., bool]] = {
     "none": jax.checkpoint_policies.everything_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # of projections, so not of attention
+    "dots": jax.checkpoint_policies.save_from_both_policies(  # of projections, so not of attention
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(PROJECTION)),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 """name -> what of a layer is kept for the backward pass, besides its input; all else is computed again."""
@@ -36,21 +38,6 @@ REMAT: dict[str, Callable[..., bool]] = {
 # XLA's CPU compiler gives code for arrays of fewer elements other instructions (measured, jax 0.10.2: exp and sums
 # differ in the last bit).
 SMALLEST_ARRAY = 4096
-
-
-def dot_by_rows(unit: int, x: Float[Array, "B K"], kernel: Float[Array, "N K"], **how: Any) -> Float[Array, "B N"]:
-    """x kernel', `unit` rows at a time, on a CPU.
-
-    All products have one shape, fewer rows are filled up, so a row's sums come in one order however many rows there
-    are: XLA's CPU kernels for other numbers of rows may sum differently. And weights are read as they lie: the kernels
-    repack their second operand, which takes as long as a product of 32 rows where that is the weights. So rows stand as
-    columns here, and layouts are pinned: left alone, the compiler moves the transposes into the products again.
-    """
-    rows, straight = x.shape[0], Layout((0, 1))
-    columns = with_layout_constraint(jnp.pad(x, ((0, -rows % unit), (0, 0))).T, straight)
-    parts = [jax.lax.dot_general(kernel, columns[:, start : start + unit], (((1,), (0,)), ((), ())), **how)
-             for start in range(0, rows, unit)]
-    return jnp.concatenate([with_layout_constraint(part, straight) for part in parts], axis=1).T[:rows]
 
 
 class TransposedDense(nn.Module):
@@ -86,7 +73,10 @@ def _linear(
     The adapter is a path of its own, x A B: the gradient then never needs x'dy [in, out], a third of the products of a
     full update, and no merged W is held. A starts as Hugging Face's PEFT has it, uniform in +-1/sqrt(in), B with zeros.
     """
-    dense = partial(TransposedDense, unit=module.unit) if module.transposed else nn.Dense
+    if module.transposed:
+        dense = partial(TransposedDense, unit=module.unit)
+    else:  # beside an adapter the kernel is frozen
+        dense = nn.Dense if module.lora else partial(nn.Dense, dot_general=dot_dense)
     dense = dense(
         features, use_bias=bias, name=name, dtype=module.dtype, param_dtype=module.param_dtype,
         kernel_init=nn.with_logical_partitioning(

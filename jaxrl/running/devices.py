@@ -9,6 +9,8 @@ from pathlib import Path
 
 import jax
 
+from jaxrl.running.heap import keep_memory
+
 MEMORY_SHARE = 0.92
 """Share of a GPU's memory for arrays and programs' temporaries. JAX takes 0.75 unless told otherwise, too little for a
 7B model on an A100; the rest is for CUDA itself, NCCL's buffers and kernels."""
@@ -30,6 +32,7 @@ def prepare_devices(devices: int, compile_cache: str, sampling: int = 0) -> None
         _keep_devices_moving()
     if not any(name in os.environ for name in _SHARE_VARIABLES):  # what the user has said stands
         os.environ[_SHARE_VARIABLES[0]] = str(MEMORY_SHARE)
+    keep_memory()
     if compile_cache:
         jax.config.update("jax_compilation_cache_dir", str(Path(compile_cache).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrl.sampling.state import Slots
 from jaxrl.sampling.truncation import truncate
 from models.cache import KVCache, init_cache
-from models.qwen2 import Params, Qwen2, dot_by_rows, head_kernel
+from models.products import dot_by_rows
+from models.qwen2 import Params, Qwen2, head_kernel
 
 # Entries of a stretch of the vocabulary in the two races of a draw, or the largest power of two that divides both.
 STRETCH = 128
