@@ -1,5 +1,7 @@
 """Causal grouped-query attention, behind two functions: over whole rows, and of one token over a cache."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -31,8 +33,9 @@ def attend(
         raise ValueError(f"attention must be one of {IMPLEMENTATIONS}, got {implementation!r}.")
     length = query.shape[1]
     width = block_width(length)
-    parts = [_plain(query[:, start : start + width], key[:, : start + width], value[:, : start + width])
-             for start in range(0, length, width)]
+    ends = [min(start + width, length) for start in range(0, length, width)]
+    queries = jnp.split(query, ends[:-1], axis=1)  # as slices, their gradients would be padded and added up
+    parts = [_plain(part, key[:, :end], value[:, :end]) for part, end in zip(queries, ends, strict=True)]
     return jnp.concatenate(parts, axis=1)
 
 
@@ -46,16 +49,48 @@ def _plain(
 ) -> Float[Array, "B Q N H"]:
     """Attention of the last Q of T positions."""
     batch, count, heads, size = query.shape
-    length, groups = key.shape[1:3]
-    rows = query.swapaxes(1, 2).reshape(batch, groups, (heads // groups) * count, size)
-    scores = jnp.matmul(rows, key.transpose(0, 2, 3, 1), preferred_element_type=jnp.float32) * size**-0.5
-    scores = scores.reshape(batch, groups, heads // groups, count, length)
-    visible = jnp.tri(count, length, length - count, dtype=bool)
-    scores = jnp.where(visible[None, None, None], scores, MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    weights = weights.reshape(batch, groups, (heads // groups) * count, length)
-    mixed = jnp.matmul(weights, value.swapaxes(1, 2))
+    groups = key.shape[2]
+    rows = (query * size**-0.5).swapaxes(1, 2).reshape(batch, groups, (heads // groups) * count, size)
+    mixed = _mix(count, rows, key.swapaxes(1, 2), value.swapaxes(1, 2))
     return mixed.reshape(batch, heads, count, size).swapaxes(1, 2)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _mix(
+    count: int, rows: Float[Array, "B K R H"], key: Float[Array, "B K T H"], value: Float[Array, "B K T H"]
+) -> Float[Array, "B K R H"]:
+    """softmax(rows key') value, where the rows are `count` last positions of each of some heads.
+
+    Its gradient reads the T x R arrays half as often as JAX's of the same lines would, of which none are for the mask.
+    """
+    return _mix_forward(count, rows, key, value)[0]
+
+
+def _mix_forward(count, rows, key, value):
+    scores = jnp.matmul(rows, key.swapaxes(2, 3), preferred_element_type=jnp.float32)
+    shape, length = scores.shape, scores.shape[3]
+    visible = jnp.tri(count, length, length - count, dtype=bool)
+    scores = jnp.where(visible[None, None, None], scores.reshape(*shape[:2], -1, count, length), MASKED)
+    weights = jax.nn.softmax(scores.reshape(shape), axis=-1).astype(value.dtype)
+    mixed = jnp.matmul(weights, value)
+    return mixed, (rows, key, value, weights, mixed)
+
+
+def _mix_backward(count, saved, dmixed):
+    """FlashAttention (Dao et al. 2022, arXiv 2205.14135), appendix B.2."""
+    rows, key, value, weights, mixed = saved
+    wide = jnp.float32
+    mean = jnp.sum(dmixed.astype(wide) * mixed.astype(wide), axis=-1, keepdims=True)
+    dweights = jnp.matmul(dmixed, value.swapaxes(2, 3), preferred_element_type=wide)
+    dscores = (weights.astype(wide) * (dweights - mean)).astype(rows.dtype)  # weights are 0 where nothing is visible
+    # As [.., H, T]: on a CPU the products take two thirds of the time that they take as [.., T, H].
+    over_rows = (((2,), (2,)), ((0, 1), (0, 1)))
+    dkey = jax.lax.optimization_barrier(jax.lax.dot_general(rows, dscores, over_rows)).swapaxes(2, 3)
+    dvalue = jax.lax.optimization_barrier(jax.lax.dot_general(dmixed, weights, over_rows)).swapaxes(2, 3)
+    return jnp.matmul(dscores, key), dkey, dvalue
+
+
+_mix.defvjp(_mix_forward, _mix_backward)
 
 
 def attend_cached(
