@@ -78,7 +78,7 @@ def learning_temporaries(
     # Gradient of the table or of the head, before it is split over fsdp; frozen ones have none.
     whole = 0 if model.lora else c.vocab_size // mesh.shape["tensor"] * c.hidden_size * FLOAT
     head = 2 * sizes.logits + sizes.kernel + (whole if mesh.shape["fsdp"] > 1 else 0)
-    return kept + max(head, gradients + 2 * whole + 6 * sizes.wide + sizes.scores)
+    return kept + max(head, gradients + 2 * whole + 6 * sizes.wide + sizes.scores + sizes.block)
 
 
 def forward_temporaries(model: Qwen2, mesh: Mesh | AbstractMesh, rows: int, length: int, head_tokens: int) -> int:
@@ -116,8 +116,8 @@ class _Sizes(NamedTuple):
     tokens: int  # of a device; the others are bytes on it
     width: int  # of a product's element
     wide: int  # an array as wide as the mlp
-    scores: int  # of attention in one layer, where they are held: before and after the softmax
-    block: int  # the largest block of them: without a backward pass they live one after another
+    scores: int  # of attention in one layer, behind the softmax, as its gradient keeps them
+    block: int  # the largest block of them, before and after the softmax: they live one after another
     logits: int  # of one piece of the head
     kernel: int  # the head's
 
@@ -129,9 +129,10 @@ def _sizes(model: Qwen2, mesh: Mesh | AbstractMesh, rows: int, length: int, head
     pieces = max(1, math.ceil(rows * length / head_tokens))
     vocabulary = c.vocab_size // tensor
     block = block_width(length)
-    query = 0 if model.attention != "plain" else rows // shards * c.num_attention_heads // tensor * (FLOAT + width)
+    query = 0 if model.attention != "plain" else rows // shards * c.num_attention_heads // tensor
     seen = sum(min(block, length - start) * min(start + block, length) for start in range(0, length, block))
     return _Sizes(
-        tokens, width, tokens * c.intermediate_size // tensor * width, query * seen,
-        query * min(block, length) * length, tokens // pieces * vocabulary * FLOAT, vocabulary * c.hidden_size * width,
+        tokens, width, tokens * c.intermediate_size // tensor * width, query * seen * width,
+        query * min(block, length) * length * (FLOAT + width), tokens // pieces * vocabulary * FLOAT,
+        vocabulary * c.hidden_size * width,
     )
