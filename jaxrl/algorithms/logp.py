@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from models.products import multiply
+
 
 def token_logp(
     hidden: Float[Array, "B T D"],
@@ -56,9 +58,7 @@ def shift(after: Float[Array, "B T"]) -> Float[Array, "B T"]:
 def _head(kernel, inverse_temperature, entropy_gradient, piece):
     hidden, targets = piece
     kernel = kernel.astype(hidden.dtype)  # here, so that the gradients of all pieces are added up as float32
-    logits = (
-        jnp.einsum("btd,vd->btv", hidden, kernel, preferred_element_type=jnp.float32) * inverse_temperature
-    )
+    logits = multiply(hidden, kernel, 1, jnp.float32) * inverse_temperature
     normalizer = jax.nn.logsumexp(logits, axis=-1)
     # A compare and a sum instead of a gather: it fuses, splits over a sharded vocabulary, and has no scatter
     # as gradient.
