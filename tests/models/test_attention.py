@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.attention import BLOCKS, QUERIES, attend
+from models.attention import BLOCKS, QUERIES, attend, attend_cached
 
 LENGTHS = jnp.array([300, 170, 1])
 
@@ -48,6 +48,22 @@ def test_gradients_are_those_of_one_product(arrays):
 
     for ours, theirs in zip(gradients(lambda *x: attend(*x, LENGTHS, "plain")), gradients(library), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_scores_in_bfloat16_are_scaled_before_they_are_rounded():
+    """A query divided by sqrt(128) takes more digits than bfloat16 has (off by 0.027 here); both ways scale scores."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    query, key, value = (jax.random.normal(key, (1, 64, 1, 128), jnp.bfloat16) for key in keys)
+    query = 8 * query
+    q, k, v = (np.asarray(x, np.float64)[0, :, 0] for x in (query, key, value))
+    scores = np.where(np.tri(64, dtype=bool), q @ k.T / np.sqrt(128), -np.inf)
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    wanted = weights / weights.sum(axis=1, keepdims=True) @ v
+    found = attend(query, key, value, jnp.array([64]), "plain")[0, :, 0]
+    np.testing.assert_allclose(np.float64(found), wanted, atol=0.015)
+    keys, values = key[0, :, 0].T[None, None, None], value[0, :, 0][None, None, None]
+    decoded = attend_cached(query[:, -1:], keys, values, jnp.array([63]))[0, 0, 0]
+    np.testing.assert_allclose(np.float64(decoded), wanted[-1], atol=0.015)
 
 
 @pytest.mark.parametrize(("length", "share"), [(QUERIES, 1.0), (8 * QUERIES, 0.57), (4 * BLOCKS * QUERIES, 0.54)])
