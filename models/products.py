@@ -31,11 +31,12 @@ def dot_by_rows(unit: int, x: Float[Array, "B K"], kernel: Float[Array, "N K"], 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def multiply(
-    x: Float[Array, "... K"], kernel: Float[Array, "..."], side: int = 0, wide: DTypeLike | None = None
+    x: Float[Array, "... K"], kernel: Float[Array, "A B"], side: int = 0, wide: DTypeLike | None = None
 ) -> Float[Array, "... N"]:
-    """x times a kernel [K, N] (side 0: where its K is) or [N, K] (side 1), with a gradient that is fast on a CPU.
+    """x times a kernel, with a gradient that is fast on a CPU.
 
-    wide: type of the sums and of what is given, if not that of the two.
+    side: axis of the kernel that is summed over, 0 for [K, N] as a dense layer has it, 1 for [N, K] as a head has it.
+    wide: type of the sums and of the result (None: that of the two).
 
     The gradient of the kernel, x'dy, sums over the rows of its left side. XLA's CPU compiler leaves such products to
     kernels that run at half the rate of those for x dy (measured, jax 0.10.2), and takes a transpose in front of them
