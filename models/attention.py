@@ -31,12 +31,7 @@ def attend(
                                             key_value_seq_lengths=lengths, implementation="cudnn")
     if implementation != "plain":
         raise ValueError(f"attention must be one of {IMPLEMENTATIONS}, got {implementation!r}.")
-    length = query.shape[1]
-    width = block_width(length)
-    ends = [min(start + width, length) for start in range(0, length, width)]
-    queries = jnp.split(query, ends[:-1], axis=1)  # as slices, their gradients would be padded and added up
-    parts = [_plain(part, key[:, :end], value[:, :end]) for part, end in zip(queries, ends, strict=True)]
-    return jnp.concatenate(parts, axis=1)
+    return _attend_plain(query, key, value)
 
 
 def block_width(length: int) -> int:
@@ -44,55 +39,82 @@ def block_width(length: int) -> int:
     return QUERIES * -(-length // (QUERIES * BLOCKS))
 
 
-def _plain(
-    query: Float[Array, "B Q N H"], key: Float[Array, "B T K H"], value: Float[Array, "B T K H"]
-) -> Float[Array, "B Q N H"]:
-    """Attention of the last Q of T positions."""
-    batch, count, heads, size = query.shape
-    groups = key.shape[2]
-    rows = query.swapaxes(1, 2).reshape(batch, groups, (heads // groups) * count, size)
-    mixed = _mix(count, rows, key.swapaxes(1, 2), value.swapaxes(1, 2))
-    return mixed.reshape(batch, heads, count, size).swapaxes(1, 2)
+def _blocks(length: int) -> list[slice]:
+    """Positions of each block of queries."""
+    width = block_width(length)
+    return [slice(start, min(start + width, length)) for start in range(0, length, width)]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _mix(
-    count: int, rows: Float[Array, "B K R H"], key: Float[Array, "B K T H"], value: Float[Array, "B K T H"]
-) -> Float[Array, "B K R H"]:
-    """softmax(rows key' / sqrt(H)) value, where the rows are `count` last positions of each of some heads.
+@jax.custom_vjp
+def _attend_plain(
+    query: Float[Array, "B T N H"], key: Float[Array, "B T K H"], value: Float[Array, "B T K H"]
+) -> Float[Array, "B T N H"]:
+    """softmax(query key' / sqrt(H)) value, a block of queries at a time.
 
-    Its gradient goes over arrays of R x T less often than JAX's of the same lines, and never for the mask.
+    Its gradient goes over arrays of queries x keys less often than JAX's of the same lines, and never for the mask.
     """
-    return _mix_forward(count, rows, key, value)[0]
+    return _attend_plain_forward(query, key, value)[0]
 
 
-def _mix_forward(count, rows, key, value):
-    # Scaled as float32: a bfloat16 query would be rounded once more, and not as `attend_cached` rounds.
-    scores = jnp.matmul(rows, key.swapaxes(2, 3), preferred_element_type=jnp.float32) * rows.shape[3]**-0.5
-    shape, length = scores.shape, scores.shape[3]
-    visible = jnp.tri(count, length, length - count, dtype=bool)
-    scores = jnp.where(visible[None, None, None], scores.reshape(*shape[:2], -1, count, length), MASKED)
-    weights = jax.nn.softmax(scores.reshape(shape), axis=-1).astype(value.dtype)
-    mixed = jnp.matmul(weights, value)
-    return mixed, (rows, key, value, weights, mixed)
+def _attend_plain_forward(query, key, value):
+    weights, mixed = [], []
+    for block in _blocks(query.shape[1]):
+        keys, values = (whole[:, : block.stop].swapaxes(1, 2) for whole in (key, value))
+        rows = _rows(query[:, block], key.shape[2])
+        # Scaled as float32: a bfloat16 query would be rounded once more, and not as `attend_cached` rounds.
+        scores = jnp.matmul(rows, keys.swapaxes(2, 3), preferred_element_type=jnp.float32) * query.shape[3]**-0.5
+        shape, count = scores.shape, block.stop - block.start
+        visible = jnp.tri(count, block.stop, block.start, dtype=bool)
+        scores = jnp.where(visible, scores.reshape(*shape[:2], -1, count, block.stop), MASKED).reshape(shape)
+        weights.append(jax.nn.softmax(scores, axis=-1).astype(value.dtype))
+        mixed.append(jnp.matmul(weights[-1], values))
+    return _positions(mixed, query.shape[2]), (query, key, value, weights, mixed)
 
 
-def _mix_backward(count, saved, dmixed):
+def _attend_plain_backward(saved, dmixed):
     """FlashAttention (Dao et al. 2022, arXiv 2205.14135), appendix B.2."""
-    rows, key, value, weights, mixed = saved
-    wide = jnp.float32
-    mean = jnp.sum(dmixed.astype(wide) * mixed.astype(wide), axis=-1, keepdims=True)
-    dweights = jnp.matmul(dmixed, value.swapaxes(2, 3), preferred_element_type=wide)
-    dscores = weights.astype(wide) * (dweights - mean) * rows.shape[3]**-0.5  # weights are 0 where nothing is visible
-    dscores = dscores.astype(rows.dtype)
-    # As [.., H, T]: on a CPU the products take two thirds of the time that they take as [.., T, H].
+    query, key, value, *forward = saved
+    wide, scale, blocks = jnp.float32, query.shape[3]**-0.5, _blocks(query.shape[1])
     over_rows = (((2,), (2,)), ((0, 1), (0, 1)))
-    dkey = jax.lax.optimization_barrier(jax.lax.dot_general(rows, dscores, over_rows)).swapaxes(2, 3)
-    dvalue = jax.lax.optimization_barrier(jax.lax.dot_general(dmixed, weights, over_rows)).swapaxes(2, 3)
-    return jnp.matmul(dscores, key), dkey, dvalue
+    dquery, dkey, dvalue = [], [], []
+    for block, weights, mixed in zip(blocks, *forward, strict=True):
+        keys, values = (whole[:, : block.stop].swapaxes(1, 2) for whole in (key, value))
+        rows, drows = (_rows(whole[:, block], key.shape[2]) for whole in (query, dmixed))
+        mean = jnp.sum(drows.astype(wide) * mixed.astype(wide), axis=-1, keepdims=True)
+        dweights = jnp.matmul(drows, values.swapaxes(2, 3), preferred_element_type=wide)
+        # Weights are 0 where nothing is visible. The scale waits for the products, which are smaller.
+        dscores = (weights.astype(wide) * (dweights - mean)).astype(query.dtype)
+        dquery.append((jnp.matmul(dscores, keys, preferred_element_type=wide) * scale).astype(query.dtype))
+        dkey.append(jax.lax.dot_general(rows, dscores, over_rows, preferred_element_type=wide) * scale)
+        dvalue.append(jax.lax.dot_general(drows, weights, over_rows, preferred_element_type=wide))
+    dkey, dvalue = (_add_up(parts, blocks).astype(key.dtype) for parts in (dkey, dvalue))
+    return _positions(dquery, query.shape[2]), dkey, dvalue
 
 
-_mix.defvjp(_mix_forward, _mix_backward)
+_attend_plain.defvjp(_attend_plain_forward, _attend_plain_backward)
+
+
+def _rows(part: Float[Array, "B Q N H"], groups: int) -> Float[Array, "B K R H"]:
+    """Queries of a block: those of all heads that share a key, one head after the other."""
+    batch, count, heads, size = part.shape
+    return part.swapaxes(1, 2).reshape(batch, groups, (heads // groups) * count, size)
+
+
+def _positions(parts: list[Float[Array, "B K _ H"]], heads: int) -> Float[Array, "B T N H"]:
+    """`_rows` of all blocks as positions again."""
+    batch, _, _, size = parts[0].shape
+    return jnp.concatenate([part.reshape(batch, heads, -1, size).swapaxes(1, 2) for part in parts], axis=1)
+
+
+def _add_up(parts: list[Float[Array, "B K H _"]], blocks: list[slice]) -> Float[Array, "B T K H"]:
+    """What the keys are given in all, from what each block gives to those that it sees.
+
+    The parts are [.., H, T], since on a CPU such products take two thirds of the time that they take as [.., T, H].
+    They are added up as they lie, and turned once, behind a barrier, or XLA would turn each of them first.
+    """
+    sums = [functools.reduce(jnp.add, (part[..., block] for part in parts[place:]))
+            for place, block in enumerate(blocks)]
+    return jax.lax.optimization_barrier(jnp.concatenate(sums, axis=3)).transpose(0, 3, 1, 2)
 
 
 def attend_cached(
