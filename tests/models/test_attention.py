@@ -75,6 +75,7 @@ def test_gradients_in_bfloat16_are_as_exact_for_the_first_keys_as_for_the_last()
     arrays = [jax.random.normal(key, (1, length, heads, 128), jnp.bfloat16)
               for key, heads in zip(keys, (2, 1, 1, 2), strict=True)]
 
+    @jax.jit
     def gradients(query, key, value, given):
         function = functools.partial(attend, lengths=jnp.array([length]), implementation="plain")
         return jax.vjp(function, query, key, value)[1](given)[1:]
