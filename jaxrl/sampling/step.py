@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrl.sampling.state import Slots
@@ -20,7 +21,8 @@ STRETCH = 128
 def _logits(model: Qwen2, params: Params, hidden: Float[Array, "B D"]) -> Float[Array, "B V"]:
     kernel = head_kernel(params, model.config).astype(hidden.dtype)
     if model.row_unit:
-        return dot_by_rows(model.row_unit, hidden, kernel, preferred_element_type=jnp.float32)
+        logits = dot_by_rows(model.row_unit, hidden, kernel, preferred_element_type=jnp.float32)
+        return with_layout_constraint(logits, Layout((0, 1)))  # turned once, not by each of their uses
     return jax.lax.dot_general(hidden, kernel, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
 
 

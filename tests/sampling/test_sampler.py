@@ -16,6 +16,7 @@ from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.state import decode_shardings
 from jaxrl.sampling import Coordinates, Sampler, SamplingSpec, StopStrings, step
 from jaxrl.sampling.loop import unseated
+from jaxrl.sampling.lowered import lower
 from jaxrl.sampling.sampler import abstract_weights, default_batch_sizes
 from models.cache import cache_size
 from models.config import Qwen2Config
@@ -402,6 +403,14 @@ def test_a_decode_step_writes_in_place_talks_to_nobody_and_takes_each_cosine_onc
     assert memory.alias_size_in_bytes >= 4 * one_layer
     assert not re.search("all-|collective-", program.as_text())
     assert program.as_text().count(" cosine(") == 1  # in no fusion of a head, a layer or a block of the cache
+
+
+@pytest.mark.parametrize("truncated", [False, True])
+def test_a_decode_step_on_a_cpu_turns_its_logits_once(truncated):
+    """The head gives them as columns; not once for each pass of the draw."""
+    sampler = Sampler(dataclasses.replace(CONFIG, vocab_size=640), mesh(1), rows=32)
+    program = lower(sampler, 128, 64, truncated)["decode"].compile()
+    assert len(re.findall(r"= f32\[32,640\]\S* copy\(", program.as_text())) == 1
 
 
 def test_first_tokens_follow_the_distribution(samplers, params):
