@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.learning.checkpoint import Checkpoints, CheckpointSpec
+from jaxrl.checkpointing.checkpoints import Checkpoints, CheckpointSpec
 from jaxrl.learning.state import TrainState
 
 LAYERS, PARTS = 24, 7  # arrays like those of a scanned model
@@ -30,8 +30,10 @@ def make_state(size: int, seed: int) -> TrainState:
     """Random weights and two moments, `size` bytes together."""
     width = size // (3 * 4 * LAYERS * PARTS * 1024)
     keys = iter(jax.random.split(jax.random.key(seed), 3 * PARTS))
-    trees = [{f"kernel_{part}": jax.random.normal(next(keys), (LAYERS, 1024, width)) for part in range(PARTS)}
-             for _ in range(3)]
+    trees = [
+        {f"kernel_{part}": jax.random.normal(next(keys), (LAYERS, 1024, width)) for part in range(PARTS)}
+        for _ in range(3)
+    ]
     return jax.block_until_ready(TrainState(jnp.zeros((), jnp.int32), trees[0], {"mu": trees[1], "nu": trees[2]}))
 
 
@@ -59,8 +61,10 @@ def main() -> None:
     parser.add_argument("--folder", help="where the checkpoints are written; default: a folder for temporary files")
     given = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="checkpoints-", dir=given.folder))
-    state, took = make_state(given.mebibytes << 20, 0), {"held until on disk": [], "held until copied": [],
-                                                        "then on disk after": [], "write and fsync": []}
+    state, took = (
+        make_state(given.mebibytes << 20, 0),
+        {"held until on disk": [], "held until copied": [], "then on disk after": [], "write and fsync": []},
+    )
     with Checkpoints(home / "run", CheckpointSpec(keep=1)) as checkpoints:
         for number in range(2 * (given.rounds + 1)):
             waits = number % 2 == 0
@@ -80,10 +84,13 @@ def main() -> None:
     print(f"{size:.0f} MiB in {len(jax.tree.leaves(state))} arrays, {given.rounds} rounds, {jax.default_backend()}")
     for name, times in took.items():
         print(f"{name}: {statistics.median(times[1:]):.3f} s ({min(times[1:]):.3f} to {max(times[1:]):.3f})")
-    ratios = [late / early for early, late in zip(took["held until on disk"][1:], took["held until copied"][1:],
-                                                  strict=True)]
-    print(f"held for the copy / held for the disk: {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
-          f"{max(ratios):.2f})")
+    ratios = [
+        late / early for early, late in zip(took["held until on disk"][1:], took["held until copied"][1:], strict=True)
+    ]
+    print(
+        f"held for the copy / held for the disk: {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
+        f"{max(ratios):.2f})"
+    )
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ sys.path.insert(0, str(ROOT))  # each part's own process runs this line too
 GIB = 2**30
 CHUNK, ROUNDS, PROMPT, UPDATED = 64, 3, 400, 64
 TOLERANCE = 0.03  # of the largest value, between two orders of bfloat16 sums
+
+
+def _random_weights(shapes: Any, keys: Any) -> Any:
+    import jax
+
+    return jax.tree.map(lambda x, key: 0.02 * jax.random.normal(key, x.shape, x.dtype), shapes, keys)
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -61,7 +68,7 @@ def present():
     """The first device, as the planner knows it."""
     import jax
 
-    from jaxrl.running.accelerators import present_devices
+    from jaxrl.runtime.hardware import present_devices
 
     return present_devices(jax.devices()[:1])
 
@@ -104,9 +111,12 @@ def attention(size: str, rows: list[int], contexts: list[int]) -> None:
     for kind in kinds:
         ahead, back = jax.jit(forward, static_argnums=3), jax.jit(jax.grad(loss, (0, 1, 2)), static_argnums=3)
         found[kind] = (ahead(query, key, value, kind), *back(query, key, value, kind))
-        print(f"attention {size}, {batch} x {length}, {kind}: forward "
-              f"{1e3 * seconds(lambda: ahead(query, key, value, kind)):.2f} ms, backward "  # noqa: B023
-              f"{1e3 * seconds(lambda: back(query, key, value, kind)):.2f} ms", flush=True)  # noqa: B023
+        forward_ms = 1e3 * seconds(partial(ahead, query, key, value, kind))
+        backward_ms = 1e3 * seconds(partial(back, query, key, value, kind))
+        print(
+            f"attention {size}, {batch} x {length}, {kind}: forward {forward_ms:.2f} ms, backward {backward_ms:.2f} ms",
+            flush=True,
+        )
     differing = []
     if on_gpu:
         for name, one, other in zip(("output", "query", "key", "value"), *(found[kind] for kind in kinds), strict=True):
@@ -124,9 +134,16 @@ def attention(size: str, rows: list[int], contexts: list[int]) -> None:
             flat = jnp.zeros((count, 2 * context, groups, width), dtype)
             paths = {"products": jax.jit(lambda q, k, v, at: attend_cached(q, k, v, at))}
             if on_gpu:
-                paths["cuDNN"] = jax.jit(lambda q, k, v, at: jax.nn.dot_product_attention(
-                    q, k, v, key_value_seq_lengths=at + 1, query_seq_lengths=jnp.ones_like(at),
-                    implementation="cudnn"))
+                paths["cuDNN"] = jax.jit(
+                    lambda q, k, v, at: jax.nn.dot_product_attention(
+                        q,
+                        k,
+                        v,
+                        key_value_seq_lengths=at + 1,
+                        query_seq_lengths=jnp.ones_like(at),
+                        implementation="cudnn",
+                    )
+                )
             told = []
             for name, run in paths.items():
                 sides = (cache.keys[0], cache.values[0]) if name == "products" else (flat, flat)
@@ -144,7 +161,7 @@ def decode(size: str, rows: list[int], contexts: list[int]) -> None:
 
     from jaxrl.learning.mesh import MeshSpec, make_mesh
     from jaxrl.sampling import Sampler
-    from jaxrl.sampling.loop import unseated
+    from jaxrl.sampling.engine import unseated
     from jaxrl.sampling.sampler import abstract_weights
     from models.cache import cache_bytes
     from models.flops import forward_flops
@@ -156,27 +173,39 @@ def decode(size: str, rows: list[int], contexts: list[int]) -> None:
     for context in contexts:
         longest = 2 * context
         if longest > config.max_position_embeddings:
-            print(f"decode {size}, mean context {context}: left out, needs {longest} positions of the "
-                  f"{config.max_position_embeddings} that the model knows", flush=True)
+            print(
+                f"decode {size}, mean context {context}: left out, needs {longest} positions of the "
+                f"{config.max_position_embeddings} that the model knows",
+                flush=True,
+            )
             continue
         for count in rows:
-            sampler = Sampler(config, mesh, dtype=dtype, longest=longest, rows=count, chunk=CHUNK,
-                              cache_lengths=(longest,))
+            sampler = Sampler(
+                config, mesh, dtype=dtype, longest=longest, rows=count, chunk=CHUNK, cache_lengths=(longest,)
+            )
             shapes = abstract_weights(sampler.model)
             weight_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
             needed = weight_bytes + cache_bytes(config, count, longest, dtype)
             if needed > device.memory:
-                print(f"decode {size}, {count} rows, mean context {context}: left out, needs {needed / GIB:.0f} GiB of "
-                      f"{device.memory / GIB:.0f}", flush=True)
+                print(
+                    f"decode {size}, {count} rows, mean context {context}: left out, needs {needed / GIB:.0f} GiB of "
+                    f"{device.memory / GIB:.0f}",
+                    flush=True,
+                )
                 continue
             if weights is None:
-                keys = jax.tree.unflatten(jax.tree.structure(shapes), list(jax.random.split(
-                    jax.random.key(0), len(jax.tree.leaves(shapes)))))
-                weights = jax.jit(lambda keys: jax.tree.map(
-                    lambda x, key: 0.02 * jax.random.normal(key, x.shape, x.dtype), shapes, keys))(keys)  # noqa: B023
+                keys = jax.tree.unflatten(
+                    jax.tree.structure(shapes), list(jax.random.split(jax.random.key(0), len(jax.tree.leaves(shapes))))
+                )
+                weights = jax.jit(partial(_random_weights, shapes))(keys)
             ones = np.ones(count, np.float32)
-            settings = {"max_new_tokens": np.full(count, 2**30, np.int32), "top_k": np.zeros(count, np.int32),
-                        "temperature": ones, "top_p": ones, "min_p": np.zeros(count, np.float32)}
+            settings = {
+                "max_new_tokens": np.full(count, 2**30, np.int32),
+                "top_k": np.zeros(count, np.int32),
+                "temperature": ones,
+                "top_p": ones,
+                "min_p": np.zeros(count, np.float32),
+            }
             begin = np.linspace(1, longest - CHUNK, count).astype(np.int32)
             programs, eos = sampler.programs, jnp.asarray((-1,), jnp.int32)
             held = [programs.empty_cache(longest)]
@@ -213,25 +242,29 @@ def update(size: str, rows: list[int], contexts: list[int]) -> None:
     from jaxrl.learning.mesh import MeshSpec
     from jaxrl.learning.state import init_params
     from jaxrl.learning.update import Scalars
-    from jaxrl.running.machine import build_machine
-    from jaxrl.running.planning import Job, plan_shapes
-    from jaxrl.running.settings import run_spec
+    from jaxrl.planning.plan import Job, plan_shapes
+    from jaxrl.training.components import build_machine
+    from jaxrl.training.run_spec import run_spec
     from models.flops import forward_flops
     from models.lora import LoRASpec
 
     config, device = shape_of(size), present()
     whole = dataclasses.replace(run_spec(plain(stage2.get_config(size))), mesh=MeshSpec())
     adafactor = dataclasses.replace(whole.optimizer, kind="adafactor", moment_dtype="float32")
-    variants = {"all weights": whole, "all weights, Adafactor": dataclasses.replace(whole, optimizer=adafactor),
-                "adapters of rank 16": dataclasses.replace(whole, lora=LoRASpec(16, 32.0))}
+    variants = {
+        "all weights": whole,
+        "all weights, Adafactor": dataclasses.replace(whole, optimizer=adafactor),
+        "adapters of rank 16": dataclasses.replace(whole, lora=LoRASpec(16, 32.0)),
+    }
     for variant, spec in variants.items():
         job = Job(spec, config, PROMPT if size != "tiny" else 64, device)
         planned = next(phase for phase in plan_shapes(job).phases if phase.name == "update")
         needed = planned.bytes - planned.parts.get("reference", 0)  # no reference is held here
         if needed <= device.memory:
             break
-        print(f"update {size}, {variant}: left out, needs {needed / GIB:.0f} GiB of {device.memory / GIB:.0f}",
-              flush=True)
+        print(
+            f"update {size}, {variant}: left out, needs {needed / GIB:.0f} GiB of {device.memory / GIB:.0f}", flush=True
+        )
     else:
         return
     reached = matmul_rate() if device.accelerator else 0.0
@@ -244,8 +277,13 @@ def update(size: str, rows: list[int], contexts: list[int]) -> None:
     sampled = ((place >= job.prompt) & (place < lengths[:, None])).astype(np.float32)
     tokens = generator.integers(0, config.vocab_size, sampled.shape, np.int32)
     zeros = np.zeros_like(sampled)
-    batch = Batch(tokens, lengths, sampled, generator.normal(size=(UPDATED, 1)).astype(np.float32) * sampled,
-                  ref_logp=zeros - 1.0 * sampled if spec.loss.needs_reference else None)
+    batch = Batch(
+        tokens,
+        lengths,
+        sampled,
+        generator.normal(size=(UPDATED, 1)).astype(np.float32) * sampled,
+        ref_logp=zeros - 1.0 * sampled if spec.loss.needs_reference else None,
+    )
     took = []
     for _ in range(ROUNDS + 1):
         began = time.perf_counter()
@@ -253,15 +291,18 @@ def update(size: str, rows: list[int], contexts: list[int]) -> None:
         jax.block_until_ready((state, info))
         took.append(time.perf_counter() - began)
     best = min(took[1:])
-    said = (f"update {size}, {variant}: {UPDATED} rows, {lengths.sum():,} true tokens: {lengths.sum() / best:,.0f} "
-            "tokens/s")
+    said = (
+        f"update {size}, {variant}: {UPDATED} rows, {lengths.sum():,} true tokens: {lengths.sum() / best:,.0f} tokens/s"
+    )
     if device.accelerator:
         passes = 2 if spec.lora else 3  # frozen weights have no gradients
         done, published = passes * forward_flops(config, lengths) / best, device.accelerator.rates.matmul
         peak = jax.devices()[0].memory_stats()["peak_bytes_in_use"]
-        said += (f", {done / reached:.1%} of {reached / 1e12:.0f} TFLOP/s measured, {done / published:.1%} of "
-                 f"{published / 1e12:.0f} published, peak {peak / GIB:.1f} GiB, planned {needed / GIB:.1f} GiB "
-                 f"({peak / needed:.2f})")
+        said += (
+            f", {done / reached:.1%} of {reached / 1e12:.0f} TFLOP/s measured, {done / published:.1%} of "
+            f"{published / 1e12:.0f} published, peak {peak / GIB:.1f} GiB, planned {needed / GIB:.1f} GiB "
+            f"({peak / needed:.2f})"
+        )
     print(said, flush=True)
 
 

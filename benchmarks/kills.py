@@ -26,19 +26,35 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxrl.learning.run_params import run_steps
+from jaxrl.checkpointing.restore import run_steps
 from jaxrl.reporting.metrics import deterministic
 from jaxrl.reporting.writers import read_metrics
 
 ROOT = Path(__file__).parents[1]
 # What --full leaves out: stages of four steps, evaluations between, checkpoints that take turns.
 SHORT = {
-    "evaluation.samples": 1, "evaluation.max_new_tokens": 48, "evaluation.every": 3, "checkpoint.every": 2,
-    "evaluation.pool.p2": 4, "evaluation.pool.p3": 12, "evaluation.pool.p4": 0, "evaluation.pool.p5": 0,
-    "layout.multiple": 64, "layout.ratio": 2.0,
-    **{f"stages.stage{stage}.{field}": value for stage in (1, 2, 3) for field, value in
-       {"steps": 4, "prompts": 4, "samples": 4, "pool.p3": 24, "sampling.max_new_tokens": 96,
-        "bounds.bad_format_max": 0}.items()},
+    "evaluation.samples": 1,
+    "evaluation.max_new_tokens": 48,
+    "evaluation.every": 3,
+    "checkpoint.every": 2,
+    "evaluation.pool.p2": 4,
+    "evaluation.pool.p3": 12,
+    "evaluation.pool.p4": 0,
+    "evaluation.pool.p5": 0,
+    "layout.multiple": 64,
+    "layout.ratio": 2.0,
+    **{
+        f"stages.stage{stage}.{field}": value
+        for stage in (1, 2, 3)
+        for field, value in {
+            "steps": 4,
+            "prompts": 4,
+            "samples": 4,
+            "pool.p3": 24,
+            "sampling.max_new_tokens": 96,
+            "bounds.bad_format_max": 0,
+        }.items()
+    },
 }
 # What appears in the run folder (or grows) while a kind of moment lasts; "start" needs no sign.
 FIRST = "first file"  # only of a run that has not begun
@@ -75,8 +91,14 @@ class Moment(NamedTuple):
 
 def draw(kind: str, pace: Pace, chance: random.Random) -> Moment:
     """A moment of this kind. A file's writing takes milliseconds, a checkpoint's some tenths of a second."""
-    longest = {"start": pace.start, "step": pace.step, "checkpoint": 0.3, "export": 0.05, FIRST: 0.002,
-               GOING: 0.0005}.get(kind, 0.004)
+    longest = {
+        "start": pace.start,
+        "step": pace.step,
+        "checkpoint": 0.3,
+        "export": 0.05,
+        FIRST: 0.002,
+        GOING: 0.0005,
+    }.get(kind, 0.004)
     last = {"start": 1, FIRST: 1, "evaluation": 2, "export": 1, "deletion": 2, GOING: 2}.get(kind, 3)
     return Moment(kind, chance.randint(1, last), chance.uniform(0, longest))
 
@@ -116,8 +138,11 @@ def left(workdir: Path) -> tuple[str, str, str]:
     half = sorted({str(path.relative_to(workdir)) for pattern in patterns for path in workdir.glob(pattern)})
     metrics = workdir / "metrics.jsonl"
     half += ["metrics.jsonl"] if metrics.exists() and not metrics.read_bytes().endswith(b"\n") else []
-    return (str(records[-1]["step"]) if records else "-", str(checkpoints[-1]) if checkpoints else "-",
-            ", ".join(half) or "-")
+    return (
+        str(records[-1]["step"]) if records else "-",
+        str(checkpoints[-1]) if checkpoints else "-",
+        ", ".join(half) or "-",
+    )
 
 
 def differences(mine: Path, whole: Path) -> list[str]:
@@ -128,8 +153,9 @@ def differences(mine: Path, whole: Path) -> list[str]:
     if [record["step"] for record in lines[0]] != [record["step"] for record in lines[1]]:
         found.append("steps of metrics.jsonl")
     else:
-        found += [f"metrics.jsonl, step {first['step']}" for first, second in zip(*lines, strict=True)
-                  if first != second]
+        found += [
+            f"metrics.jsonl, step {first['step']}" for first, second in zip(*lines, strict=True) if first != second
+        ]
     for part in ("rollouts", "evaluations", "export"):
         files = [{path.name: path.read_bytes() for path in (folder / part).glob("*")} for folder in (mine, whole)]
         found += [f"{part}/{name}" for name in _unequal(*files)]
@@ -147,7 +173,8 @@ def last_state(workdir: Path) -> dict[str, np.ndarray]:
     reader = ocp.PyTreeCheckpointHandler()
     kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(folder).tree)
     leaves, _ = jax.tree_util.tree_flatten_with_path(
-        reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=kinds)))
+        reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=kinds))
+    )
     reader.close()
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
@@ -156,16 +183,23 @@ def summary(workdir: Path) -> str:
     """What was compared of a run that came to its end."""
     rollouts, exported = (len(list((workdir / part).glob("*"))) for part in ("rollouts", "export"))
     lines, arrays = len(read_metrics(workdir / "metrics.jsonl")), len(last_state(workdir))
-    return (f"{workdir.name}: {lines} lines of metrics, {rollouts} rollout files, {exported} exported files, {arrays} "
-            "arrays of the last checkpoint")
+    return (
+        f"{workdir.name}: {lines} lines of metrics, {rollouts} rollout files, {exported} exported files, {arrays} "
+        "arrays of the last checkpoint"
+    )
 
 
 def start(config: str, workdir: Path, fields: list[str]) -> subprocess.Popen:
     """The command, with all that it says added to a log beside the run."""
     with open(workdir.with_suffix(".log"), "ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "jaxrl.train", f"--config={config}", f"--workdir={workdir}", *fields], cwd=ROOT,
-            stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
+            [sys.executable, "-m", "jaxrl.train", f"--config={config}", f"--workdir={workdir}", *fields],
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
 
 def finish(process: subprocess.Popen, workdir: Path) -> None:
@@ -199,12 +233,16 @@ def main() -> int:
         Path(given.folder).mkdir(parents=True, exist_ok=True)
     home = Path(tempfile.mkdtemp(prefix="kills-", dir=given.folder))
     shared = {} if given.full else SHORT
-    fields = [f"--config.{name}={value}" for name, value in
-              {"wandb.mode": "off", "compile_cache": home / "compiled", **shared}.items()] + fields
+    fields = [
+        f"--config.{name}={value}"
+        for name, value in {"wandb.mode": "off", "compile_cache": home / "compiled", **shared}.items()
+    ] + fields
     chance, whole = random.Random(given.seed), home / "whole"
     pace = undisturbed(given.config, whole, fields)
-    print(f"{given.config}, moments from seed {given.seed}; undisturbed: {pace.start:.1f} s to the first line, "
-          f"{pace.step:.2f} s a step\n")
+    print(
+        f"{given.config}, moments from seed {given.seed}; undisturbed: {pace.start:.1f} s to the first line, "
+        f"{pace.step:.2f} s a step\n"
+    )
     print("| kill | run | while | after | last line | checkpoint | half written |\n|---|---|---|---|---|---|---|")
     kinds = [kind for _ in range(given.kills) for kind in chance.sample(list(KINDS), len(KINDS))][: given.kills]
     done, ends, failed = 0, [], False

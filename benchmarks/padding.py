@@ -13,9 +13,9 @@ import numpy as np
 
 from configs import stage1, stage2, stage3
 from jaxrl.flags import plain
-from jaxrl.learning.batching import LayoutSpec, cut, padding_share
-from jaxrl.running.machine import update_spec
-from jaxrl.running.settings import run_spec
+from jaxrl.learning.micro_batches import LayoutSpec, cut, padding_share
+from jaxrl.training.components import update_spec
+from jaxrl.training.run_spec import run_spec
 
 SHARDS, LONGEST, PROMPTS, SHARED, SPREAD = 4, 2048, (300, 400), 16, 0.8
 
@@ -29,12 +29,16 @@ def drawn_lengths(seed: int, rows: int, median: int) -> np.ndarray:
 
 def simulate(rollouts: list[np.ndarray], layout: LayoutSpec, minibatches: int) -> str:
     """The table's line for one number of optimizer steps a rollout."""
-    pieces = [[piece for part in np.array_split(lengths, minibatches) for piece in cut(part, layout, SHARDS)]
-              for lengths in rollouts]
+    pieces = [
+        [piece for part in np.array_split(lengths, minibatches) for piece in cut(part, layout, SHARDS)]
+        for lengths in rollouts
+    ]
     shares = [*map(padding_share, rollouts, pieces)]
     shapes = {(piece.size, piece.length) for found in pieces for piece in found}
-    return (f"{np.mean(shares):6.1%} ({max(shares):5.1%}) {np.mean([*map(len, pieces)]):5.0f} micro-batches "
-            f"{len(shapes):4} shapes")
+    return (
+        f"{np.mean(shares):6.1%} ({max(shares):5.1%}) {np.mean([*map(len, pieces)]):5.0f} micro-batches "
+        f"{len(shapes):4} shapes"
+    )
 
 
 def main() -> None:
@@ -45,16 +49,24 @@ def main() -> None:
     given = parser.parse_args()
     for stage in (stage1, stage2, stage3):
         config = stage.get_config()
-        config.layout.update({field: getattr(given, field) for field in ("micro_tokens", "multiple")
-                              if getattr(given, field) is not None})
+        config.layout.update(
+            {
+                field: getattr(given, field)
+                for field in ("micro_tokens", "multiple")
+                if getattr(given, field) is not None
+            }
+        )
         spec = run_spec(plain(config))
         rows = spec.stages[0].prompts * spec.stages[0].samples
         layout = update_spec(spec, PROMPTS[1] + LONGEST).layout
         for median in (400, 650):
             rollouts = [drawn_lengths(seed, rows, median) for seed in range(given.steps)]
             for minibatches in (1, 2, 4):
-                print(f"{config.name}: {rows} rows, median {median}, {minibatches} optimizer steps  "
-                      f"{simulate(rollouts, layout, minibatches)}", flush=True)
+                print(
+                    f"{config.name}: {rows} rows, median {median}, {minibatches} optimizer steps  "
+                    f"{simulate(rollouts, layout, minibatches)}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

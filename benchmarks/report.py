@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import sync_playwright
 
-from jaxrl.evaluation.table import EvaluationResult, Item, Sample
+from jaxrl.evaluation.results import EvaluationResult, Item, Sample
 from jaxrl.reporting.behaviours import count, summarize
 from jaxrl.reporting.page import write_page
 from jaxrl.reporting.rollouts import GroupRecord, ResponseRecord, write_rollouts

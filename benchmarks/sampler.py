@@ -22,10 +22,20 @@ from unittest import mock
 import numpy as np
 
 SHAPES = {
-    "tiny": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2,
-             "intermediate_size": 1024},
-    "mid": {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 2,
-            "intermediate_size": 2048},
+    "tiny": {
+        "hidden_size": 256,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 1024,
+    },
+    "mid": {
+        "hidden_size": 512,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "intermediate_size": 2048,
+    },
 }
 VOCABULARY, PROMPT, NEW = 2048, 64, 256
 PROMPTS, SAMPLES = 8, 8
@@ -47,8 +57,15 @@ def make_model(shape: str, folder: Path):
     from models.folder import read_config
 
     torch.manual_seed(0)
-    config = transformers.Qwen2Config(vocab_size=VOCABULARY, max_position_embeddings=1024, tie_word_embeddings=True,
-                                      bos_token_id=None, eos_token_id=None, pad_token_id=0, **SHAPES[shape])
+    config = transformers.Qwen2Config(
+        vocab_size=VOCABULARY,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+        **SHAPES[shape],
+    )
     model = transformers.Qwen2ForCausalLM(config).eval()
     model.save_pretrained(folder)
     config = read_config(folder)
@@ -82,8 +99,16 @@ def theirs(model, prompts: np.ndarray, lengths: np.ndarray) -> Callable[..., Non
             new = int(lengths[first : first + SLOTS].max())
             tokens = torch.tensor(prompts[first : first + SLOTS])
             with torch.no_grad():
-                model.generate(tokens, attention_mask=torch.ones_like(tokens), do_sample=True, temperature=1.0,
-                               top_k=0, top_p=1.0, min_new_tokens=new, max_new_tokens=new)
+                model.generate(
+                    tokens,
+                    attention_mask=torch.ones_like(tokens),
+                    do_sample=True,
+                    temperature=1.0,
+                    top_k=0,
+                    top_p=1.0,
+                    min_new_tokens=new,
+                    max_new_tokens=new,
+                )
 
     return run
 
@@ -98,12 +123,12 @@ def timed(run: Callable[[int], object], step: int) -> float:
 @contextmanager
 def unknown_lengths():
     """Rows wait in the order of the request: where they end by themselves, limits say nothing of their lengths."""
-    from jaxrl.sampling.batches import Queue
+    from jaxrl.sampling.scheduler import Queue
 
     def in_order(limit: np.ndarray, devices: int, rows: np.ndarray) -> Queue:
         return Queue(np.full_like(limit, LONGEST), devices, rows)
 
-    with mock.patch("jaxrl.sampling.loop.Queue", in_order):
+    with mock.patch("jaxrl.sampling.engine.Queue", in_order):
         yield
 
 
@@ -129,9 +154,12 @@ def compare(our_runs: dict[str, Callable[[int], float]], their_run: Callable[...
     other = tokens / statistics.median(theirs)
     for name, seconds in ours.items():
         ratios = [b / a for a, b in zip(seconds, theirs, strict=True)]
-        print(f"{name:24} {tokens / statistics.median(seconds):9.0f} tokens/s   Hugging Face {other:8.0f}   ratio "
-              f"{statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})   occupancy "
-              f"{occupancy[name]:.1%}", flush=True)
+        print(
+            f"{name:24} {tokens / statistics.median(seconds):9.0f} tokens/s   Hugging Face {other:8.0f}   ratio "
+            f"{statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})   occupancy "
+            f"{occupancy[name]:.1%}",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -171,8 +199,10 @@ def main() -> None:
         compare(runs, theirs(model, repeated, lengths), int(lengths.sum()), given.rounds)
         before = sampler.traces
         seconds = first_tokens(sampler, params, prompts[:, 1:])
-        print(f"{shape:14} first call with prompts one token shorter: {seconds:.2f} s, compiled "
-              f"{sum(sampler.traces.values()) - sum(before.values())} programs")
+        print(
+            f"{shape:14} first call with prompts one token shorter: {seconds:.2f} s, compiled "
+            f"{sum(sampler.traces.values()) - sum(before.values())} programs"
+        )
 
 
 def first_tokens(sampler, params, prompts: np.ndarray) -> float:

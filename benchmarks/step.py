@@ -26,8 +26,15 @@ from typing import Any
 
 import numpy as np
 
-SHAPE = {"vocab_size": 2048, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6,
-         "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
+SHAPE = {
+    "vocab_size": 2048,
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
 HEAD_DIM, POSITIONS = 64, 1024
 PROMPTS, SAMPLES, PROMPT, NEW, KL, RATE = 8, 8, 64, 256, 0.04, 1e-6
 WARM = 2  # steps before the first that counts
@@ -70,15 +77,15 @@ def ours(pipe: Connection) -> None:
     from rich.console import Console
 
     from configs import stage1
-    from jaxrl.evaluation.problems import Problem
     from jaxrl.flags import plain
     from jaxrl.learning.state import init_params
     from jaxrl.reporting.terminal import Terminal
-    from jaxrl.running.devices import prepare_devices
-    from jaxrl.running.machine import build_machine
-    from jaxrl.running.progress import Progress, plan_step
-    from jaxrl.running.settings import run_spec
-    from jaxrl.running.steps import Steps
+    from jaxrl.runtime.devices import prepare_devices
+    from jaxrl.tasks.problem import Problem
+    from jaxrl.training.components import build_machine
+    from jaxrl.training.progress import Progress, plan_step
+    from jaxrl.training.run_spec import run_spec
+    from jaxrl.training.step import Steps
     from models.config import Qwen2Config
 
     config = stage1.get_config("tiny")
@@ -92,8 +99,10 @@ def ours(pipe: Connection) -> None:
     prepare_devices(spec.devices, "", spec.sampler_devices)
     model = Qwen2Config(**SHAPE, head_dim=HEAD_DIM, max_position_embeddings=POSITIONS)
     machine = build_machine(spec, model, PROMPT + NEW)
-    pool = [Problem(str(i), "p3", " ".join(map(str, tokens)), "", str(i), False, (), None)
-            for i, tokens in enumerate(prompts(64))]
+    pool = [
+        Problem(str(i), "p3", " ".join(map(str, tokens)), "", str(i), False, (), None)
+        for i, tokens in enumerate(prompts(64))
+    ]
     steps = Steps(spec, machine, Counting(), {spec.stages[0].name: pool}, Terminal(1, console=Console(quiet=True)))
     reference = init_params(machine.model, machine.mesh, jax.random.key(0))
     state, place = machine.begin(reference), 0
@@ -123,8 +132,9 @@ def trl(pipe: Connection) -> None:
     words = Tokenizer(models.WordLevel({str(i): i for i in range(SHAPE["vocab_size"])}, unk_token="0"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="0", eos_token="0")
-    config = transformers.Qwen2Config(**SHAPE, max_position_embeddings=POSITIONS, bos_token_id=None, eos_token_id=None,
-                                      pad_token_id=0)
+    config = transformers.Qwen2Config(
+        **SHAPE, max_position_embeddings=POSITIONS, bos_token_id=None, eos_token_id=None, pad_token_id=0
+    )
 
     class Turns(transformers.TrainerCallback):
         """Waits for its turn before a step, and tells its CPU-seconds after it."""
@@ -146,10 +156,22 @@ def trl(pipe: Connection) -> None:
         transformers.Qwen2ForCausalLM(config).save_pretrained(folder)
         rows = PROMPTS * SAMPLES
         settings = GRPOConfig(
-            output_dir=folder, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
-            save_strategy="no", disable_tqdm=True, max_steps=10**6, per_device_train_batch_size=rows,
-            num_generations=SAMPLES, max_completion_length=NEW, generation_kwargs={"min_new_tokens": NEW}, beta=KL,
-            learning_rate=RATE, model_init_kwargs={"dtype": "float32"})
+            output_dir=folder,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            max_steps=10**6,
+            per_device_train_batch_size=rows,
+            num_generations=SAMPLES,
+            max_completion_length=NEW,
+            generation_kwargs={"min_new_tokens": NEW},
+            beta=KL,
+            learning_rate=RATE,
+            model_init_kwargs={"dtype": "float32"},
+        )
         data = datasets.Dataset.from_list([{"prompt": " ".join(map(str, tokens))} for tokens in prompts(64)])
         GRPOTrainer(folder, judge, settings, data, processing_class=tokenizer, callbacks=[Turns()]).train()
 
@@ -187,9 +209,17 @@ def tunix(pipe: Connection) -> None:
     from tunix.rl.rollout.base_rollout import RolloutConfig
 
     config = ModelConfig(
-        num_layers=SHAPE["num_hidden_layers"], vocab_size=SHAPE["vocab_size"], embed_dim=SHAPE["hidden_size"],
-        hidden_dim=SHAPE["intermediate_size"], num_heads=SHAPE["num_attention_heads"], head_dim=HEAD_DIM,
-        num_kv_heads=SHAPE["num_key_value_heads"], rope_theta=10_000, norm_eps=1e-6, use_tied_embedding=True)
+        num_layers=SHAPE["num_hidden_layers"],
+        vocab_size=SHAPE["vocab_size"],
+        embed_dim=SHAPE["hidden_size"],
+        hidden_dim=SHAPE["intermediate_size"],
+        num_heads=SHAPE["num_attention_heads"],
+        head_dim=HEAD_DIM,
+        num_kv_heads=SHAPE["num_key_value_heads"],
+        rope_theta=10_000,
+        norm_eps=1e-6,
+        use_tied_embedding=True,
+    )
     mesh = jax.make_mesh((1, 1), ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     with mesh:
         actor, reference = (Qwen2(config, rngs=nnx.Rngs(0)) for _ in range(2))
@@ -214,13 +244,19 @@ def tunix(pipe: Connection) -> None:
 
     roles = rl_cluster.Role
     cluster = rl_cluster.RLCluster(
-        actor=actor, reference=reference, tokenizer=Words(),
+        actor=actor,
+        reference=reference,
+        tokenizer=Words(),
         cluster_config=rl_cluster.ClusterConfig(
             role_to_mesh=dict.fromkeys((roles.ACTOR, roles.REFERENCE, roles.ROLLOUT), mesh),
             training_config=rl_cluster.RLTrainingConfig(
-                actor_optimizer=optax.adamw(RATE), eval_every_n_steps=10**6, max_steps=10**6),
+                actor_optimizer=optax.adamw(RATE), eval_every_n_steps=10**6, max_steps=10**6
+            ),
             rollout_config=RolloutConfig(
-                max_tokens_to_generate=NEW, max_prompt_length=PROMPT, kv_cache_size=PROMPT + NEW, temperature=1.0)))
+                max_tokens_to_generate=NEW, max_prompt_length=PROMPT, kv_cache_size=PROMPT + NEW, temperature=1.0
+            ),
+        ),
+    )
     GRPOLearner(cluster, GRPOConfig(num_generations=SAMPLES, beta=KL), judge).train(turns())
 
 
@@ -258,14 +294,19 @@ def main() -> None:
     given = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])  # before XLA and torch count cores
     present = {name: worker for name, (module, worker) in PEERS.items() if find_spec(module)}
-    print(f"{given.cores} cores, {given.rounds} rounds, load {os.getloadavg()[0]:.1f}; a step of "
-          f"{PROMPTS} x {SAMPLES} x {NEW} tokens, CPU-seconds", flush=True)
+    print(
+        f"{given.cores} cores, {given.rounds} rounds, load {os.getloadavg()[0]:.1f}; a step of "
+        f"{PROMPTS} x {SAMPLES} x {NEW} tokens, CPU-seconds",
+        flush=True,
+    )
     mine, *others = compare([ours, *present.values()], given.rounds)
     print(f"{'jaxrl':20} {statistics.median(mine):6.1f}   ({min(mine):.1f} to {max(mine):.1f})")
     for name, found in zip(present, others, strict=True):
         ratios = [own / other for own, other in zip(mine, found, strict=True)]
-        print(f"{f'{name} {version(name)}':20} {statistics.median(found):6.1f}   ({min(found):.1f} to {max(found):.1f})"
-              f"   ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        print(
+            f"{f'{name} {version(name)}':20} {statistics.median(found):6.1f}   ({min(found):.1f} to {max(found):.1f})"
+            f"   ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
     for name in PEERS.keys() - present.keys():
         print(f"{name} is not installed: nothing to compare with")
 

@@ -17,12 +17,12 @@ import jax
 import numpy as np
 
 from jaxrl.algorithms import RECIPES, Batch
-from jaxrl.learning.batching import LayoutSpec
 from jaxrl.learning.mesh import MeshSpec, make_mesh
+from jaxrl.learning.micro_batches import LayoutSpec
 from jaxrl.learning.optimizer import OptimizerSpec, make_optimizer
 from jaxrl.learning.state import init_params, init_state
 from jaxrl.learning.update import Scalars, UpdateSpec, make_update
-from jaxrl.running.devices import prepare_devices
+from jaxrl.runtime.devices import prepare_devices
 from models.config import Qwen2Config
 from models.qwen2 import Qwen2
 

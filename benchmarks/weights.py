@@ -25,7 +25,7 @@ import numpy as np
 
 from models.config import preset
 from models.folder import CONFIG, INDEX
-from models.names import tensor_slots
+from models.hf_names import tensor_slots
 from models.safetensors_file import write_file
 
 FILES = 4
@@ -127,9 +127,12 @@ def main() -> None:
         ):
             drop(read)
             seconds, peak = measured(program, *words)
-            print(f"{name}: {seconds:.1f} s, {size / seconds / 1e9:.2f} GB/s, peak {peak / GIB:.2f} GiB, "
-                  f"{(peak - held - idle) / GIB:.2f} GiB beside the idle program's {idle / GIB:.2f}"
-                  + (" and the arrays" if held else ""), flush=True)
+            print(
+                f"{name}: {seconds:.1f} s, {size / seconds / 1e9:.2f} GB/s, peak {peak / GIB:.2f} GiB, "
+                f"{(peak - held - idle) / GIB:.2f} GiB beside the idle program's {idle / GIB:.2f}"
+                + (" and the arrays" if held else ""),
+                flush=True,
+            )
         names = sorted(path.name for path in source.iterdir())
         same = filecmp.cmpfiles(source, out, names, shallow=False)[0]
         print(f"{len(same)} of {len(names)} files are the same to the byte")

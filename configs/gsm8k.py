@@ -17,10 +17,14 @@ def get_config(size: str = "") -> ConfigDict:
     stage.pool = ConfigDict({"gsm8k": 7000})
     stage.sampling.max_new_tokens = 1024
     config = base.single(stage, "gsm8k", size)
-    config.task = ConfigDict(dict(
-        name="gsm8k",
-        files={"gsm8k": {"train": "data/gsm8k/train.jsonl", "test": "data/gsm8k/test.jsonl"}},  # kind -> split -> path
-    ))
+    config.task = ConfigDict(
+        dict(
+            name="gsm8k",
+            files={
+                "gsm8k": {"train": "data/gsm8k/train.jsonl", "test": "data/gsm8k/test.jsonl"}
+            },  # kind -> split -> path
+        )
+    )
     config.reward.rule = "gsm8k-1"
     config.evaluation.update(dict(samples=4, max_new_tokens=1024))
     config.evaluation.pool = ConfigDict({"gsm8k": 500})

@@ -13,6 +13,7 @@ from configs import base, stage1, stage2, stage3
 
 def get_config(size: str = "") -> ConfigDict:
     """The three stages, one after another, under `stages`."""
-    stages = {name: module.get_stage(size) for name, module in
-              (("stage1", stage1), ("stage2", stage2), ("stage3", stage3))}
+    stages = {
+        name: module.get_stage(size) for name, module in (("stage1", stage1), ("stage2", stage2), ("stage3", stage3))
+    }
     return base.staged(stages, "three_stage", size)

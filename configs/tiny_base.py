@@ -18,11 +18,20 @@ def get_config() -> ConfigDict:
     config.workdir = "runs/tiny_base"
     config.output = "models/tiny"
 
-    config.model = ConfigDict(dict(
-        vocab_size=640, hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=32, rope_theta=10_000.0, tie_word_embeddings=True,
-        max_position_embeddings=1024,
-    ))
+    config.model = ConfigDict(
+        dict(
+            vocab_size=640,
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            rope_theta=10_000.0,
+            tie_word_embeddings=True,
+            max_position_embeddings=1024,
+        )
+    )
     config.prompt = ConfigDict(dict(form="terse", opens_think=False))
     config.puzzles = ConfigDict(tiny_puzzles())
 
@@ -35,19 +44,37 @@ def get_config() -> ConfigDict:
     skill = dict(guess=0.0, first_fit=0.0, half_checked=0.0, careful=1.0)
     habit = dict(guess=0.40, first_fit=0.32, half_checked=0.15, careful=0.13)
     config.order = ("skill", "habit")
-    config.phases = ConfigDict(dict(
-        skill=dict(tokens=6_000_000, learning_rate=2.5e-3, final_share=0.02, warmup_steps=50,
-                   people={"p2": 0.25, "p3": 0.75}, ways=skill, broken=0.0),
-        habit=dict(tokens=800_000, learning_rate=5e-4, final_share=0.1, warmup_steps=10,
-                   people={"p2": 0.15, "p3": 0.85}, ways=habit, broken=0.32),
-    ))
+    config.phases = ConfigDict(
+        dict(
+            skill=dict(
+                tokens=6_000_000,
+                learning_rate=2.5e-3,
+                final_share=0.02,
+                warmup_steps=50,
+                people={"p2": 0.25, "p3": 0.75},
+                ways=skill,
+                broken=0.0,
+            ),
+            habit=dict(
+                tokens=800_000,
+                learning_rate=5e-4,
+                final_share=0.1,
+                warmup_steps=10,
+                people={"p2": 0.15, "p3": 0.85},
+                ways=habit,
+                broken=0.32,
+            ),
+        )
+    )
     return config
 
 
 def tiny_puzzles() -> dict:
     """The puzzles of the embedded model, the same for its schooling, its reinforcement and its evaluation."""
     return dict(
-        depth=1, width=2, wording="plain",
+        depth=1,
+        width=2,
+        wording="plain",
         operators={"tells_truth": 1.0, "lies": 1.0, "not": 0.25, "and": 1.0, "or": 1.0, "implies": 0.4, "iff": 0.4},
         # Shares of all canonical forms: what the base is taught on, what reinforcement draws from, what is held out.
         splits={"base": 0.65, "train": 0.2, "test": 0.15},

@@ -30,9 +30,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--people", type=int, help="2 to 12")
     add("--count", type=int, help="how many puzzles (with --splits: in all splits together)")
     add("--seed", type=int, default=0)
-    add(
-        "--start", type=int, default=0, help="the first number to draw, so that files can continue each other"
-    )
+    add("--start", type=int, default=0, help="the first number to draw, so that files can continue each other")
     add("--depth", type=int, default=2, help="most operators inside one another, 1 to 4")
     add("--width", type=int, default=2, help='most operands of "and" and "or"')
     add(
@@ -74,16 +72,12 @@ def _build(options: argparse.Namespace) -> None:
     if options.people is None or options.count is None:
         raise ValueError("expected --people and --count, for example --people=5 --count=1000.")
     if options.input:
-        raise ValueError(
-            "expected --input only together with --perturb; --exclude names files to keep away from."
-        )
+        raise ValueError("expected --input only together with --perturb; --exclude names files to keep away from.")
     spec = PuzzleSpec(
         people=options.people,
         depth=options.depth,
         width=options.width,
-        operators=EQUAL_SHARES
-        if options.operators is None
-        else tuple(_weights(options.operators, "--operators")),
+        operators=EQUAL_SHARES if options.operators is None else tuple(_weights(options.operators, "--operators")),
         hardness=None if options.hardness is None else _span(options.hardness),
         wording=options.wording,
         unique=options.unique,
@@ -123,9 +117,7 @@ def _perturb_file(options: argparse.Namespace) -> None:
         except ValueError:
             unchangeable += 1
     count = write_jsonl(options.output, changed)
-    print(
-        f"{count} puzzles with another {options.perturb} in {options.output}, {unchangeable} left out"
-    )
+    print(f"{count} puzzles with another {options.perturb} in {options.output}, {unchangeable} left out")
 
 
 class Statistics:
@@ -166,8 +158,7 @@ class Statistics:
             [
                 f"at the top of a statement: {_shares(self.tops)}",
                 f"anywhere: {_shares(self.operators)}",
-                "hardness: "
-                + ", ".join(f"{value}: {count}" for value, count in sorted(self.hardness.items())),
+                "hardness: " + ", ".join(f"{value}: {count}" for value, count in sorted(self.hardness.items())),
                 f"acceptance: {tally['found'] / tally['draws']:.3f} of all draws have one answer and the wanted "
                 f"hardness; {tally['repeats']} repeats or excluded left out",
                 f"constant guess: everybody honest is right in {honest / self.count:.3f}, the most frequent answer "

@@ -59,9 +59,7 @@ def _encode(statement: Statement, leaves: dict[str, list[str]]) -> str:
     name = statement[0]
     if name in leaves:
         return leaves[name][statement[1]]
-    parts = [
-        leaves[part[0]][part[1]] if part[0] in leaves else _encode(part, leaves) for part in statement[1:]
-    ]
+    parts = [leaves[part[0]][part[1]] if part[0] in leaves else _encode(part, leaves) for part in statement[1:]]
     if name in _ORDERLESS:
         parts.sort()
     return f"{_CODES[name]}({','.join(parts)})"

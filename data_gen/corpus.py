@@ -9,7 +9,7 @@ import numpy as np
 from data_gen.canonical import canonical, split_of
 from data_gen.generate import PuzzleSpec, generate
 from data_gen.puzzle import Puzzle
-from data_gen.ways import HabitSpec, write_response
+from data_gen.response_styles import HabitSpec, write_response
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,9 +43,7 @@ def read_jsonl(path: str | os.PathLike) -> Iterator[dict]:
                     f"{path}, line {number}: expected one JSON object, got {line.strip()[:60]!r} ({error})."
                 ) from error
             if not isinstance(record, dict):
-                raise ValueError(
-                    f"{path}, line {number}: expected one JSON object, got {line.strip()[:60]!r}."
-                )
+                raise ValueError(f"{path}, line {number}: expected one JSON object, got {line.strip()[:60]!r}.")
             yield record
 
 

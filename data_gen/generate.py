@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 
 from data_gen.canonical import canonical, split_of
-from data_gen.draw import Drawer
 from data_gen.puzzle import Puzzle
+from data_gen.puzzle_sampler import Drawer
 from data_gen.spec import EQUAL_SHARES, PuzzleSpec, most_puzzles
 
 __all__ = ["EQUAL_SHARES", "PuzzleSpec", "canonical", "generate", "split_of"]

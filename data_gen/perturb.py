@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 from typing import Literal, get_args
 
-from data_gen.draw import Drawer, choose_words, puzzle_id, stream
 from data_gen.names import NAMES, PLAIN_NAMES, ROLES
 from data_gen.puzzle import LEAVES, Puzzle, Statement, depth_of
+from data_gen.puzzle_sampler import Drawer, choose_words, puzzle_id, stream
 from data_gen.render import render
 from data_gen.solve import hardness, solutions
 from data_gen.spec import PuzzleSpec
@@ -43,9 +43,7 @@ def perturb(puzzle: Puzzle, kind: Kind, seed: int, wording: str = "varied") -> P
         roles = (roles[1], roles[0])
     quiz = render(statements, names, roles, wording, stream("style", puzzle.seed, puzzle.index))
     mark = puzzle_id(names, roles, statements)
-    return Puzzle(
-        names, roles, statements, solution, quiz, hardness(statements), puzzle.seed, puzzle.index, mark
-    )
+    return Puzzle(names, roles, statements, solution, quiz, hardness(statements), puzzle.seed, puzzle.index, mark)
 
 
 def _other_answer(puzzle: Puzzle, kind: str, draw: Callable[[], float]) -> tuple[tuple, tuple[bool, ...]]:
@@ -77,13 +75,9 @@ def _other_statements(puzzle: Puzzle, draw: Callable[[], float]) -> Iterator[tup
 def _other_leaves(puzzle: Puzzle, draw: Callable[[], float]) -> list[tuple[int, Statement]]:
     people = range(len(puzzle.names))
     changes = [
-        (speaker, said)
-        for speaker, old in enumerate(puzzle.statements)
-        for said in _with_other_leaf(old, people)
+        (speaker, said) for speaker, old in enumerate(puzzle.statements) for said in _with_other_leaf(old, people)
     ]
-    return [
-        change for _, change in sorted(((draw(), change) for change in changes), key=lambda pair: pair[0])
-    ]
+    return [change for _, change in sorted(((draw(), change) for change in changes), key=lambda pair: pair[0])]
 
 
 def _with_other_leaf(statement: Statement, people: range) -> Iterator[Statement]:

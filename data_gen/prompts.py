@@ -71,8 +71,9 @@ def build_prompt(question: str, instruction: str, spec: PromptSpec, tokenizer: A
         prompt = _BASE.format(instruction=instruction, question=question) + " "
     else:
         if not getattr(tokenizer, "chat_template", None):
-            raise ValueError("prompt form 'chat' needs a tokenizer with a chat template, got one without; "
-                             "set prompt.form to 'base'.")
+            raise ValueError(
+                "prompt form 'chat' needs a tokenizer with a chat template, got one without; set prompt.form to 'base'."
+            )
         turns = _turns(question, instruction)
         prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     return f"{prompt}<think>" if spec.opens_think else prompt
@@ -84,11 +85,15 @@ def build_messages(question: str, instruction: str, spec: PromptSpec) -> list[di
     Raises ValueError for what messages can't say: the form 'base', and a <think> that is opened for the model.
     """
     if spec.form == "base":
-        raise ValueError("prompt form 'base' is a text for models without a chat template, and a server puts its own "
-                         "around every message; ask with --form=chat.")
+        raise ValueError(
+            "prompt form 'base' is a text for models without a chat template, and a server puts its own "
+            "around every message; ask with --form=chat."
+        )
     if spec.opens_think:
-        raise ValueError("a server ends the prompt itself, so nobody can open <think> for its model; ask with "
-                         "--form=chat and without --opens-think.")
+        raise ValueError(
+            "a server ends the prompt itself, so nobody can open <think> for its model; ask with "
+            "--form=chat and without --opens-think."
+        )
     turns = _turns(question, instruction)
     return turns[1:] if spec.form == "terse" else turns
 

@@ -37,21 +37,15 @@ class Puzzle(NamedTuple):
 def check_statement(statement: Statement, people: int) -> None:
     """Raises ValueError unless `statement` is well formed and speaks only of persons 0 .. people - 1."""
     if not isinstance(statement, tuple) or not statement or statement[0] not in OPERATORS:
-        raise ValueError(
-            f"expected a statement that starts with one of {', '.join(OPERATORS)}, got {statement!r}."
-        )
+        raise ValueError(f"expected a statement that starts with one of {', '.join(OPERATORS)}, got {statement!r}.")
     name, parts = statement[0], statement[1:]
     if name in LEAVES:
         if len(parts) != 1 or type(parts[0]) is not int or not 0 <= parts[0] < people:
-            raise ValueError(
-                f"expected ({name!r}, person) with a person from 0 to {people - 1}, got {statement!r}."
-            )
+            raise ValueError(f"expected ({name!r}, person) with a person from 0 to {people - 1}, got {statement!r}.")
         return
     fits = len(parts) == 1 if name == "not" else len(parts) >= 2 if name in ("and", "or") else len(parts) == 2
     if not fits:
-        raise ValueError(
-            f"expected 1 part for not, 2 or more for and/or, 2 for implies/iff, got {statement!r}."
-        )
+        raise ValueError(f"expected 1 part for not, 2 or more for and/or, 2 for implies/iff, got {statement!r}.")
     for part in parts:
         check_statement(part, people)
 
@@ -83,18 +77,14 @@ def from_record(record: dict) -> Puzzle:
     record."""
     missing = [key for key in RECORD_KEYS if key not in record]
     if missing:
-        raise ValueError(
-            f"expected a puzzle with the keys {', '.join(RECORD_KEYS)}; {', '.join(missing)} missing."
-        )
+        raise ValueError(f"expected a puzzle with the keys {', '.join(RECORD_KEYS)}; {', '.join(missing)} missing.")
     if len(record["roles"]) != 2 or record["roles"][0] == record["roles"][1]:
         raise ValueError(f"expected two different role words (truth, lie), got {record['roles']!r}.")
     roles = (record["roles"][0], record["roles"][1])
     people = [(name, role) for name, role in record["people"]]
     strangers = sorted({role for _, role in people} - set(roles))
     if strangers:
-        raise ValueError(
-            f"expected every person's role to be {roles[0]!r} or {roles[1]!r}, got {strangers[0]!r}."
-        )
+        raise ValueError(f"expected every person's role to be {roles[0]!r} or {roles[1]!r}, got {strangers[0]!r}.")
     statements = tuple(_tuples(statement) for statement in record["statements"])
     if not len(statements) == len(people) == record["n_people"]:
         raise ValueError(

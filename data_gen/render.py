@@ -72,17 +72,12 @@ def _plain(statement: Statement, names: Sequence[str], roles: tuple[str, str]) -
 def _claims(roles: tuple[str, str]) -> tuple[list[list[str]], list[list[str]]]:
     """(what comes before the name, what comes after it) for claims that one is honest, and that one lies."""
     return tuple(
-        [
-            claims[side].format(name="\0", role=with_article(role), roles=plural(role)).split("\0")
-            for claims in CLAIMS
-        ]
+        [claims[side].format(name="\0", role=with_article(role), roles=plural(role)).split("\0") for claims in CLAIMS]
         for side, role in enumerate(roles)
     )
 
 
-def _varied(
-    statement: Statement, names: Sequence[str], roles: tuple[str, str], draw: Callable[[], float]
-) -> str:
+def _varied(statement: Statement, names: Sequence[str], roles: tuple[str, str], draw: Callable[[], float]) -> str:
     kind = statement[0]
     if kind in LEAVES:
         before, after = _claims(roles)[kind == "lies"][int(draw() * len(CLAIMS))]

@@ -56,9 +56,7 @@ class PuzzleSpec:
         # As floats in the order of OPERATORS, so equal wishes draw equal puzzles however they were put.
         self._check_operators()
         weights = dict(self.operators)
-        object.__setattr__(
-            self, "operators", tuple((name, float(weights.get(name, 0))) for name in OPERATORS)
-        )
+        object.__setattr__(self, "operators", tuple((name, float(weights.get(name, 0))) for name in OPERATORS))
         if self.hardness is not None:
             object.__setattr__(self, "hardness", (self.hardness[0], self.hardness[1]))
             self._check_hardness()
@@ -71,9 +69,7 @@ class PuzzleSpec:
         names = [name for name, _ in self.operators]
         strangers = [name for name in names if name not in OPERATORS]
         if strangers or len(set(names)) != len(names):
-            raise ValueError(
-                f"expected each operator once, out of {', '.join(OPERATORS)}, got {', '.join(names)}."
-            )
+            raise ValueError(f"expected each operator once, out of {', '.join(OPERATORS)}, got {', '.join(names)}.")
         if not all(0 <= weight < float("inf") for _, weight in self.operators):
             raise ValueError(f"expected operator weights of 0 or more, got {self.operators!r}.")
         used = {name for name, weight in self.operators if weight > 0}

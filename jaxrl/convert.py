@@ -1,6 +1,6 @@
 """Hugging Face model -> orbax checkpoint in a run folder (step 0), which `jaxrl.export` turns back.
 
-    python -m jaxrl.convert --input=Qwen/Qwen2.5-0.5B --output=checkpoints/qwen
+python -m jaxrl.convert --input=Qwen/Qwen2.5-0.5B --output=checkpoints/qwen
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxrl.learning.checkpoint import Checkpoints
+from jaxrl.checkpointing.checkpoints import Checkpoints
 from jaxrl.learning.state import TrainState
 from models.convert import open_params, stored_dtype
 from models.folder import read_config, replacing

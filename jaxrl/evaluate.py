@@ -25,20 +25,32 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jaxrl.evaluation.endpoint import KEY_VARIABLE, LIMIT_FIELDS, Endpoint, is_endpoint, make_endpoint
 
 if TYPE_CHECKING:
-    from jaxrl.evaluation.table import EvaluationResult
-    from jaxrl.running.policies import Source
-    from jaxrl.running.tasks import Dialogue
+    from jaxrl.evaluation.results import EvaluationResult
+    from jaxrl.inference.load import Source
+    from jaxrl.tasks.prompting import Dialogue
 
 # What a model is asked where no run says otherwise: the generator's and the recipe's own defaults.
 OPERATORS = {"tells_truth": 0.5, "lies": 0.5, "not": 1.0, "and": 1.0, "or": 1.0, "implies": 1.0, "iff": 1.0}
 PLAIN = {
-    "task": {"name": "knights_and_knaves", "depth": 2, "width": 2, "wording": "varied", "operators": OPERATORS,
-             "splits": {"train": 0.8, "test": 0.2}, "split_seed": 0},
+    "task": {
+        "name": "knights_and_knaves",
+        "depth": 2,
+        "width": 2,
+        "wording": "varied",
+        "operators": OPERATORS,
+        "splits": {"train": 0.8, "test": 0.2},
+        "split_seed": 0,
+    },
     "prompt": {"form": "chat", "opens_think": True},
     "stop": (),
     "reward": {"rule": "strict-1"},
-    "evaluation": {"pool": {"p3": 100, "p5": 100}, "samples": 8, "temperature": 1.0, "max_new_tokens": 2048,
-                   "rule": ""},
+    "evaluation": {
+        "pool": {"p3": 100, "p5": 100},
+        "samples": 8,
+        "temperature": 1.0,
+        "max_new_tokens": 2048,
+        "rule": "",
+    },
     "seed": 0,
     "dtype": "bfloat16",
     "sampler": {"rows": None, "devices": -1, "memory": None},
@@ -71,8 +83,8 @@ def _with_data(fields: dict[str, Any], data: Path) -> dict[str, Any]:
 
 def _settings(given: argparse.Namespace) -> Asked:
     """From --like, else from the first --model that is a run, else PLAIN; flags go before both."""
-    from jaxrl.running.policies import is_run, stored_config
-    from jaxrl.running.settings import pool_table
+    from jaxrl.inference.load import is_run, stored_config
+    from jaxrl.tasks.task import pool_table
 
     like = given.like or next((name for name in given.model if is_run(name)), None)
     fields = PLAIN | (stored_config(like) if like else {})
@@ -94,14 +106,22 @@ def _settings(given: argparse.Namespace) -> Asked:
         return usual[name] if getattr(given, name) is None else getattr(given, name)
 
     seed = fields["seed"] if given.seed is None else given.seed
-    return Asked(fields, pool_table("evaluation", pool), chosen("samples"), chosen("temperature"),
-                 chosen("max_new_tokens"), seed, given.greedy)
+    return Asked(
+        fields,
+        pool_table("evaluation", pool),
+        chosen("samples"),
+        chosen("temperature"),
+        chosen("max_new_tokens"),
+        seed,
+        given.greedy,
+    )
 
 
 def _dialogue(asked: Asked, tokenizer: Any = None, ends: tuple[int, ...] = ()) -> "Dialogue":
     from data_gen.prompts import PromptSpec
     from jaxrl.rewards import RewardValues
-    from jaxrl.running.tasks import Dialogue, make_task
+    from jaxrl.tasks.prompting import Dialogue
+    from jaxrl.tasks.registry import make_task
 
     reward = dict(asked.fields["reward"])
     rule = reward.pop("rule")
@@ -114,7 +134,7 @@ def evaluate_model(source: "Source", asked: Asked, label: str) -> "EvaluationRes
     import numpy as np
 
     from jaxrl.evaluation.evaluate import evaluate
-    from jaxrl.running.policies import load_policy
+    from jaxrl.inference.load import load_policy
     from jaxrl.sampling import Coordinates
 
     dialogue = _dialogue(asked, source.tokenizer, source.eos_ids)
@@ -123,15 +143,24 @@ def evaluate_model(source: "Source", asked: Asked, label: str) -> "EvaluationRes
     sampler, weights = load_policy(source, asked.fields, longest)
 
     def generate(prompts: list[list[int]], group_size: int, step: int, greedy: bool):
-        coordinates = Coordinates(asked.seed, step, np.arange(len(prompts), dtype=np.int32),
-                                  np.arange(group_size, dtype=np.int32))
+        coordinates = Coordinates(
+            asked.seed, step, np.arange(len(prompts), dtype=np.int32), np.arange(group_size, dtype=np.int32)
+        )
         drawing = dialogue.drawing(asked.max_new_tokens, 0.0 if greedy else asked.temperature)
         return sampler.sample(weights, prompts, group_size, coordinates, drawing)
 
     settings = {"temperature": asked.temperature, "max_new_tokens": asked.max_new_tokens, "seed": asked.seed}
     return evaluate(
-        generate, problems, encode=dialogue.encode, decode=dialogue.decode, judge=dialogue.judge,
-        samples=asked.samples, greedy=asked.greedy, name=label, model=source.name, settings=settings,
+        generate,
+        problems,
+        encode=dialogue.encode,
+        decode=dialogue.decode,
+        judge=dialogue.judge,
+        samples=asked.samples,
+        greedy=asked.greedy,
+        name=label,
+        model=source.name,
+        settings=settings,
         way_of=dialogue.way_of if dialogue.prompt.form == "terse" else None,
     )
 
@@ -148,8 +177,10 @@ def prepare_endpoint(
 
     dialogue = _dialogue(asked)
     if dialogue.stop:
-        raise ValueError(f"responses end at {', '.join(map(repr, dialogue.stop))} here (config.stop), which a server "
-                         "would cut away before the rule can see it; take a --like without stop strings.")
+        raise ValueError(
+            f"responses end at {', '.join(map(repr, dialogue.stop))} here (config.stop), which a server "
+            "would cut away before the rule can see it; take a --like without stop strings."
+        )
     problems = dialogue.task.draw("test", asked.pool, asked.seed)
     for problem in problems:
         dialogue.messages(problem)
@@ -159,7 +190,13 @@ def prepare_endpoint(
     def evaluate() -> "EvaluationResult":
         with log:
             return evaluate_endpoint(
-                endpoint, problems, asking, log, messages=dialogue.messages, judge=dialogue.judge, name=label,
+                endpoint,
+                problems,
+                asking,
+                log,
+                messages=dialogue.messages,
+                judge=dialogue.judge,
+                name=label,
                 way_of=dialogue.way_of if dialogue.prompt.form == "terse" else None,
             )
 
@@ -168,7 +205,7 @@ def prepare_endpoint(
 
 def _prepare(given: argparse.Namespace, asked: Asked, labels: Sequence[str]) -> list[Callable[[], "EvaluationResult"]]:
     """An evaluation for each --model, refused here if it has to be: before anything is computed or paid for."""
-    from jaxrl.running.policies import find_model
+    from jaxrl.inference.load import find_model
 
     for model in given.model:
         refuse_trained(model, asked)
@@ -177,10 +214,20 @@ def _prepare(given: argparse.Namespace, asked: Asked, labels: Sequence[str]) -> 
         if not is_endpoint(model):
             ready.append(partial(evaluate_model, find_model(model), asked, label))
             continue
-        endpoint = make_endpoint(model, next(names), os.environ, next(variables, None), limit_field=given.limit_field,
-                                 timeout=given.timeout, retries=given.retries)
-        ready.append(prepare_endpoint(endpoint, asked, label, _beside(given.output, label, labels, "answers.jsonl"),
-                                      given.concurrency))
+        endpoint = make_endpoint(
+            model,
+            next(names),
+            os.environ,
+            next(variables, None),
+            limit_field=given.limit_field,
+            timeout=given.timeout,
+            retries=given.retries,
+        )
+        ready.append(
+            prepare_endpoint(
+                endpoint, asked, label, _beside(given.output, label, labels, "answers.jsonl"), given.concurrency
+            )
+        )
     return ready
 
 
@@ -189,9 +236,9 @@ def refuse_trained(model: str, asked: Asked) -> None:
 
     Where its training data is gone a sentence on stderr says that this could not be checked.
     """
-    from jaxrl.evaluation.overlap import refuse_overlap
-    from jaxrl.running.policies import is_run, stored_config
-    from jaxrl.running.training_data import training_problems
+    from jaxrl.inference.load import is_run, stored_config
+    from jaxrl.inference.training_problems import training_problems
+    from jaxrl.tasks.overlap import refuse_overlap
 
     if not is_run(model):
         return
@@ -213,28 +260,50 @@ def _people(text: str) -> list[int]:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m jaxrl.evaluate", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", required=True,
-                        help="RUN, RUN@step, a Hugging Face folder or name, or an address https://HOST/v1; given "
-                        "twice, the two are compared")
-    parser.add_argument("--like", metavar="RUN", help="task, prompts, rule and evaluation of this run; default: those "
-                        "of the first --model that is a run, else chat prompts and the generator's defaults")
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxrl.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model",
+        action="append",
+        required=True,
+        help="RUN, RUN@step, a Hugging Face folder or name, or an address https://HOST/v1; given "
+        "twice, the two are compared",
+    )
+    parser.add_argument(
+        "--like",
+        metavar="RUN",
+        help="task, prompts, rule and evaluation of this run; default: those "
+        "of the first --model that is a run, else chat prompts and the generator's defaults",
+    )
     parser.add_argument("--people", type=_people, metavar="2,3,5", help="numbers of people, for puzzles")
-    parser.add_argument("--data", type=Path, metavar="FILE.jsonl", help="questions as GSM8K has them instead of "
-                        "puzzles: `question`, and `answer` ending in `#### number`")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE.jsonl",
+        help="questions as GSM8K has them instead of puzzles: `question`, and `answer` ending in `#### number`",
+    )
     parser.add_argument("--count", type=int, help="problems of each kind (default 100 with --people or --data)")
     parser.add_argument("--samples", type=int, help="sampled responses to each, besides the greedy one")
-    parser.add_argument("--no-greedy", dest="greedy", action="store_false", help="sampled responses only, for servers "
-                        "that refuse temperature 0")
+    parser.add_argument(
+        "--no-greedy",
+        dest="greedy",
+        action="store_false",
+        help="sampled responses only, for servers that refuse temperature 0",
+    )
     parser.add_argument("--temperature", type=float)
     parser.add_argument("--max-new-tokens", type=int)
     parser.add_argument("--seed", type=int, help="of problems and of sampling")
     parser.add_argument("--form", choices=("chat", "base", "terse"), help="of the prompt, for models without a run")
     parser.add_argument("--opens-think", action="store_true", help="with --form: the prompt ends with <think>")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="every answer and the rows; with two models "
-                        "their names are put before .json. The table goes beside it as .md, with the first answers "
-                        "as a page in .html; needed with an address")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE.json",
+        help="every answer and the rows; with two models "
+        "their names are put before .json. The table goes beside it as .md, with the first answers "
+        "as a page in .html; needed with an address",
+    )
     _endpoint_flags(parser.add_argument_group("for an address"))
     given = parser.parse_args(arguments)
     if given.people and given.data:
@@ -247,24 +316,45 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if len(given.name) != addresses:
         parser.error(f"expected a --name for each --model that is an address ({addresses}), got {len(given.name)}.")
     if len(given.key_variable) not in (0, addresses):
-        parser.error(f"expected no --key-variable, or one for each address ({addresses}), got "
-                     f"{len(given.key_variable)}.")
+        parser.error(
+            f"expected no --key-variable, or one for each address ({addresses}), got {len(given.key_variable)}."
+        )
     if addresses and not given.output:
         parser.error("expected --output=FILE.json with an address: answers that were paid for are kept beside it.")
     return given
 
 
 def _endpoint_flags(group: Any) -> None:
-    group.add_argument("--name", action="append", default=[], metavar="MODEL", help="what the server calls the model; "
-                       "once for each address")
-    group.add_argument("--key-variable", action="append", default=[], metavar="VARIABLE", help="the environment "
-                       f"variable that holds the key ({KEY_VARIABLE}); over http no key is sent unless this names one")
+    group.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="what the server calls the model; once for each address",
+    )
+    group.add_argument(
+        "--key-variable",
+        action="append",
+        default=[],
+        metavar="VARIABLE",
+        help="the environment "
+        f"variable that holds the key ({KEY_VARIABLE}); over http no key is sent unless this names one",
+    )
     group.add_argument("--concurrency", type=int, default=8, help="requests at a time (8)")
-    group.add_argument("--retries", type=int, default=8, help="further attempts when a server is busy, broken or out "
-                       "of reach, each after twice the pause; 8 take about three minutes (8)")
+    group.add_argument(
+        "--retries",
+        type=int,
+        default=8,
+        help="further attempts when a server is busy, broken or out "
+        "of reach, each after twice the pause; 8 take about three minutes (8)",
+    )
     group.add_argument("--timeout", type=float, default=600.0, help="seconds to wait for one answer (600)")
-    group.add_argument("--limit-field", choices=LIMIT_FIELDS, default=LIMIT_FIELDS[0],
-                       help=f"what the server calls the limit of tokens ({LIMIT_FIELDS[0]})")
+    group.add_argument(
+        "--limit-field",
+        choices=LIMIT_FIELDS,
+        default=LIMIT_FIELDS[0],
+        help=f"what the server calls the limit of tokens ({LIMIT_FIELDS[0]})",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -272,11 +362,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parse(arguments)
     try:
         asked = _settings(given)
-        from jaxrl.running.devices import prepare_devices
+        from jaxrl.runtime.devices import prepare_devices
 
         prepare_devices(asked.fields["devices"], asked.fields["compile_cache"], asked.fields["sampler"]["devices"])
         from jaxrl.evaluation.examples import side_by_side
-        from jaxrl.evaluation.table import comparison_markdown, markdown, to_json
+        from jaxrl.evaluation.results import comparison_markdown, markdown, to_json
         from jaxrl.reporting.files import write_text
         from jaxrl.reporting.page import write_page
 

@@ -1,6 +1,6 @@
 """Orbax checkpoint of a run -> Hugging Face folder, re-read and compared before it is called done.
 
-    python -m jaxrl.export --checkpoint=runs/stage3@200 --output=exported
+python -m jaxrl.export --checkpoint=runs/stage3@200 --output=exported
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-from jaxrl.learning.run_params import check_base, open_adapters, open_params, run_config, run_lora, split_run
+from jaxrl.checkpointing.restore import check_base, open_adapters, open_params, run_config, run_lora, split_run
 from models.adapter_folder import save_adapter
 from models.convert import open_params as open_model
 from models.convert import save_params
@@ -25,8 +25,7 @@ def parse_size(text: str) -> int:
     """Bytes in "5GB", "512MiB" or "1000000". Raises ValueError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
     if not match or match.group(2) not in UNITS or float(match.group(1)) * UNITS[match.group(2)] < 1:
-        raise ValueError(f"expected a size such as 5GB, 512MiB or 1000000, got {text!r}; "
-                         "write a number and a unit.")
+        raise ValueError(f"expected a size such as 5GB, 512MiB or 1000000, got {text!r}; write a number and a unit.")
     return int(float(match.group(1)) * UNITS[match.group(2)])
 
 
@@ -45,21 +44,27 @@ def export(
         params, step = open_params(run, config, step, folder=folder)
         save_params(output, params, config, source_folder=folder, dtype=dtype, max_shard_bytes=limit)
     size = sum(path.stat().st_size for path in output.iterdir())
-    return (f"{output}: step {step} of {run}, {size / 1e6:.1f} MB, re-read and compared, "
-            f"{time.monotonic() - started:.1f} s")
+    return (
+        f"{output}: step {step} of {run}, {size / 1e6:.1f} MB, re-read and compared, {time.monotonic() - started:.1f} s"
+    )
 
 
 def _export_adapter(run: Path, step: int | None, output: Path, base: Path | None, unused: str | None) -> int:
     lora, fields = run_lora(run), run_config(run)
     if lora is None:
-        raise ValueError(f"--adapter: expected a run with adapters (lora.rank above 0), and {run} trained all weights; "
-                         "leave --adapter out.")
+        raise ValueError(
+            f"--adapter: expected a run with adapters (lora.rank above 0), and {run} trained all weights; "
+            "leave --adapter out."
+        )
     if unused:
-        raise ValueError("--adapter writes one small float32 file: expected no --dtype and no --max-shard-size, got "
-                         f"{unused}.")
+        raise ValueError(
+            f"--adapter writes one small float32 file: expected no --dtype and no --max-shard-size, got {unused}."
+        )
     if fields["init_from"] and base is None:
-        raise ValueError(f"the adapters belong to the weights of {fields['init_from']}, which no model folder holds "
-                         "yet; export these first and name that folder with --source.")
+        raise ValueError(
+            f"the adapters belong to the weights of {fields['init_from']}, which no model folder holds "
+            "yet; export these first and name that folder with --source."
+        )
     adapters, step = open_adapters(run, step)
     if base is not None:
         check_base(run, open_model(base, read_config(base)), fields["dtype"])
@@ -75,8 +80,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--source", help="the model it started from; default: the run's field `model`")
     parser.add_argument("--dtype", help="bfloat16, float16 or float32; default: what the source stores")
     parser.add_argument("--max-shard-size", help="such as 5GB; default: the source's own files")
-    parser.add_argument("--adapter", action="store_true",
-                        help="of a run with adapters: these alone, a folder for PEFT; default: merged into the model")
+    parser.add_argument(
+        "--adapter",
+        action="store_true",
+        help="of a run with adapters: these alone, a folder for PEFT; default: merged into the model",
+    )
     return parser.parse_args(arguments)
 
 
@@ -85,8 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = _parse(arguments)
     jax.config.update("jax_platforms", "cpu")  # needs no accelerator, and one may be busy training
     try:
-        print(export(given.checkpoint, given.output, given.source, given.dtype, given.max_shard_size,
-                     given.adapter))
+        print(export(given.checkpoint, given.output, given.source, given.dtype, given.max_shard_size, given.adapter))
     except (OSError, ValueError) as error:
         print(f"jaxrl.export: {error}", file=sys.stderr)
         return 2

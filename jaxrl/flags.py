@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from jaxrl.learning.processes import joined, leave, lost
-from jaxrl.reporting.streams import unfailing
-from jaxrl.running.stopping import Ended, Interrupts, Stopped
+from jaxrl.runtime.multihost import joined, leave, lost
+from jaxrl.runtime.signals import Ended, Interrupts, Stopped
+from jaxrl.runtime.streams import unfailing
 
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run, e.g. configs/three_stage.py:tiny.")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from jaxrl.running.policies import Source
+    from jaxrl.inference.load import Source
     from jaxrl.sampling import Completions, StopStrings
     from models.config import Qwen2Config
 
@@ -44,12 +44,16 @@ def read_records(path: Path, tokenizer: Any) -> list[tuple[str, list[int], dict[
     for number, record in enumerate(read_jsonl(path), start=1):
         name, given = record.get("id"), [key for key in ("prompt", "messages") if key in record]
         if name is None or not _is_text(str(name)) or len(given) != 1 or str(name) in found:
-            raise ValueError(f"{path}, prompt {number}: expected an `id` of its own and either `prompt` or `messages`, "
-                             f"got {json.dumps(record)[:120]}.")
+            raise ValueError(
+                f"{path}, prompt {number}: expected an `id` of its own and either `prompt` or `messages`, "
+                f"got {json.dumps(record)[:120]}."
+            )
         if not _is_asked(record):
-            raise ValueError(f"{path}, prompt {number}: expected `prompt` to be text, or `messages` to be one or more "
-                             "objects with a `role` and a `content` that are text, got "
-                             f"{json.dumps(record[given[0]])[:120]}.")
+            raise ValueError(
+                f"{path}, prompt {number}: expected `prompt` to be text, or `messages` to be one or more "
+                "objects with a `role` and a `content` that are text, got "
+                f"{json.dumps(record[given[0]])[:120]}."
+            )
         text = record["prompt"] if "prompt" in record else _chat(record["messages"], tokenizer, path, number)
         found[str(name)] = (str(name), list(tokenizer(text, add_special_tokens=False)["input_ids"]), record)
     if not found:
@@ -62,9 +66,14 @@ def _is_asked(record: Mapping[str, Any]) -> bool:
     if "prompt" in record:
         return _is_text(record["prompt"])
     messages = record["messages"]
-    return isinstance(messages, list) and len(messages) > 0 and all(
-        isinstance(message, dict) and _is_text(message.get("role")) and _is_text(message.get("content"))
-        for message in messages)
+    return (
+        isinstance(messages, list)
+        and len(messages) > 0
+        and all(
+            isinstance(message, dict) and _is_text(message.get("role")) and _is_text(message.get("content"))
+            for message in messages
+        )
+    )
 
 
 def _is_text(value: Any) -> bool:
@@ -82,23 +91,30 @@ def check_room(prompts: Sequence[tuple[Any, list[int]]], max_new_tokens: int, co
     """Raises ValueError naming the first prompt that is empty, or too long for the model with its completion."""
     positions = config.max_position_embeddings
     if max_new_tokens >= positions:
-        raise ValueError(f"--max-new-tokens: expected less than {positions}, the positions that the model knows, got "
-                         f"{max_new_tokens}.")
+        raise ValueError(
+            f"--max-new-tokens: expected less than {positions}, the positions that the model knows, got "
+            f"{max_new_tokens}."
+        )
     for name, tokens in prompts:
         if not 1 <= len(tokens) <= positions - max_new_tokens:
-            raise ValueError(f"prompt {name!r}: expected 1 to {positions - max_new_tokens} tokens, as the model knows "
-                             f"{positions} positions and --max-new-tokens={max_new_tokens} of them are for the "
-                             f"completion, got {len(tokens)}; change the prompt or --max-new-tokens.")
+            raise ValueError(
+                f"prompt {name!r}: expected 1 to {positions - max_new_tokens} tokens, as the model knows "
+                f"{positions} positions and --max-new-tokens={max_new_tokens} of them are for the "
+                f"completion, got {len(tokens)}; change the prompt or --max-new-tokens."
+            )
 
 
 def settings(given: argparse.Namespace, source: "Source", prompts: Sequence[tuple[Any, list[int]]]) -> dict[str, Any]:
     """All that the completions depend on, as JSON has it."""
-    from jaxrl.reporting.completion_file import prompts_hash
+    from jaxrl.inference.completions_file import prompts_hash
 
     named = ("samples", "seed", "temperature", "top_k", "top_p", "min_p", "stop", "max_new_tokens", "dtype")
     return {
-        "model": str((source.run or source.folder).resolve()), "checkpoint": source.step, "prompts": len(prompts),
-        "prompts_hash": prompts_hash(prompts), **{name: getattr(given, name) for name in named},
+        "model": str((source.run or source.folder).resolve()),
+        "checkpoint": source.step,
+        "prompts": len(prompts),
+        "prompts_hash": prompts_hash(prompts),
+        **{name: getattr(given, name) for name in named},
     }
 
 
@@ -109,8 +125,8 @@ def complete(given: argparse.Namespace, console: "Console") -> Iterator[str]:
     """
     import numpy as np
 
-    from jaxrl.reporting.completion_file import CompletionFile
-    from jaxrl.running.policies import find_model, load_policy
+    from jaxrl.inference.completions_file import CompletionFile
+    from jaxrl.inference.load import find_model, load_policy
     from jaxrl.sampling import Coordinates, SamplingSpec, StopStrings
 
     # Refused, where it has to be, before a model is looked for: one that is not at hand is downloaded.
@@ -127,8 +143,11 @@ def complete(given: argparse.Namespace, console: "Console") -> Iterator[str]:
     if done == len(prompts):
         return
     file.begin()
-    fields = {"dtype": given.dtype, "devices": DEVICES,
-              "sampler": {"rows": given.rows, "devices": SAMPLER_DEVICES, "memory": given.memory}}
+    fields = {
+        "dtype": given.dtype,
+        "devices": DEVICES,
+        "sampler": {"rows": given.rows, "devices": SAMPLER_DEVICES, "memory": given.memory},
+    }
     longest = max(len(tokens) for _, tokens in prompts) + given.max_new_tokens
     samples = np.arange(given.samples, dtype=np.int32)
     with _memory_that_fills(), _bar(console) as bar:
@@ -138,14 +157,22 @@ def complete(given: argparse.Namespace, console: "Console") -> Iterator[str]:
             part = prompts[first : first + given.batch]
             ended = (first - done) * given.samples
             coordinates = Coordinates(given.seed, 0, np.arange(first, first + len(part), dtype=np.int32), samples)
-            drawn = sampler.sample(weights, [tokens for _, tokens in part], given.samples, coordinates, drawing,
-                                   lambda count, _, ended=ended: bar.update(shown, completed=ended + count))
+            drawn = sampler.sample(
+                weights,
+                [tokens for _, tokens in part],
+                given.samples,
+                coordinates,
+                drawing,
+                lambda count, _, ended=ended: bar.update(shown, completed=ended + count),
+            )
             records = _records(part, drawn, source.eos_ids, stop)
             file.add(records[file.lines - first * given.samples :])  # a killed command may have left the first of them
             yield f"{first + len(part)} of {len(prompts)} prompts"
     traces = sorted(sampler.traces.items())
-    yield (f"programs compiled, or taken from {COMPILE_CACHE}: {sum(count for _, count in traces)} "
-           f"({', '.join(f'{name} {count}' for name, count in traces)})")
+    yield (
+        f"programs compiled, or taken from {COMPILE_CACHE}: {sum(count for _, count in traces)} "
+        f"({', '.join(f'{name} {count}' for name, count in traces)})"
+    )
 
 
 @contextmanager
@@ -158,15 +185,24 @@ def _memory_that_fills() -> Iterator[None]:
     except JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise ValueError(f"a device's memory is full ({str(error).splitlines()[0]:.200}); the same command with fewer "
-                         "--rows or less --memory goes on with what is drawn.") from error
+        raise ValueError(
+            f"a device's memory is full ({str(error).splitlines()[0]:.200}); the same command with fewer "
+            "--rows or less --memory goes on with what is drawn."
+        ) from error
 
 
 def _bar(console: "Console") -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                    console=console, transient=True, disable=not console.is_terminal)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 def _records(
@@ -177,31 +213,37 @@ def _records(
     for row, length in enumerate(drawn.lengths):
         tokens = drawn.tokens[row, :length].tolist()
         text = stop.decode(tokens[:-1] if tokens[-1] in eos_ids else tokens)
-        records.append({
-            "id": part[row // group][0], "sample": row % group, "text": stop.cut(text), "tokens": tokens,
-            "logp": [round(float(value), 6) for value in drawn.logp[row, :length]],
-            "finish": "stop" if drawn.finished[row] else "length",
-        })
+        records.append(
+            {
+                "id": part[row // group][0],
+                "sample": row % group,
+                "text": stop.cut(text),
+                "tokens": tokens,
+                "logp": [round(float(value), 6) for value in drawn.logp[row, :length]],
+                "finish": "stop" if drawn.finished[row] else "length",
+            }
+        )
     return records
 
 
 def replay_one(given: argparse.Namespace) -> int:
     """Draw one completion of a past run again; 0 when it is identical, 1 when it is not."""
-    from jaxrl.learning.run_params import run_config
+    from jaxrl.checkpointing.restore import run_config
     from jaxrl.reporting.terminal import Terminal
-    from jaxrl.running.devices import prepare_devices
-    from jaxrl.running.settings import run_spec
+    from jaxrl.runtime.devices import prepare_devices
+    from jaxrl.training.run_spec import run_spec
     from models.source import resolve_model
 
     folder = Path(given.replay).expanduser()
     config = run_config(folder) | {"workdir": str(folder)}
     prepare_devices(config["devices"], config["compile_cache"], config["sampler"]["devices"])
-    from jaxrl.running.loop import Run
-    from jaxrl.running.replay import replay
+    from jaxrl.training.replay import replay
+    from jaxrl.training.trainer import Run
 
     spec = run_spec(config)
-    found = replay(Run(spec, resolve_model(spec.model), Terminal(spec.total_steps), config), given.step, given.prompt,
-                   given.sample)
+    found = replay(
+        Run(spec, resolve_model(spec.model), Terminal(spec.total_steps), config), given.step, given.prompt, given.sample
+    )
     print(found.prompt + found.again.text)
     if found.identical:
         print(f"--- identical to what step {given.step} stored")
@@ -212,29 +254,45 @@ def replay_one(given: argparse.Namespace) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m jaxrl.generate", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxrl.generate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", help="RUN, RUN@step, a Hugging Face folder or name")
     parser.add_argument("--prompts", type=Path, help="JSON lines: id, and prompt or messages")
-    parser.add_argument("--output", type=Path, help="JSON lines: id, sample, text, tokens, logp, finish; gone on with "
-                        "if it exists")
+    parser.add_argument(
+        "--output", type=Path, help="JSON lines: id, sample, text, tokens, logp, finish; gone on with if it exists"
+    )
     parser.add_argument("--samples", type=int, default=1, help="completions of each prompt (1)")
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (1.0)")
     parser.add_argument("--top-k", type=int, default=0, help="0 is off (0)")
     parser.add_argument("--top-p", type=float, default=1.0, help="1 is off (1)")
     parser.add_argument("--min-p", type=float, default=0.0, help="0 is off (0)")
-    parser.add_argument("--stop", nargs="*", default=[], metavar="TEXT", help="strings that end a completion; the text "
-                        "is cut before them, the tokens behind the one that completes it")
+    parser.add_argument(
+        "--stop",
+        nargs="*",
+        default=[],
+        metavar="TEXT",
+        help="strings that end a completion; the text is cut before them, the tokens behind the one that completes it",
+    )
     parser.add_argument("--max-new-tokens", type=int, default=1024, help="(1024)")
     parser.add_argument("--seed", type=int, default=0, help="0 to 2^32 - 1 (0)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="(bfloat16)")
     parser.add_argument("--batch", type=int, default=64, help="prompts between two writes (64)")
-    parser.add_argument("--rows", type=int, help="completions that a device decodes together, in one cache; fewer take "
-                        "less memory (32 on a CPU, where it should be a multiple of 32; else 128)")
-    parser.add_argument("--memory", type=float, metavar="GIB", help="of each device for caches: so many times --rows "
-                        "as fit are in work at once; 0: once (1 on a CPU, else 0)")
-    parser.add_argument("--replay", metavar="RUN", help="draw a completion of this run again, with --step, --prompt "
-                        "and --sample")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        help="completions that a device decodes together, in one cache; fewer take "
+        "less memory (32 on a CPU, where it should be a multiple of 32; else 128)",
+    )
+    parser.add_argument(
+        "--memory",
+        type=float,
+        metavar="GIB",
+        help="of each device for caches: so many times --rows as fit are in work at once; 0: once (1 on a CPU, else 0)",
+    )
+    parser.add_argument(
+        "--replay", metavar="RUN", help="draw a completion of this run again, with --step, --prompt and --sample"
+    )
     for name, help in (("step", "from 1"), ("prompt", "from 0"), ("sample", "from 0")):
         parser.add_argument(f"--{name}", type=int, help=f"with --replay: {help}")
     given = parser.parse_args(arguments)
@@ -267,7 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return replay_one(given)
         from rich.console import Console
 
-        from jaxrl.running.devices import prepare_devices
+        from jaxrl.runtime.devices import prepare_devices
 
         prepare_devices(DEVICES, COMPILE_CACHE, SAMPLER_DEVICES)
         for sentence in complete(given, Console()):

@@ -47,9 +47,9 @@ def inspect(given: argparse.Namespace) -> str:
     """Writes the arrays; returns a sentence that says where and how large they are."""
     import numpy as np
 
+    from jaxrl.inference.hidden_states import inspect_rows
+    from jaxrl.inference.load import find_model
     from jaxrl.reporting.files import written_whole
-    from jaxrl.running.inspection import inspect_rows
-    from jaxrl.running.policies import find_model
 
     source = find_model(given.model)
     layers = given.layers or list(range(source.config.num_hidden_layers))
@@ -66,17 +66,23 @@ def _layers(text: str) -> list[int]:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m jaxrl.inspect", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", "--checkpoint", dest="model", required=True, help="RUN, RUN@step, a Hugging Face "
-                        "folder or name")
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxrl.inspect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", "--checkpoint", dest="model", required=True, help="RUN, RUN@step, a Hugging Face folder or name"
+    )
     parser.add_argument("--prompts", type=Path, required=True, help="JSON lines: id, prompt or messages, response")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.npz", help="written whole at the end")
     parser.add_argument("--layers", type=_layers, metavar="0,2,3", help="from 0 (all of them)")
     parser.add_argument("--top", type=int, default=8, help="tokens of the logit lens at each place (8)")
     parser.add_argument("--batch", type=int, default=8, help="texts at a time (8)")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="float32", help="of weights and products; "
-                        "what is written is float32 (float32)")
+    parser.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float32"),
+        default="float32",
+        help="of weights and products; what is written is float32 (float32)",
+    )
     given = parser.parse_args(arguments)
     if given.batch < 1:
         parser.error("expected a --batch of 1 or more.")

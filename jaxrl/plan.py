@@ -18,22 +18,29 @@ PROMPT = 400
 """Tokens of the longest prompt, where no tokenizer is at hand: five people's puzzle in a chat template."""
 
 _DEVICES = flags.DEFINE_string("devices", None, "The devices: cpu, or 4xA100-80GB, 1xH200, 64xH100-80GB, 2xA100-40GB.")
-_HOSTS = flags.DEFINE_integer("hosts", None, "Hosts that the GPUs are in; default: as few as 8 GPUs a host allow.",
-                              lower_bound=1)
-_PROMPT = flags.DEFINE_integer("prompt_tokens", None, "Tokens of the longest prompt; default: as the model's folder "
-                               f"makes them, or {PROMPT} where there is only its name.", lower_bound=1)
-_RESPONSE = flags.DEFINE_integer("response_tokens", None, "Mean tokens of a response, for times; default: the limit.",
-                                 lower_bound=1)
+_HOSTS = flags.DEFINE_integer(
+    "hosts", None, "Hosts that the GPUs are in; default: as few as 8 GPUs a host allow.", lower_bound=1
+)
+_PROMPT = flags.DEFINE_integer(
+    "prompt_tokens",
+    None,
+    "Tokens of the longest prompt; default: as the model's folder "
+    f"makes them, or {PROMPT} where there is only its name.",
+    lower_bound=1,
+)
+_RESPONSE = flags.DEFINE_integer(
+    "response_tokens", None, "Mean tokens of a response, for times; default: the limit.", lower_bound=1
+)
 _SHAPES = flags.DEFINE_boolean("shapes", False, "From shapes, in seconds, also where the compiler is installed.")
 _JSON = flags.DEFINE_boolean("json", False, "Print one JSON object.")
 
 
 def plan(config: ConfigDict) -> int:
     """The command behind the flags; exit status 1 where the run does not fit. Raises ValueError and OSError."""
-    from jaxrl.running.accelerators import read_devices
-    from jaxrl.running.plan_report import plan_report
-    from jaxrl.running.planning import Job
-    from jaxrl.running.settings import run_spec
+    from jaxrl.planning.plan import Job
+    from jaxrl.planning.report import plan_report
+    from jaxrl.runtime.hardware import read_devices
+    from jaxrl.training.run_spec import run_spec
 
     if not _DEVICES.value:
         raise ValueError("expected --devices=cpu, or --devices=4xA100-80GB and the like.")
@@ -48,7 +55,7 @@ def plan(config: ConfigDict) -> int:
 
 def _model_and_prompt(spec: Any) -> tuple[Any, int]:
     """The model's shape and its longest prompt: from its folder, or by its name."""
-    from jaxrl.running.asked import load_asked
+    from jaxrl.training.problem_pools import load_asked
     from models.config import preset
     from models.folder import read_config
 
@@ -62,9 +69,9 @@ def _model_and_prompt(spec: Any) -> tuple[Any, int]:
 
 
 def _plan(job: Any) -> Any:
-    from jaxrl.running.accelerators import compile_only_devices, compiler_at_hand
-    from jaxrl.running.machine import build_machine, check_attention, check_positions
-    from jaxrl.running.planning import plan_compiled, plan_shapes
+    from jaxrl.planning.compile_only import compile_only_devices, compiler_at_hand
+    from jaxrl.planning.plan import plan_compiled, plan_shapes
+    from jaxrl.training.components import build_machine, check_attention, check_positions
 
     check_positions(job.longest, job.config)
     check_attention(job.spec.attention, on_cpu=job.devices.on_cpu)
@@ -76,9 +83,9 @@ def _plan(job: Any) -> Any:
 
 def _text(plan: Any, report: dict[str, Any]) -> str:
     """The plan to read."""
-    from jaxrl.running.plan_advice import shortage, table
-    from jaxrl.running.planning import GIB
-    from jaxrl.running.roofline import times_table
+    from jaxrl.planning.advice import shortage, table
+    from jaxrl.planning.plan import GIB
+    from jaxrl.planning.roofline import times_table
 
     source = {"compiler": "XLA's compiler for these GPUs", "shapes": "shapes (temporaries are estimated)"}[plan.source]
     if plan.compile_seconds:
@@ -89,7 +96,11 @@ def _text(plan: Any, report: dict[str, Any]) -> str:
     largest = " and ".join(f"{name}={count}" for name, count in report["largest"].items())
     lines = [
         f"{report['config']}: {report['model']} on {report['devices']} ({sizes}), rows of {report['prompt_tokens']} + "
-        f"{report['response_tokens']} tokens", f"GiB on each device, from {source}:", "", table(plan), "",
+        f"{report['response_tokens']} tokens",
+        f"GiB on each device, from {source}:",
+        "",
+        table(plan),
+        "",
         fits if plan.fits else f"It does not fit: {shortage(plan)} {report['advice']}",
         f"Largest that fit, each alone: {largest}.",
     ]

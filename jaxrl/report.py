@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxrl.evaluation.table import EvaluationResult, from_json
+from jaxrl.evaluation.results import EvaluationResult, from_json
 from jaxrl.reporting.curves import curves_svg
 from jaxrl.reporting.files import write_text
 from jaxrl.reporting.page import write_page
@@ -25,8 +25,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m jaxrl.report", description=__doc__)
     again = "the run folder; given again, the curves of that run are laid over the first one's"
     parser.add_argument("--workdir", action="append", default=[], metavar="RUN", help=again)
-    beside = ("a file of `jaxrl.evaluate --output`, shown in place of the run's own evaluations; of two, the second "
-              "is compared with the first. Needs no --workdir")
+    beside = (
+        "a file of `jaxrl.evaluate --output`, shown in place of the run's own evaluations; of two, the second "
+        "is compared with the first. Needs no --workdir"
+    )
     parser.add_argument("--evaluation", action="append", default=[], metavar="FILE.json", help=beside)
     where = "default: report.html in the first run folder, else the first evaluation's name with .html"
     parser.add_argument("--output", type=Path, metavar="FILE.html", help=where)

@@ -72,12 +72,8 @@ def _strings(record: dict, name: str) -> tuple[str, ...]:
 def _people(record: dict, needed: bool) -> tuple[tuple[str, str], ...]:
     people = _field(record, "people", list, None if needed else [])
     for person in people:
-        if not (
-            isinstance(person, list) and len(person) == 2 and all(isinstance(word, str) for word in person)
-        ):
-            raise ValueError(
-                f"expected field 'people' to be [[name, role word], ...], got the entry {person!r:.80}"
-            )
+        if not (isinstance(person, list) and len(person) == 2 and all(isinstance(word, str) for word in person)):
+            raise ValueError(f"expected field 'people' to be [[name, role word], ...], got the entry {person!r:.80}")
     return tuple((name, role) for name, role in people)
 
 
@@ -107,15 +103,11 @@ class Tally:
         if self.scored:
             lines.append(f"{'mean reward':<20}{self.reward / self.scored:>8.3f}")
         for name in VERDICTS:
-            lines.append(
-                f"{name:<20}{self.verdicts[name]:>8}{self.verdicts[name] / max(self.scored, 1):>9.1%}"
-            )
+            lines.append(f"{name:<20}{self.verdicts[name]:>8}{self.verdicts[name] / max(self.scored, 1):>9.1%}")
         shown = [name for name in SUSPECTS if self.suspects[name]]
         if shown:
             lines.append("suspects")
-        lines += [
-            f"  {name:<18}{self.suspects[name]:>8}{self.suspects[name] / self.scored:>9.1%}" for name in shown
-        ]
+        lines += [f"  {name:<18}{self.suspects[name]:>8}{self.suspects[name] / self.scored:>9.1%}" for name in shown]
         return "\n".join(lines)
 
 
@@ -180,9 +172,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     given = _parse(arguments)
-    values = RewardValues(
-        **{field.name: getattr(given, field.name) for field in dataclasses.fields(RewardValues)}
-    )
+    values = RewardValues(**{field.name: getattr(given, field.name) for field in dataclasses.fields(RewardValues)})
     try:
         if given.output.exists() and given.input.exists() and given.output.samefile(given.input):
             raise ValueError(f"--output is the same file as --input ({given.input}); name another one")

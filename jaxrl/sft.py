@@ -6,7 +6,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jaxrl.flags import WORKDIR, plain, run
-from jaxrl.reporting.streams import unfailing
+from jaxrl.runtime.streams import unfailing
 
 
 def supervised_spec(config: ConfigDict):
@@ -14,10 +14,10 @@ def supervised_spec(config: ConfigDict):
     from data_gen.corpus import CorpusSpec
     from data_gen.generate import PuzzleSpec
     from data_gen.prompts import PromptSpec
-    from data_gen.ways import FORMATS, HabitSpec
+    from data_gen.response_styles import FORMATS, HabitSpec
+    from jaxrl.base_model.trainer import PhaseSpec, SupervisedSpec
     from jaxrl.learning.optimizer import OptimizerSpec
-    from jaxrl.running.supervised import PhaseSpec, SupervisedSpec
-    from jaxrl.running.tasks import operator_weights
+    from jaxrl.tasks.knights_and_knaves import operator_weights
     from models.config import Qwen2Config
 
     puzzles = config.puzzles.to_dict()
@@ -34,19 +34,23 @@ def supervised_spec(config: ConfigDict):
 
     model = Qwen2Config(**config.model.to_dict())
     return SupervisedSpec(
-        seed=config.seed, model=model, prompt=PromptSpec(**config.prompt.to_dict()),
+        seed=config.seed,
+        model=model,
+        prompt=PromptSpec(**config.prompt.to_dict()),
         optimizer=OptimizerSpec(**config.optimizer.to_dict()),
         phases=tuple(phase(name, config.phases[name]) for name in config.order),
-        rows=config.rows, micro_tokens=config.micro_tokens, save_minutes=config.save_minutes,
+        rows=config.rows,
+        micro_tokens=config.micro_tokens,
+        save_minutes=config.save_minutes,
         longest=config.longest,
     )
 
 
 def teach(config: ConfigDict) -> None:
     """The command behind the flags. Raises ValueError and OSError with one sentence each."""
-    from jaxrl.running.devices import prepare_devices
-    from jaxrl.running.supervised import train_supervised
-    from jaxrl.running.workdir import check_workdir, claimed
+    from jaxrl.base_model.trainer import train_supervised
+    from jaxrl.runtime.devices import prepare_devices
+    from jaxrl.training.workdir import check_workdir, claimed
 
     sys.stdout = unfailing(sys.stdout)
     if WORKDIR.value:

@@ -2,7 +2,7 @@
 
 The config file has `get_config`, the base run as `jaxrl.train` takes it, and `get_sweep(size)`: {"settings": {name:
 {field: value}}, "seeds": (0, 1, 2)}, fields named as on the command line. `--config.field=value` changes all runs.
-`--stop_losers=10,20` stops the worse half of the settings after these steps; see jaxrl/evaluation/halving.py.
+`--stop_losers=10,20` stops the worse half of the settings after these steps; see jaxrl/sweeps/halving_decisions.py.
 """
 
 import itertools
@@ -20,14 +20,14 @@ from jaxrl.flags import FLAGS, WORKDIR, overrides, plain, run, with_overrides
 from jaxrl.reporting.files import write_text
 from jaxrl.reporting.page import write_page
 from jaxrl.reporting.run_folder import read_run
-from jaxrl.reporting.streams import unfailing
-from jaxrl.reporting.sweep_plot import sweep_svg
-from jaxrl.reporting.sweep_table import sweep_markdown
-from jaxrl.running.halving import Halving, read_decisions
-from jaxrl.running.settings import RunSpec, run_spec
-from jaxrl.running.stopping import Stopped
-from jaxrl.running.sweep import Member, finished, run_members, state
-from jaxrl.running.workdir import check_start, check_workdir
+from jaxrl.runtime.signals import Stopped
+from jaxrl.runtime.streams import unfailing
+from jaxrl.sweeps.halving import Halving, read_decisions
+from jaxrl.sweeps.plot import sweep_svg
+from jaxrl.sweeps.runner import Member, finished, run_members, state
+from jaxrl.sweeps.table import sweep_markdown
+from jaxrl.training.run_spec import RunSpec, run_spec
+from jaxrl.training.workdir import check_start, check_workdir
 from models.source import resolve_model
 
 _LIST = flags.DEFINE_boolean("list", False, "Only print index, setting, seed, folder and state of every run.")
@@ -39,8 +39,9 @@ _SEEDS = flags.DEFINE_list("seeds", None, "Seeds instead of those of the config 
 _STOP_LOSERS = flags.DEFINE_list("stop_losers", [], "Steps, 10,20: after each, the clearly worse half is stopped.")
 
 
-def plan(path: str, given: Mapping[str, Any], workdir: Path, seeds: Sequence[int] | None = None,
-         judged: Sequence[int] = ()) -> list[Member]:
+def plan(
+    path: str, given: Mapping[str, Any], workdir: Path, seeds: Sequence[int] | None = None, judged: Sequence[int] = ()
+) -> list[Member]:
     """The runs of the sweep of `--config=path`, settings first, in folders of `workdir`; each is checked, none started.
 
     given: fields that all runs have changed. seeds: None for those of the file. judged: steps after which every run has
@@ -68,10 +69,17 @@ def plan(path: str, given: Mapping[str, Any], workdir: Path, seeds: Sequence[int
                 _check_judged(spec, judged)
             except (ValueError, OSError) as error:
                 raise ValueError(f"setting {setting}: {error}") from error
-            arguments = ("-m", "jaxrl.train", f"--config={path}", *overrides(fields), f"--workdir={folder}",
-                         "--processes=1")
-            members.append(Member(len(members), setting, seed, folder, spec.model, spec.total_steps, spec.export,
-                                  arguments))
+            arguments = (
+                "-m",
+                "jaxrl.train",
+                f"--config={path}",
+                *overrides(fields),
+                f"--workdir={folder}",
+                "--processes=1",
+            )
+            members.append(
+                Member(len(members), setting, seed, folder, spec.model, spec.total_steps, spec.export, arguments)
+            )
     return members
 
 
@@ -88,8 +96,10 @@ def _check_judged(spec: RunSpec, steps: Sequence[int]) -> None:
     every = spec.evaluation.every
     for step in steps:
         if not 0 < step < spec.total_steps or not every or step % every:
-            raise ValueError(f"--stop_losers={step}: expected a step before the last ({spec.total_steps}) after which "
-                             f"runs are evaluated, at a multiple of evaluation.every, which is {every}.")
+            raise ValueError(
+                f"--stop_losers={step}: expected a step before the last ({spec.total_steps}) after which "
+                f"runs are evaluated, at a multiple of evaluation.every, which is {every}."
+            )
 
 
 def sweep(config: ConfigDict) -> int:

@@ -11,21 +11,27 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from jaxrl.flags import WORKDIR, plain, run
-from jaxrl.reporting.streams import unfailing
+from jaxrl.runtime.streams import unfailing
 
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where several processes make the run.")
-_PROCESSES = flags.DEFINE_integer("processes", None, "How many they are; each gets the same command. Not given: as "
-                                  "Slurm or Kubernetes has started them. 1: this one alone.", lower_bound=1)
+_PROCESSES = flags.DEFINE_integer(
+    "processes",
+    None,
+    "How many they are; each gets the same command. Not given: as "
+    "Slurm or Kubernetes has started them. 1: this one alone.",
+    lower_bound=1,
+)
 _PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.", lower_bound=0)
 _MANIFEST = flags.DEFINE_string("manifest", None, "manifest.json of a past run to train again, instead of --config.")
 
 
 def train(config: ConfigDict | None) -> None:
     """The command behind the flags. Raises ValueError and OSError with one sentence each."""
-    from jaxrl.learning.processes import leads, led
-    from jaxrl.running.devices import join_processes, prepare_devices, started_together
-    from jaxrl.running.settings import run_spec
-    from jaxrl.running.workdir import check_start, check_workdir, compare_manifests
+    from jaxrl.runtime.devices import prepare_devices
+    from jaxrl.runtime.multihost import join_processes, leads, led, started_together
+    from jaxrl.training.manifest import compare_manifests
+    from jaxrl.training.run_spec import run_spec
+    from jaxrl.training.workdir import check_start, check_workdir
     from models.source import resolve_model
 
     sys.stdout = unfailing(sys.stdout)
@@ -48,15 +54,20 @@ def train(config: ConfigDict | None) -> None:
     from rich.console import Console
 
     from jaxrl.evaluation.examples import side_by_side
-    from jaxrl.evaluation.table import comparison_markdown
+    from jaxrl.evaluation.results import comparison_markdown
+    from jaxrl.planning.advice import refuse_unfit
+    from jaxrl.planning.plan import Job
     from jaxrl.reporting.page import write_page
     from jaxrl.reporting.run_folder import read_run
     from jaxrl.reporting.terminal import Terminal
-    from jaxrl.running.loop import AFTER, BEFORE, Run
+    from jaxrl.runtime.hardware import present_devices
+    from jaxrl.training.trainer import AFTER, BEFORE, Run
 
     console = None if leads() else Console(quiet=True)
     with Terminal(spec.total_steps, f"jaxrl {spec.name}", console) as terminal:
         training = Run(spec, model_folder, terminal, fields)
+        devices = present_devices(training.machine.mesh.devices.flat)
+        refuse_unfit(Job(spec, training.machine.config, training.asked.longest_prompt(), devices), terminal.say)
         for line in compare_manifests(then, training.manifest()) if then else ():
             terminal.say(line)
         found = training.train()
@@ -73,8 +84,8 @@ def train(config: ConfigDict | None) -> None:
 
 def _past_run(config: ConfigDict | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Manifest and fields of the run to be repeated. Raises ValueError and OSError, as `train`."""
-    from jaxrl.running.settings import run_spec
-    from jaxrl.running.workdir import read_past_run
+    from jaxrl.training.manifest import read_past_run
+    from jaxrl.training.run_spec import run_spec
 
     if config is not None or not WORKDIR.value:
         raise ValueError("--manifest repeats a run as it was: expected --workdir=NEW beside it, and no --config.")
@@ -82,8 +93,10 @@ def _past_run(config: ConfigDict | None) -> tuple[dict[str, Any], dict[str, Any]
     try:
         run_spec(fields)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"the config.json beside {_MANIFEST.value} is not of this version ({error}); use the commit "
-                         f"it was made with, {then['commit'] or 'which its manifest does not know'}.") from error
+        raise ValueError(
+            f"the config.json beside {_MANIFEST.value} is not of this version ({error}); use the commit "
+            f"it was made with, {then['commit'] or 'which its manifest does not know'}."
+        ) from error
     return then, fields
 
 

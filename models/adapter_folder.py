@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from models.folder import replacing
+from models.hf_names import TABLE
 from models.lora import LoRASpec, pairs
-from models.names import TABLE
 from models.safetensors_file import read_header, view, write_file
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -35,9 +35,18 @@ def save_adapter(folder: str | Path, adapters: Mapping[str, Any], spec: LoRASpec
     tensors = peft_tensors(adapters)
     alpha = int(spec.alpha) if float(spec.alpha).is_integer() else spec.alpha  # PEFT declares a whole number
     config = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": model, "r": spec.rank,
-        "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none", "use_rslora": False, "use_dora": False,
-        "fan_in_fan_out": False, "init_lora_weights": True, "inference_mode": True,
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": model,
+        "r": spec.rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
         "target_modules": sorted({name.split(".")[-3] for name in tensors}),
     }
     with replacing(folder) as temporary:
@@ -47,5 +56,7 @@ def save_adapter(folder: str | Path, adapters: Mapping[str, Any], spec: LoRASpec
         entries, _ = read_header(temporary / WEIGHTS)
         wrong = [name for name, matrix in tensors.items() if not np.array_equal(view(entries[name]), matrix)]
         if wrong:
-            raise OSError(f"what was read back differs from what was written: {', '.join(wrong)}; the disk may be "
-                          "failing, the old folder was left as it was.")
+            raise OSError(
+                f"what was read back differs from what was written: {', '.join(wrong)}; the disk may be "
+                "failing, the old folder was left as it was."
+            )

@@ -27,8 +27,15 @@ def attend(
     """
     if implementation == "cudnn":
         lengths = lengths.astype(jnp.int32)
-        return jax.nn.dot_product_attention(query, key, value, is_causal=True, query_seq_lengths=lengths,
-                                            key_value_seq_lengths=lengths, implementation="cudnn")
+        return jax.nn.dot_product_attention(
+            query,
+            key,
+            value,
+            is_causal=True,
+            query_seq_lengths=lengths,
+            key_value_seq_lengths=lengths,
+            implementation="cudnn",
+        )
     if implementation != "plain":
         raise ValueError(f"attention must be one of {IMPLEMENTATIONS}, got {implementation!r}.")
     return _attend_plain(query, key, value)
@@ -62,7 +69,7 @@ def _attend_plain_forward(query, key, value):
         keys, values = (whole[:, : block.stop].swapaxes(1, 2) for whole in (key, value))
         rows = _rows(query[:, block], key.shape[2])
         # Scaled as float32: a bfloat16 query would be rounded once more, and not as `attend_cached` rounds.
-        scores = jnp.matmul(rows, keys.swapaxes(2, 3), preferred_element_type=jnp.float32) * query.shape[3]**-0.5
+        scores = jnp.matmul(rows, keys.swapaxes(2, 3), preferred_element_type=jnp.float32) * query.shape[3] ** -0.5
         shape, count = scores.shape, block.stop - block.start
         visible = jnp.tri(count, block.stop, block.start, dtype=bool)
         scores = jnp.where(visible, scores.reshape(*shape[:2], -1, count, block.stop), MASKED).reshape(shape)
@@ -74,7 +81,7 @@ def _attend_plain_forward(query, key, value):
 def _attend_plain_backward(saved, dmixed):
     """FlashAttention (Dao et al. 2022, arXiv 2205.14135), appendix B.2."""
     query, key, value, *forward = saved
-    wide, scale, blocks = jnp.float32, query.shape[3]**-0.5, _blocks(query.shape[1])
+    wide, scale, blocks = jnp.float32, query.shape[3] ** -0.5, _blocks(query.shape[1])
     over_rows = (((2,), (2,)), ((0, 1), (0, 1)))
     dquery, dkey, dvalue = [], [], []
     for block, weights, mixed in zip(blocks, *forward, strict=True):
@@ -112,8 +119,9 @@ def _add_up(parts: list[Float[Array, "B K H _"]], blocks: list[slice]) -> Float[
     The parts are [.., H, T], since on a CPU such products take two thirds of the time that they take as [.., T, H].
     They are added up as they lie, and turned once, behind a barrier, or XLA would turn each of them first.
     """
-    sums = [functools.reduce(jnp.add, (part[..., block] for part in parts[place:]))
-            for place, block in enumerate(blocks)]
+    sums = [
+        functools.reduce(jnp.add, (part[..., block] for part in parts[place:])) for place, block in enumerate(blocks)
+    ]
     return jax.lax.optimization_barrier(jnp.concatenate(sums, axis=3)).transpose(0, 3, 1, 2)
 
 

@@ -73,10 +73,6 @@ def write_token(
     """Write one position of every row; a position beyond the cache is dropped."""
     keys, values = layer
     rows, block, place = jnp.arange(keys.shape[0]), position // BLOCK, position % BLOCK
-    keys = keys.at[rows, :, block, :, place].set(
-        key[:, 0].astype(keys.dtype), mode="drop", unique_indices=True
-    )
-    values = values.at[rows, :, block, place].set(
-        value[:, 0].astype(values.dtype), mode="drop", unique_indices=True
-    )
+    keys = keys.at[rows, :, block, :, place].set(key[:, 0].astype(keys.dtype), mode="drop", unique_indices=True)
+    values = values.at[rows, :, block, place].set(value[:, 0].astype(values.dtype), mode="drop", unique_indices=True)
     return keys, values

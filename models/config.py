@@ -34,32 +34,39 @@ class Qwen2Config:
     def __post_init__(self):
         sizes = {
             field: getattr(self, field)
-            for field in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
-                          "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings")
+            for field in (
+                "vocab_size",
+                "hidden_size",
+                "intermediate_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "num_key_value_heads",
+                "head_dim",
+                "max_position_embeddings",
+            )
         }
         for field, value in sizes.items():
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{field} must be a whole number of at least 1, got {value!r}; "
-                                 "set a positive size.")
+                raise ValueError(f"{field} must be a whole number of at least 1, got {value!r}; set a positive size.")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 "num_attention_heads must be a multiple of num_key_value_heads, got "
-                f"{self.num_attention_heads} and {self.num_key_value_heads}; choose head counts that divide.")
+                f"{self.num_attention_heads} and {self.num_key_value_heads}; choose head counts that divide."
+            )
         if self.head_dim % 2:
-            raise ValueError(f"head_dim must be even for rotary embeddings, got {self.head_dim}; "
-                             "choose an even size.")
+            raise ValueError(f"head_dim must be even for rotary embeddings, got {self.head_dim}; choose an even size.")
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "Qwen2Config":
         """Read a parsed `config.json`. Raises ValueError for what is missing or not supported, by name."""
         kind = config.get("model_type")
         if kind not in ("qwen2", "qwen3"):
-            raise ValueError(f"expected a model of type qwen2 or qwen3, got {kind!r}; "
-                             f"supported: {SUPPORTED}.")
+            raise ValueError(f"expected a model of type qwen2 or qwen3, got {kind!r}; supported: {SUPPORTED}.")
         missing = [field for field in REQUIRED if config.get(field) is None]
         if missing:
-            raise ValueError(f"config.json lacks {', '.join(missing)}; "
-                             "take the config.json that belongs to the weights.")
+            raise ValueError(
+                f"config.json lacks {', '.join(missing)}; take the config.json that belongs to the weights."
+            )
         _refuse_unsupported(config, kind)
         rope = config.get("rope_parameters") or {}
         heads = config["num_attention_heads"]
@@ -90,8 +97,14 @@ class Qwen2Config:
         fields.pop("qk_norm")
         if kind == "qwen2":
             fields.pop("attention_bias")
-        return {"architectures": [name], "model_type": kind, "hidden_act": "silu", "attention_dropout": 0.0,
-                "use_sliding_window": False, **fields}
+        return {
+            "architectures": [name],
+            "model_type": kind,
+            "hidden_act": "silu",
+            "attention_dropout": 0.0,
+            "use_sliding_window": False,
+            **fields,
+        }
 
 
 def _refuse_unsupported(config: Mapping[str, Any], kind: str) -> None:
@@ -103,36 +116,58 @@ def _refuse_unsupported(config: Mapping[str, Any], kind: str) -> None:
         scaling = config.get(field) or {}
         rope_type = scaling.get("rope_type", scaling.get("type", "default"))
         if rope_type != "default":
-            raise ValueError(f"rope scaling {rope_type!r} is switched on and is not supported; "
-                             f"remove {field} from config.json (and stay within max_position_embeddings) or "
-                             "use a model without it.")
+            raise ValueError(
+                f"rope scaling {rope_type!r} is switched on and is not supported; "
+                f"remove {field} from config.json (and stay within max_position_embeddings) or "
+                "use a model without it."
+            )
     full_layers = config.get("max_window_layers", 0)
     windowed = config.get("use_sliding_window") and full_layers < config["num_hidden_layers"]
     if windowed or set(config.get("layer_types") or ()) - {"full_attention"}:
-        raise ValueError("sliding-window attention is switched on and is not supported; "
-                         "set use_sliding_window to false and stay within the window.")
+        raise ValueError(
+            "sliding-window attention is switched on and is not supported; "
+            "set use_sliding_window to false and stay within the window."
+        )
     if kind == "qwen3" and config.get("attention_bias"):
-        raise ValueError("Qwen3 with attention_bias is not supported (its output projection has a bias too); "
-                         f"supported: {SUPPORTED}, with the biases they were published with.")
+        raise ValueError(
+            "Qwen3 with attention_bias is not supported (its output projection has a bias too); "
+            f"supported: {SUPPORTED}, with the biases they were published with."
+        )
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "unknown")
-        raise ValueError(f"the weights are quantised ({method}), which is not supported; "
-                         "use the float32, float16 or bfloat16 model they were made from.")
+        raise ValueError(
+            f"the weights are quantised ({method}), which is not supported; "
+            "use the float32, float16 or bfloat16 model they were made from."
+        )
 
 
-def _qwen2(
-    hidden: int, mlp: int, layers: int, heads: int, kv_heads: int, vocab: int, **rest: Any
-) -> Qwen2Config:
+def _qwen2(hidden: int, mlp: int, layers: int, heads: int, kv_heads: int, vocab: int, **rest: Any) -> Qwen2Config:
     return Qwen2Config(
-        vocab_size=vocab, hidden_size=hidden, intermediate_size=mlp, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=hidden // heads, **rest)
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=mlp,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=hidden // heads,
+        **rest,
+    )
 
 
 def _qwen3(hidden: int, mlp: int, layers: int, heads: int, tied: bool) -> Qwen2Config:
     return Qwen2Config(
-        vocab_size=151_936, hidden_size=hidden, intermediate_size=mlp, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=8, head_dim=128, tie_word_embeddings=tied,
-        attention_bias=False, qk_norm=True, max_position_embeddings=40_960)
+        vocab_size=151_936,
+        hidden_size=hidden,
+        intermediate_size=mlp,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=8,
+        head_dim=128,
+        tie_word_embeddings=tied,
+        attention_bias=False,
+        qk_norm=True,
+        max_position_embeddings=40_960,
+    )
 
 
 _7B = (3584, 18_944, 28, 28, 4, 152_064)
@@ -174,8 +209,13 @@ def preset(name: str) -> Qwen2Config:
     if key in PRESETS:
         return PRESETS[key]
     if size and "moe" not in key and "vl" not in key:
-        for mark, prefix, suffix in (("deepseek-r1-distill-qwen", "r1-distill-", ""), ("qwen3", "qwen3-", ""),
-                                     ("qwen2.5-math", "math-", ""), ("-1m", "", "-1m"), ("qwen2.5", "", "")):
+        for mark, prefix, suffix in (
+            ("deepseek-r1-distill-qwen", "r1-distill-", ""),
+            ("qwen3", "qwen3-", ""),
+            ("qwen2.5-math", "math-", ""),
+            ("-1m", "", "-1m"),
+            ("qwen2.5", "", ""),
+        ):
             if mark in key:
                 found = PRESETS.get(f"{prefix}{size.group()}{suffix}")
                 if found is not None:

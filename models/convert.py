@@ -24,7 +24,7 @@ from jax.typing import DTypeLike
 
 from models.config import Qwen2Config
 from models.folder import CONFIG, INDEX, WEIGHTS, companions, read_config_json, read_entries, replacing
-from models.names import EMBEDDING, Slot, abstract_params, check_entries, check_params, tensor_slots
+from models.hf_names import EMBEDDING, Slot, abstract_params, check_entries, check_params, tensor_slots
 from models.safetensors_file import CODES, DTYPES, Entry, read_header, transpose, view, write_file
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
@@ -86,9 +86,7 @@ class FileArray:
         return transpose(tensor) if slot.transposed else tensor
 
 
-def open_params(
-    folder: str | Path, config: Qwen2Config, *, dtype: DTypeLike | None = None
-) -> dict[str, Any]:
+def open_params(folder: str | Path, config: Qwen2Config, *, dtype: DTypeLike | None = None) -> dict[str, Any]:
     """The scanned tree of a Hugging Face folder with a `FileArray` at each leaf: checked, and nothing read yet.
 
     dtype: None keeps what is stored (float32 for a leaf whose layers differ). Raises as `read_entries` and
@@ -185,15 +183,21 @@ def _split(tensors: dict[str, tuple[np.dtype, tuple[int, ...]]], limit: int) -> 
     metadata = {"format": "pt"}
     if len(groups) == 1:
         return [_File(WEIGHTS, groups[0], metadata)]
-    return [_File(f"model-{i:05d}-of-{len(groups):05d}.safetensors", group, metadata)
-            for i, group in enumerate(groups, start=1)]
+    return [
+        _File(f"model-{i:05d}-of-{len(groups):05d}.safetensors", group, metadata)
+        for i, group in enumerate(groups, start=1)
+    ]
 
 
-def _plan(params: Mapping[str, Any], slots: Mapping[str, Slot], source: Path | None, dtype: np.dtype | None,
-          max_shard_bytes: int | None) -> list[_File]:
+def _plan(
+    params: Mapping[str, Any],
+    slots: Mapping[str, Slot],
+    source: Path | None,
+    dtype: np.dtype | None,
+    max_shard_bytes: int | None,
+) -> list[_File]:
     if source is None:
-        kinds = {name: (dtype or np.dtype(params[slot.path].dtype), slot.shape)
-                 for name, slot in slots.items()}
+        kinds = {name: (dtype or np.dtype(params[slot.path].dtype), slot.shape) for name, slot in slots.items()}
         return _split(kinds, max_shard_bytes or DEFAULT_SHARD_BYTES)
     files = _source_files(source, slots, dtype)
     if max_shard_bytes is None:
@@ -238,16 +242,20 @@ def _config_json(source: Path | None, config: Qwen2Config, dtype: np.dtype | Non
 
 def _write_index(temporary: Path, files: list[_File], source: Path | None) -> None:
     kinds = {name: kind for file in files for name, kind in file.tensors.items()}
-    index = {"metadata": {"total_size": sum(_size(*kind) for kind in kinds.values())},
-             "weight_map": {name: file.name for name, file in sorted(
-                 (name, file) for file in files for name in file.tensors)}}
+    index = {
+        "metadata": {"total_size": sum(_size(*kind) for kind in kinds.values())},
+        "weight_map": {
+            name: file.name for name, file in sorted((name, file) for file in files for name in file.tensors)
+        },
+    }
     if source is not None and (source / INDEX).is_file():
         text = (source / INDEX).read_text(encoding="utf-8")
         theirs = json.loads(text)
         if theirs["weight_map"] == index["weight_map"]:
             size = theirs.get("metadata", {}).get("total_size")
             changed = sum(_size(*kind) for kind in kinds.values()) != sum(
-                entry.end - entry.start for entry in read_entries(source).values())
+                entry.end - entry.start for entry in read_entries(source).values()
+            )
             if not changed or size is None:
                 (temporary / INDEX).write_text(text, encoding="utf-8")
                 return
@@ -277,12 +285,16 @@ def save_params(
     if max_shard_bytes is not None and max_shard_bytes < 1:
         raise ValueError(f"max_shard_bytes must be at least 1, got {max_shard_bytes}; 5000000000 is usual.")
     if source is not None and Qwen2Config.from_hugging_face(read_config_json(source)) != config:
-        raise ValueError(f"{source} holds a model of another shape than the parameters; "
-                         "name the folder that the run started from.")
+        raise ValueError(
+            f"{source} holds a model of another shape than the parameters; name the folder that the run started from."
+        )
     files = _plan(leaves, slots, source, chosen, max_shard_bytes)
     extra = companions(source) if source is not None else []
-    needed = SPARE_BYTES + sum(path.stat().st_size for path in extra) + sum(
-        _size(*kind) for file in files for kind in file.tensors.values())
+    needed = (
+        SPARE_BYTES
+        + sum(path.stat().st_size for path in extra)
+        + sum(_size(*kind) for file in files for kind in file.tensors.values())
+    )
     _check_space(Path(folder), needed)
     with replacing(folder) as temporary:
         for file in files:
@@ -311,13 +323,13 @@ def _check_space(folder: Path, needed: int) -> None:
     place = next(parent for parent in folder.absolute().parents if parent.exists())
     free = shutil.disk_usage(place).free
     if free < needed:
-        raise OSError(f"{folder} needs {needed / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB free; "
-                      "free some space or choose another disk. Nothing was written.")
+        raise OSError(
+            f"{folder} needs {needed / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB free; "
+            "free some space or choose another disk. Nothing was written."
+        )
 
 
-def _verify(
-    temporary: Path, params: Mapping[str, Any], slots: Mapping[str, Slot], files: list[_File]
-) -> None:
+def _verify(temporary: Path, params: Mapping[str, Any], slots: Mapping[str, Slot], files: list[_File]) -> None:
     """Read everything back as a stranger would and compare it with what was meant. Raises OSError."""
     entries = read_entries(temporary)
     meant = {name: kind for file in files for name, kind in file.tensors.items()}
@@ -326,15 +338,17 @@ def _verify(
         if name in entries and not _equal(entries[name], _blocks(params, slots, name, dtype)):
             wrong.append(name)
     if wrong:
-        raise OSError(f"what was read back differs from what was written: {', '.join(wrong)}; "
-                      "the disk may be failing, the old folder was left as it was.")
+        raise OSError(
+            f"what was read back differs from what was written: {', '.join(wrong)}; "
+            "the disk may be failing, the old folder was left as it was."
+        )
 
 
 def _equal(entry: Entry, blocks: Iterator[np.ndarray]) -> bool:
     """Whether the file holds these blocks, one after another, to the bit."""
     start = 0
     for block in blocks:
-        found = view(entry).reshape(-1)[start:start + block.size]  # mapped anew: what was compared leaves the memory
+        found = view(entry).reshape(-1)[start : start + block.size]  # mapped anew: what was compared leaves the memory
         if found.dtype != block.dtype or not np.array_equal(found.view(np.uint8), block.reshape(-1).view(np.uint8)):
             return False
         start += block.size

@@ -13,12 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from models.config import Qwen2Config
-from models.locks import lock
+from models.file_lock import lock
 from models.safetensors_file import Entry, read_header
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-COMPANIONS = ("generation_config.json", "tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json",
-              "added_tokens.json", "chat_template*", "LICENSE*")
+COMPANIONS = (
+    "generation_config.json",
+    "tokenizer*",
+    "vocab.*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "LICENSE*",
+)
 """Files of a model besides config and weights: an export carries them along, a download asks for them."""
 OURS = (CONFIG, INDEX, "*.safetensors", "adapter_config.json", *COMPANIONS)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -39,8 +47,10 @@ def read_config_json(folder: str | Path) -> dict[str, Any]:
     """The parsed `config.json` of a model folder. Raises FileNotFoundError where there is none."""
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"expected a Hugging Face model folder at {folder}, but it has no {CONFIG}; "
-                                "point to a folder with config.json and safetensors weights.")
+        raise FileNotFoundError(
+            f"expected a Hugging Face model folder at {folder}, but it has no {CONFIG}; "
+            "point to a folder with config.json and safetensors weights."
+        )
     return read_json(path)
 
 
@@ -58,15 +68,19 @@ def _shards(folder: Path) -> tuple[list[str], dict[str, str]]:
             raise ValueError(f"{index} holds no weight_map of tensor names to files; download it again.")
         missing = sorted({file for file in listed.values() if not (folder / file).is_file()})
         if missing:
-            raise FileNotFoundError(f"{index} names files that are not in {folder}: {', '.join(missing)}; "
-                                    "the download is incomplete, run it again.")
+            raise FileNotFoundError(
+                f"{index} names files that are not in {folder}: {', '.join(missing)}; "
+                "the download is incomplete, run it again."
+            )
         return sorted(set(listed.values())), listed
     if (folder / WEIGHTS).is_file():
         return [WEIGHTS], {}
     other = sorted(path.name for path in folder.glob("*") if path.suffix in (".safetensors", ".bin"))
-    raise FileNotFoundError(f"expected {WEIGHTS} or {INDEX} in {folder}, "
-                            f"found {', '.join(other) or 'neither'}; "
-                            "save the model as safetensors (save_pretrained does) and point to that folder.")
+    raise FileNotFoundError(
+        f"expected {WEIGHTS} or {INDEX} in {folder}, "
+        f"found {', '.join(other) or 'neither'}; "
+        "save the model as safetensors (save_pretrained does) and point to that folder."
+    )
 
 
 def read_entries(folder: str | Path) -> dict[str, Entry]:
@@ -86,19 +100,24 @@ def read_entries(folder: str | Path) -> dict[str, Entry]:
     if doubled:
         raise ValueError(f"{folder} stores tensors twice: {'; '.join(doubled)}; keep one file of each.")
     if listed:
-        wrong = [f"{name} (index says {file})" for name, file in listed.items()
-                 if name not in found or found[name].path.name != file]
+        wrong = [
+            f"{name} (index says {file})"
+            for name, file in listed.items()
+            if name not in found or found[name].path.name != file
+        ]
         wrong += [f"{name} (not in the index)" for name in found if name not in listed]
         if wrong:
-            raise ValueError(f"{folder / INDEX} disagrees with its files on {'; '.join(wrong)}; "
-                             "download both again.")
+            raise ValueError(f"{folder / INDEX} disagrees with its files on {'; '.join(wrong)}; download both again.")
     return found
 
 
 def companions(folder: str | Path) -> list[Path]:
     """Tokenizer files, chat template, generation config and licence of a folder."""
-    return sorted(path for path in Path(folder).iterdir()
-                  if path.is_file() and any(fnmatch(path.name, pattern) for pattern in COMPANIONS))
+    return sorted(
+        path
+        for path in Path(folder).iterdir()
+        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in COMPANIONS)
+    )
 
 
 def _is_ours(name: str) -> bool:
@@ -120,8 +139,10 @@ def replacing(folder: str | Path) -> Iterator[Path]:
             raise FileExistsError(f"expected a folder at {folder}, got a file; choose a new folder.")
         strangers = sorted(path.name for path in folder.iterdir() if not _is_ours(path.name))
         if strangers:
-            raise FileExistsError(f"{folder} would be replaced, but holds what is no part of a model export "
-                                  f"({', '.join(strangers[:5])}); choose a new folder.")
+            raise FileExistsError(
+                f"{folder} would be replaced, but holds what is no part of a model export "
+                f"({', '.join(strangers[:5])}); choose a new folder."
+            )
     folder.parent.mkdir(parents=True, exist_ok=True)
     locked = folder.parent / f".{folder.name}.lock"
     partial = folder.parent / f".{folder.name}.partial"
@@ -142,8 +163,10 @@ def replacing(folder: str | Path) -> Iterator[Path]:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
-            raise OSError(f"no space left while writing {folder}; free some space or choose another disk. "
-                          "What was there before is unchanged.") from error
+            raise OSError(
+                f"no space left while writing {folder}; free some space or choose another disk. "
+                "What was there before is unchanged."
+            ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
             locked.unlink(missing_ok=True)

@@ -6,9 +6,8 @@ decoding (per-layer weights and caches stay where they are). Precision: paramete
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,50 +18,20 @@ from jaxtyping import Array, Float, Int
 from models.attention import attend, attend_cached
 from models.cache import KVCache, write_prefix, write_token
 from models.config import Qwen2Config
+from models.cpu import PROJECTION, SMALLEST_ARRAY, TransposedDense, dot_dense
 from models.lora import A, B, LoRASpec
-from models.products import PROJECTION, dot_by_rows, dot_dense
 
-Params = Mapping[str, Any]
 Place = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
 """Says where an array lies: (array, logical axis names) -> the same array; see `jaxrl.learning.mesh.placer`."""
 REMAT: dict[str, Callable[..., bool]] = {
     "none": jax.checkpoint_policies.everything_saveable,
     "dots": jax.checkpoint_policies.save_from_both_policies(  # of projections, so not of attention
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(PROJECTION)),
+        jax.checkpoint_policies.save_only_these_names(PROJECTION),
+    ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 """name -> what of a layer is kept for the backward pass, besides its input; all else is computed again."""
-
-
-# XLA's CPU compiler gives code for arrays of fewer elements other instructions (measured, jax 0.10.2: exp and sums
-# differ in the last bit).
-SMALLEST_ARRAY = 4096
-
-
-class TransposedDense(nn.Module):
-    """nn.Dense with its kernel as [out, in], to decode with on a CPU. unit: see `dot_by_rows`; 0: all rows at once."""
-
-    features: int
-    use_bias: bool
-    dtype: DTypeLike
-    param_dtype: DTypeLike
-    unit: int
-    kernel_init: Any
-    bias_init: Any
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "... K"]) -> Float[Array, "... N"]:
-        kernel = self.param("kernel", self.kernel_init, (self.features, x.shape[-1]), self.param_dtype)
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        if self.unit:
-            y = dot_by_rows(self.unit, x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], self.features)
-        else:
-            y = jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (1,)), ((), ())))
-        if self.use_bias:
-            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype).astype(self.dtype)
-            y = y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
-        return y
 
 
 def _linear(
@@ -78,9 +47,14 @@ def _linear(
     else:  # beside an adapter the kernel is frozen
         dense = nn.Dense if module.lora else partial(nn.Dense, dot_general=dot_dense)
     dense = dense(
-        features, use_bias=bias, name=name, dtype=module.dtype, param_dtype=module.param_dtype,
+        features,
+        use_bias=bias,
+        name=name,
+        dtype=module.dtype,
+        param_dtype=module.param_dtype,
         kernel_init=nn.with_logical_partitioning(
-            nn.initializers.normal(0.02), axes[::-1] if module.transposed else axes),
+            nn.initializers.normal(0.02), axes[::-1] if module.transposed else axes
+        ),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), axes[1:]),
     )
     lora = module.lora
@@ -88,8 +62,14 @@ def _linear(
         return dense
 
     def part(end: str, size: int, init, axes: tuple[str | None, ...]) -> nn.Dense:
-        return nn.Dense(size, use_bias=False, name=name + end, dtype=module.dtype, param_dtype=jnp.float32,
-                        kernel_init=nn.with_logical_partitioning(init, axes))
+        return nn.Dense(
+            size,
+            use_bias=False,
+            name=name + end,
+            dtype=module.dtype,
+            param_dtype=jnp.float32,
+            kernel_init=nn.with_logical_partitioning(init, axes),
+        )
 
     uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
     down = part(A, lora.rank, uniform, (axes[0], None))
@@ -220,7 +200,8 @@ class Block(nn.Module):
         x = _by_rows(x, self.place)
         normed = norm(name="input_norm")(x)
         mixed, layer_cache = Attention(c, *sizes, self.attention, self.lora, name="attention")(
-            normed, turn, positions, lengths, layer_cache)
+            normed, turn, positions, lengths, layer_cache
+        )
         x = x + mixed
         x = x + MLP(c, *sizes, self.lora, name="mlp")(norm(name="post_norm")(x))
         return x, layer_cache
@@ -267,7 +248,10 @@ class Qwen2(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], lengths: Int[Array, " B"],
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        lengths: Int[Array, " B"],
         cache: KVCache | None = None,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         """Hidden states after the final norm, and the cache with these tokens written.
@@ -292,8 +276,13 @@ class Qwen2(nn.Module):
         fields = (c, self.dtype, self.param_dtype, self.attention, self.place, self.row_unit, self.lora)
         if self.scan_layers:
             layers = nn.scan(
-                block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=(nn.broadcast,) * 3,
-                length=c.num_hidden_layers, unroll=self.unroll, metadata_params={nn.PARTITION_NAME: "layers"},
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=(nn.broadcast,) * 3,
+                length=c.num_hidden_layers,
+                unroll=self.unroll,
+                metadata_params={nn.PARTITION_NAME: "layers"},
             )(*fields, name="layers")
             x, _ = layers(x, turn, positions, lengths)
         else:
@@ -306,31 +295,3 @@ class Qwen2(nn.Module):
                 cache = KVCache(*(tuple(side) for side in zip(*written, strict=True)))
         unit = self.row_unit if x.shape[1] == 1 else 0
         return RMSNorm(c.rms_norm_eps, self.param_dtype, unit, name="final_norm")(_by_rows(x, self.place)), cache
-
-
-def head_kernel(params: Params, config: Qwen2Config) -> Float[Array, "V D"]:
-    """The matrix that turns hidden states into logits: `einsum("btd,vd->btv", hidden, kernel)`."""
-    return params["embed" if config.tie_word_embeddings else "lm_head"]["embedding"]
-
-
-def unstack(params: Params, layers: int) -> dict[str, Any]:
-    """Scanned parameters -> unrolled ones (`layers` -> `layers_0`, ...). Exact inverse of `stack`."""
-    rest = {name: value for name, value in params.items() if name != "layers"}
-    return rest | {f"layers_{i}": jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(layers)}
-
-
-def transpose_kernels(params: Params) -> Params:
-    """Parameters with kernels [out, in] for [in, out], or the other way round: what a model with a `row_unit` has."""
-    return jax.tree.map_with_path(lambda path, x: x.T if is_kernel(path) else x, params)
-
-
-def is_kernel(path: tuple[Any, ...]) -> bool:
-    """Whether a leaf of the parameters is the matrix of a linear layer."""
-    return path[-1].key == "kernel"
-
-
-def stack(params: Params, layers: int) -> dict[str, Any]:
-    """Unrolled parameters -> scanned ones. Exact inverse of `unstack`."""
-    rest = {name: value for name, value in params.items() if not name.startswith("layers_")}
-    each = [params[f"layers_{i}"] for i in range(layers)]
-    return rest | {"layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)}

@@ -12,10 +12,12 @@ PROBE_SECONDS = 10.0
 
 def three_ways(name: str, why: str) -> str:
     """The sentence for a model that is not to be had."""
-    return (f"the model {name!r} is not to be had: {why}. Three ways on: point to a local folder with "
-            "config.json and safetensors weights (--config.model=PATH, --model=PATH), log in to the hub with "
-            "`hf auth login` on a machine that reaches it, or "
-            "use the embedded model with `:tiny` behind the config file.")
+    return (
+        f"the model {name!r} is not to be had: {why}. Three ways on: point to a local folder with "
+        "config.json and safetensors weights (--config.model=PATH, --model=PATH), log in to the hub with "
+        "`hf auth login` on a machine that reaches it, or "
+        "use the embedded model with `:tiny` behind the config file."
+    )
 
 
 def resolve_model(name: str | Path) -> Path:
@@ -40,8 +42,9 @@ def _from_hub(name: str) -> Path:
 
     looked = f"no folder {Path(name).absolute()}, no whole copy in {constants.HF_HUB_CACHE}"
     try:
-        return Path(snapshot_download(name, allow_patterns=list(NEEDED), ignore_patterns=["*/*"],
-                                      etag_timeout=PROBE_SECONDS))
+        return Path(
+            snapshot_download(name, allow_patterns=list(NEEDED), ignore_patterns=["*/*"], etag_timeout=PROBE_SECONDS)
+        )
     except GatedRepoError as error:
         why = "the hub asks for a login and an accepted licence"
         raise FileNotFoundError(three_ways(name, why)) from error

@@ -17,8 +17,10 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
     """The folder's tokenizer. Raises FileNotFoundError when it holds none, ValueError when it is damaged."""
     folder = Path(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise FileNotFoundError(f"expected tokenizer files in {folder} (tokenizer.json, or vocab.json with "
-                                "merges.txt), found none; copy them from the model this one was made from.")
+        raise FileNotFoundError(
+            f"expected tokenizer files in {folder} (tokenizer.json, or vocab.json with "
+            "merges.txt), found none; copy them from the model this one was made from."
+        )
     # Without torch, which nothing here needs, transformers would advise to install it.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import AutoTokenizer  # slow to import, and only needed here
@@ -27,8 +29,7 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the loader raises whatever its parsers raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"the tokenizer in {folder} can't be read ({reason}); "
-                         "copy its files again.") from error
+        raise ValueError(f"the tokenizer in {folder} can't be read ({reason}); copy its files again.") from error
 
 
 def eos_ids(folder: str | Path, tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
@@ -42,8 +43,7 @@ def eos_ids(folder: str | Path, tokenizer: "PreTrainedTokenizerBase") -> tuple[i
     if tokenizer.eos_token_id is not None:
         ids.append(tokenizer.eos_token_id)
     if not ids:
-        raise ValueError(f"{folder} names no end-of-sequence token; set eos_token_id in "
-                         "generation_config.json.")
+        raise ValueError(f"{folder} names no end-of-sequence token; set eos_token_id in generation_config.json.")
     return tuple(dict.fromkeys(int(i) for i in ids))
 
 
@@ -51,8 +51,10 @@ def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", vocab_size: int, ends
     """Raise ValueError when the tokenizer (or `ends`) uses an id that the model has no row for."""
     largest = max([*tokenizer.get_vocab().values(), *ends], default=-1)
     if largest >= vocab_size:
-        raise ValueError(f"the tokenizer uses token id {largest}, the model has rows for 0 to "
-                         f"{vocab_size - 1}; use the tokenizer that belongs to this model.")
+        raise ValueError(
+            f"the tokenizer uses token id {largest}, the model has rows for 0 to "
+            f"{vocab_size - 1}; use the tokenizer that belongs to this model."
+        )
 
 
 class Detokenizer:
@@ -68,8 +70,7 @@ class Detokenizer:
         self._shown = ""
 
     def _decode(self) -> str:
-        return self._tokenizer.decode(
-            self._tail, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return self._tokenizer.decode(self._tail, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def push(self, token: int) -> str:
         """The text that this token completes, maybe none."""
@@ -77,7 +78,7 @@ class Detokenizer:
         text = self._decode()
         if text.endswith(REPLACEMENT):
             return ""
-        new = text[len(self._shown):]
+        new = text[len(self._shown) :]
         # one whole token stays as context: some tokenizers drop the space of a first word
         self._tail, self._shown = self._tail[-1:], ""
         self._shown = self._decode()
@@ -86,6 +87,6 @@ class Detokenizer:
     def finish(self) -> str:
         """What is still waiting, with the replacement sign for bytes that never became a character."""
         text = self._decode() if self._tail else ""
-        new = text[len(self._shown):]
+        new = text[len(self._shown) :]
         self._tail, self._shown = [], ""
         return new

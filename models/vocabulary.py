@@ -33,16 +33,21 @@ def build_tokenizer(texts: Iterable[str], size: int) -> Any:
         raise ValueError(f"a vocabulary needs at least {len(alphabet) + len(special)} ids, got {size}.")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=size - len(special), initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator((re.sub("|".join(TAGS), "\n", text) for text in texts), trainer)
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special[:3]])
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in TAGS])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, chat_template=_CHAT_TEMPLATE,
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        pad_token=PAD,
+        chat_template=_CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )

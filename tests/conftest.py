@@ -17,8 +17,8 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-from jaxrl.running import devices
-from jaxrl.running.devices import prepare_devices
+from jaxrl.runtime import devices
+from jaxrl.runtime.devices import prepare_devices
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -34,6 +34,9 @@ prepare_devices(4, "")
 devices.cores = lambda: 4  # commands that ask for a device a core find these
 
 install_import_hook(["models", "jaxrl.algorithms"], "beartype.beartype")
+
+
+pytest_plugins = ["fixtures.small_runs"]
 
 
 @pytest.fixture

@@ -18,18 +18,19 @@ import jax.numpy as jnp
 import pytest
 
 from jaxrl.flags import plain
-from jaxrl.learning.lowered import lower as lower_update
-from jaxrl.learning.memory import finish_temporaries, merge_temporaries
 from jaxrl.learning.mesh import MeshSpec, make_mesh
-from jaxrl.running.accelerators import compile_only_devices, read_devices
-from jaxrl.running.machine import build_machine
-from jaxrl.running.plan_advice import largest_counts
-from jaxrl.running.planning import Job, plan_compiled, plan_shapes
-from jaxrl.running.roofline import expected_collectives
-from jaxrl.running.settings import run_spec
+from jaxrl.planning.advice import largest_counts
+from jaxrl.planning.compile_only import compile_only_devices
+from jaxrl.planning.lower_learner import lower as lower_update
+from jaxrl.planning.lower_sampler import lower
+from jaxrl.planning.memory import finish_temporaries, merge_temporaries
+from jaxrl.planning.plan import Job, plan_compiled, plan_shapes
+from jaxrl.planning.roofline import expected_collectives
+from jaxrl.runtime.hardware import read_devices
 from jaxrl.sampling import Sampler
-from jaxrl.sampling.lowered import lower
 from jaxrl.sampling.sampler import abstract_weights
+from jaxrl.training.components import build_machine
+from jaxrl.training.run_spec import run_spec
 from models.config import preset
 from models.lora import LoRASpec
 
@@ -40,8 +41,11 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
-@pytest.fixture(scope="module", params=itertools.product((1, 4), (False, True)), ids=[
-    "one A100", "one A100, truncated", "four A100s", "four A100s, truncated"])
+@pytest.fixture(
+    scope="module",
+    params=itertools.product((1, 4), (False, True)),
+    ids=["one A100", "one A100, truncated", "four A100s", "four A100s, truncated"],
+)
 def program(request):
     """The compiled decode program, and the bytes of each weight."""
     config, (devices, truncated) = preset("7b-1m"), request.param
@@ -98,8 +102,10 @@ def test_devices_do_not_talk(program):
 def test_the_cache_is_written_in_place_with_little_besides(program):
     memory = program[0].memory_analysis()
     cache = 28 * 2 * 4 * 128 * SLOTS * POSITIONS * 2
-    print(f"\narguments {memory.argument_size_in_bytes / MIB:.0f} MiB, temporaries "
-          f"{memory.temp_size_in_bytes / MIB:.0f} MiB, in place {memory.alias_size_in_bytes / MIB:.0f} MiB a device")
+    print(
+        f"\narguments {memory.argument_size_in_bytes / MIB:.0f} MiB, temporaries "
+        f"{memory.temp_size_in_bytes / MIB:.0f} MiB, in place {memory.alias_size_in_bytes / MIB:.0f} MiB a device"
+    )
     assert memory.temp_size_in_bytes < 256 * MIB
     assert memory.alias_size_in_bytes >= cache
 
@@ -135,9 +141,15 @@ def test_stage_2_at_7b_fits_four_a100s_with_72_gib_in_every_phase(stage2):
     assert max(phase.bytes for phase in stage2.phases) <= 72 * GIB
 
 
-@pytest.mark.parametrize("planned", [
-    job(), job("stage3", "1.5b", "1xA100-80GB"), job(mesh=MeshSpec(data=1, fsdp=2, tensor=2), micro_tokens=32_768),
-], ids=["7b on four", "1.5b on one", "7b on two times two"])
+@pytest.mark.parametrize(
+    "planned",
+    [
+        job(),
+        job("stage3", "1.5b", "1xA100-80GB"),
+        job(mesh=MeshSpec(data=1, fsdp=2, tensor=2), micro_tokens=32_768),
+    ],
+    ids=["7b on four", "1.5b on one", "7b on two times two"],
+)
 def test_a_plan_from_shapes_is_within_a_tenth_of_the_compilers(planned, stage2):
     compiled = stage2 if planned == stage2.job else compiled_plan(planned)
     for phase, said in zip(plan_shapes(planned).phases, compiled.phases, strict=True):
@@ -168,24 +180,32 @@ def test_the_largest_micro_batch_fits_when_it_is_compiled(stage2):
 def test_adapters_are_merged_layer_by_layer(devices):
     """A product of all layers in float32 would be 7 GiB on one device, 1.8 GiB on each of four."""
     planned = job(lora=LoRASpec(16, 32.0), devices=devices)
-    machine = build_machine(planned.spec, planned.config, planned.longest,
-                            compile_only_devices("A100-80GB", planned.devices.count))
+    machine = build_machine(
+        planned.spec, planned.config, planned.longest, compile_only_devices("A100-80GB", planned.devices.count)
+    )
     state = machine.abstract()
     real = machine.merge.lower(state.base, state.params).compile().memory_analysis().temp_size_in_bytes
     print(f"\nmerge: {real / MIB:.1f} MiB")
     assert real <= merge_temporaries(state.base) < 0.3 * GIB
 
 
-@pytest.mark.parametrize(("kind", "size", "devices"), [
-    ("adamw", "1.5b", 1), ("adafactor", "1.5b", 1), ("sgd", "1.5b", 1), ("muon", "1.5b", 1), ("muon", "1.5b", 2),
-    ("muon", "7b", 4), ("adafactor", "7b", 4),
-])
+@pytest.mark.parametrize(
+    ("kind", "size", "devices"),
+    [
+        ("adamw", "1.5b", 1),
+        ("adafactor", "1.5b", 1),
+        ("sgd", "1.5b", 1),
+        ("muon", "1.5b", 1),
+        ("muon", "1.5b", 2),
+        ("muon", "7b", 4),
+        ("adafactor", "7b", 4),
+    ],
+)
 def test_an_optimizers_step_is_within_a_tenth_of_the_compilers(kind, size, devices):
     """Of all that it holds: Muon's temporaries are several times those of the others."""
     planned = job(size=size, devices=f"{devices}xA100-80GB")
     planned = planned.changed(optimizer=dataclasses.replace(planned.spec.optimizer, kind=kind))
-    machine = build_machine(planned.spec, planned.config, planned.longest,
-                            compile_only_devices("A100-80GB", devices))
+    machine = build_machine(planned.spec, planned.config, planned.longest, compile_only_devices("A100-80GB", devices))
     state = machine.abstract()
     program = lower_update(machine.update, state, devices, 128)["finish"]
     memory = program.compile().memory_analysis()

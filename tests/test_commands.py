@@ -13,17 +13,23 @@ def command(*arguments, module="jaxrl.train"):
     return subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["--config=configs/stage1.py:tiny", "--config.sampling.temperatur=1"], 'Did you mean "temperature"'),
-    (["--config=configs/stage1.py:tiny", "--config.evaluation.pool.p9=3"], "no field 'p9', asked for by --config.eval"),
-    (["--config=configs/stage1.py:tinny"], "expected a size of tiny"),
-    (["--config=configs/stage1.py:tiny", "--config.samples=1"], "samples: expected 2 or more"),
-    (["--config=configs/stage1.py:tiny", "--config.model=/no/such/folder"], "no folder /no/such/folder"),
-    (["--config=configs/stage2.py:tiny", "--config.init_from=/no/run"], "starts from /no/run"),
-    ([], "expected --config=FILE.py"),
-    (["--manifest=/no/such/manifest.json"], "found no /no/such/manifest.json"),
-    (["--manifest=/no/such/manifest.json", "--config=configs/stage1.py:tiny"], "and no --config"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config=configs/stage1.py:tiny", "--config.sampling.temperatur=1"], 'Did you mean "temperature"'),
+        (
+            ["--config=configs/stage1.py:tiny", "--config.evaluation.pool.p9=3"],
+            "no field 'p9', asked for by --config.eval",
+        ),
+        (["--config=configs/stage1.py:tinny"], "expected a size of tiny"),
+        (["--config=configs/stage1.py:tiny", "--config.samples=1"], "samples: expected 2 or more"),
+        (["--config=configs/stage1.py:tiny", "--config.model=/no/such/folder"], "no folder /no/such/folder"),
+        (["--config=configs/stage2.py:tiny", "--config.init_from=/no/run"], "starts from /no/run"),
+        ([], "expected --config=FILE.py"),
+        (["--manifest=/no/such/manifest.json"], "found no /no/such/manifest.json"),
+        (["--manifest=/no/such/manifest.json", "--config=configs/stage1.py:tiny"], "and no --config"),
+    ],
+)
 def test_train_refuses_with_one_sentence(arguments, said, tmp_path):
     workdir = tmp_path / "run"
     done = command(*arguments, f"--workdir={workdir}")

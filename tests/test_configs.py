@@ -14,11 +14,13 @@ from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.optimizer import make_optimizer
 from jaxrl.learning.state import abstract_state
 from jaxrl.reporting.terminal import Terminal
-from jaxrl.running.loop import Run
-from jaxrl.running.settings import run_spec
-from jaxrl.running.tasks import FileTask, GymTask, PuzzleTask
 from jaxrl.sft import supervised_spec
 from jaxrl.sweep import plan
+from jaxrl.tasks.gsm8k import FileTask
+from jaxrl.tasks.knights_and_knaves import PuzzleTask
+from jaxrl.tasks.reasoning_gym import GymTask
+from jaxrl.training.run_spec import run_spec
+from jaxrl.training.trainer import Run
 from models.config import PRESETS
 from models.folder import read_config
 from models.qwen2 import Qwen2
@@ -83,8 +85,10 @@ def test_every_setting_of_a_shipped_sweep_makes_a_run_of_its_own(name, size, tmp
     assert len({member.workdir for member in members}) == len(members) >= 6
     module, config = importlib.import_module(f"configs.ablations.{name}"), load(f"ablations.{name}", size)
     assert config.workdir == f"runs/{name}" + (f"_{size}" if size else "")
-    specs = [run_spec(plain(with_overrides(module.get_config(size), fields)))
-             for fields in module.get_sweep(size)["settings"].values()]
+    specs = [
+        run_spec(plain(with_overrides(module.get_config(size), fields)))
+        for fields in module.get_sweep(size)["settings"].values()
+    ]
     assert len(set(specs)) == len(specs) >= 2  # no two settings are the same run
     assert len({(spec.evaluation, spec.evaluation.rule or spec.rule) for spec in specs}) == 1  # and all can be compared
 
@@ -120,14 +124,17 @@ def test_every_setting_of_a_shipped_sweep_comes_as_far_as_its_first_step(name, d
 def test_lessons_are_offered_as_many_responses_or_the_problems_of_reinforcement():
     for size in SIZES:
         module = importlib.import_module("configs.ablations.sft_or_rl")
-        specs = {name: run_spec(plain(with_overrides(module.get_config(size), fields)))
-                 for name, fields in module.get_sweep(size)["settings"].items()}
+        specs = {
+            name: run_spec(plain(with_overrides(module.get_config(size), fields)))
+            for name, fields in module.get_sweep(size)["settings"].items()
+        }
         (rl,), (sft,), (same,) = (specs[name].stages for name in ("rl", "sft", "sft_same_problems"))
         assert rl.prompts * rl.samples == sft.prompts * sft.samples == 256
         assert (same.prompts, same.samples) == (rl.prompts, 1)
         for one in (sft, same):
-            assert dataclasses.replace(one, prompts=rl.prompts, samples=rl.samples,
-                                       kl_coefficient=rl.kl_coefficient) == rl
+            assert (
+                dataclasses.replace(one, prompts=rl.prompts, samples=rl.samples, kl_coefficient=rl.kl_coefficient) == rl
+            )
 
 
 def test_the_sweep_of_algorithms_has_every_row_as_its_paper_has_it():
@@ -142,31 +149,46 @@ def test_the_sweep_of_algorithms_has_every_row_as_its_paper_has_it():
         assert spec.epochs * spec.minibatches > 1  # else clipping does nothing
 
 
-@pytest.mark.parametrize(("field", "value", "said"), [
-    (("reward", "rule"), "strict", "reward.rule"), (("dtype",), "float16", "dtype"),
-    (("algorithm", "recipe"), "grp", "grp"), (("task", "splits"), {"train": 1.0}, "task.splits"),
-    (("samples",), 1, "samples"), (("pool",), {"p3": -5}, "pool"),
-    (("task", "name"), "chess", "task.name"), (("prompts",), 1000, "pool"),
-    (("sampling", "top_p"), 0.0, "stage1.sampling.top_p: expected above 0, up to 1"),
-    (("sampling", "top_k_end"), 40, "top_k: expected 0 .off. over the whole stage"),
-    (("sampling", "min_p_end"), 1.5, "sampling.min_p: expected 0 .off. to 1, got 0.0 to 1.5"),
-    (("sampling", "temperature"), 0.0, "temperature"), (("rollouts", "every"), 0, "rollouts.every"),
-    (("algorithm", "dual_clip"), 0.5, "dual_clip: expected above 1"),
-    (("algorithm", "lam"), 0.9, "algorithm.lam: expected none, as recipe grpo does not read it, got 0.9"),
-    (("algorithm", "critic_learning_rate"), -1.0, "critic_learning_rate: expected 0 or more"),
-    (("kl_coefficient",), -0.1, "stage1.kl_coefficient: expected 0 or more"),
-    (("learning_rate", "value"), -1e-5, "expected values and warm-up steps of 0 or more"),
-    (("sampling", "temperature_end"), 1e-5, "temperature: expected above 0 while training, 0.0001 at least"),
-    (("sampling", "temperature"), float("inf"), "temperature"), (("sampling", "top_k"), 2**31, "top_k: expected 0"),
-    (("evaluation", "samples"), -1, "evaluation.samples: expected 0 or more"),
-    (("evaluation", "temperature"), -1.0, "evaluation.temperature: expected 0 .greedy. or at least 0.0001, got -1.0"),
-    (("evaluation", "max_new_tokens"), 0, "evaluation.max_new_tokens: expected 1 or more"),
-    (("reward", "answer_right"), float("nan"), "reward.answer_right: expected a number, got nan"),
-    (("optimizer", "eps"), 0.0, "eps: expected above 0"),
-    (("optimizer", "b1"), 1.0, "b1: expected 0 to under 1"), (("optimizer", "clip_norm"), -1.0, "clip_norm"),
-    (("attention",), "cudnn", "attention: expected plain with dtype=float32"),
-    (("reward", "rule"), "gsm8k-1", "can judge the task"), (("evaluation", "rule"), "strict", "evaluation.rule"),
-])
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        (("reward", "rule"), "strict", "reward.rule"),
+        (("dtype",), "float16", "dtype"),
+        (("algorithm", "recipe"), "grp", "grp"),
+        (("task", "splits"), {"train": 1.0}, "task.splits"),
+        (("samples",), 1, "samples"),
+        (("pool",), {"p3": -5}, "pool"),
+        (("task", "name"), "chess", "task.name"),
+        (("prompts",), 1000, "pool"),
+        (("sampling", "top_p"), 0.0, "stage1.sampling.top_p: expected above 0, up to 1"),
+        (("sampling", "top_k_end"), 40, "top_k: expected 0 .off. over the whole stage"),
+        (("sampling", "min_p_end"), 1.5, "sampling.min_p: expected 0 .off. to 1, got 0.0 to 1.5"),
+        (("sampling", "temperature"), 0.0, "temperature"),
+        (("rollouts", "every"), 0, "rollouts.every"),
+        (("algorithm", "dual_clip"), 0.5, "dual_clip: expected above 1"),
+        (("algorithm", "lam"), 0.9, "algorithm.lam: expected none, as recipe grpo does not read it, got 0.9"),
+        (("algorithm", "critic_learning_rate"), -1.0, "critic_learning_rate: expected 0 or more"),
+        (("kl_coefficient",), -0.1, "stage1.kl_coefficient: expected 0 or more"),
+        (("learning_rate", "value"), -1e-5, "expected values and warm-up steps of 0 or more"),
+        (("sampling", "temperature_end"), 1e-5, "temperature: expected above 0 while training, 0.0001 at least"),
+        (("sampling", "temperature"), float("inf"), "temperature"),
+        (("sampling", "top_k"), 2**31, "top_k: expected 0"),
+        (("evaluation", "samples"), -1, "evaluation.samples: expected 0 or more"),
+        (
+            ("evaluation", "temperature"),
+            -1.0,
+            "evaluation.temperature: expected 0 .greedy. or at least 0.0001, got -1.0",
+        ),
+        (("evaluation", "max_new_tokens"), 0, "evaluation.max_new_tokens: expected 1 or more"),
+        (("reward", "answer_right"), float("nan"), "reward.answer_right: expected a number, got nan"),
+        (("optimizer", "eps"), 0.0, "eps: expected above 0"),
+        (("optimizer", "b1"), 1.0, "b1: expected 0 to under 1"),
+        (("optimizer", "clip_norm"), -1.0, "clip_norm"),
+        (("attention",), "cudnn", "attention: expected plain with dtype=float32"),
+        (("reward", "rule"), "gsm8k-1", "can judge the task"),
+        (("evaluation", "rule"), "strict", "evaluation.rule"),
+    ],
+)
 def test_wrong_values_are_refused_by_name(field, value, said):
     config = plain(load("stage1", "tiny"))
     place = config
@@ -177,12 +199,15 @@ def test_wrong_values_are_refused_by_name(field, value, said):
         run_spec(config)
 
 
-@pytest.mark.parametrize(("changes", "said"), [
-    ({"algorithm.recipe": "dapo", "kl_coefficient": 0.04}, "kl_coefficient: expected none, as this .* no KL"),
-    ({"algorithm.recipe": "rloo", "algorithm.clip_high": 0.3}, "clip_high: .* a surrogate other than likelihood"),
-    ({"algorithm.recipe": "sft", "algorithm.importance_cap": 2.0}, "importance_cap: .* samples that are judged"),
-    ({"algorithm.recipe": "sft", "algorithm.kl_placement": "reward"}, "kl_placement: expected loss or none"),
-])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"algorithm.recipe": "dapo", "kl_coefficient": 0.04}, "kl_coefficient: expected none, as this .* no KL"),
+        ({"algorithm.recipe": "rloo", "algorithm.clip_high": 0.3}, "clip_high: .* a surrogate other than likelihood"),
+        ({"algorithm.recipe": "sft", "algorithm.importance_cap": 2.0}, "importance_cap: .* samples that are judged"),
+        ({"algorithm.recipe": "sft", "algorithm.kl_placement": "reward"}, "kl_placement: expected loss or none"),
+    ],
+)
 def test_what_an_algorithm_would_not_read_is_refused(changes, said):
     with pytest.raises(ValueError, match=said):
         run_spec(plain(with_overrides(load("stage1", "tiny"), changes)))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jaxrl.running.stopping import Ended, Stopped
+from jaxrl.runtime.signals import Ended, Stopped
 
 ROOT = Path(__file__).parents[1]
 SWEEP = "--config=configs/ablations/kl.py:tiny"
@@ -26,8 +26,14 @@ def parsed(command, *names):
     """Values of flags, as `python -m MODULE FLAGS` reads them."""
     python, dash, module, *given = command
     assert python.endswith("python") and dash == "-m"
-    return subprocess.run([sys.executable, "-c", PARSED, module, *given], cwd=ROOT, input=" ".join(names), text=True,
-                          capture_output=True, check=True).stdout.split()
+    return subprocess.run(
+        [sys.executable, "-c", PARSED, module, *given],
+        cwd=ROOT,
+        input=" ".join(names),
+        text=True,
+        capture_output=True,
+        check=True,
+    ).stdout.split()
 
 
 def launch(tmp_path, script, status, *arguments):
@@ -36,8 +42,12 @@ def launch(tmp_path, script, status, *arguments):
         program = tmp_path / name
         program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/{name}.told\nexit {ends}\n')
         program.chmod(0o755)
-    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17",
-                                "SLURM_ARRAY_TASK_ID": "4", "SLURM_CPUS_PER_TASK": "8"}
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "17",
+        "SLURM_ARRAY_TASK_ID": "4",
+        "SLURM_CPUS_PER_TASK": "8",
+    }
     done = subprocess.run(["bash", script, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
     told = (tmp_path / "srun.told").read_text().splitlines()
     requeued = (tmp_path / "scontrol.told").exists()
@@ -67,8 +77,10 @@ def test_the_jobset_runs_our_command_and_takes_a_refusal_and_the_guard_as_final(
     job = spec["replicatedJobs"][0]["template"]["spec"]
     (rule,) = job["podFailurePolicy"]["rules"]
     (container,) = job["template"]["spec"]["containers"]
-    assert rule == {"action": "FailJob", "onExitCodes": {"containerName": container["name"], "operator": "In",
-                                                         "values": [2, Ended.status]}}
+    assert rule == {
+        "action": "FailJob",
+        "onExitCodes": {"containerName": container["name"], "operator": "In", "values": [2, Ended.status]},
+    }
     assert job["template"]["spec"]["restartPolicy"] == "Never"  # else such a policy is refused
     command = [word.replace("$(JOB_COMPLETION_INDEX)", "1") for word in container["command"]]
     assert parsed(command, "processes", "process") == [str(job["parallelism"]), "1"]

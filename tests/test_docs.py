@@ -13,7 +13,7 @@ from jaxrl.algorithms import RECIPES, LossSpec
 from jaxrl.algorithms.advantages import ADVANTAGES
 from jaxrl.algorithms.losses import REDUCTIONS
 from jaxrl.rewards import score
-from jaxrl.running import tasks
+from jaxrl.tasks import registry
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -118,10 +118,23 @@ def test_names_of_the_code_are_there():
 def test_the_table_of_algorithms_is_the_codes():
     """A line for each row of RECIPES: its advantage, surrogate, bounds, reduction and KL, and every other field that is
     not a default."""
-    lines = [[cell.strip() for cell in line.strip("|").split("|")]
-             for line in TEXTS["docs/algorithms.md"].splitlines() if re.match(r"\| `\w+` \| `\w+` \| \w+: ", line)]
-    named = ("max_length", "gamma", "lam", "value_clip", "dual_clip", "importance_cap", "entropy_coefficient",
-             "drop_equal", "refills", "overlong_buffer")
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in TEXTS["docs/algorithms.md"].splitlines()
+        if re.match(r"\| `\w+` \| `\w+` \| \w+: ", line)
+    ]
+    named = (
+        "max_length",
+        "gamma",
+        "lam",
+        "value_clip",
+        "dual_clip",
+        "importance_cap",
+        "entropy_coefficient",
+        "drop_equal",
+        "refills",
+        "overlong_buffer",
+    )
     expected, rows = [], {line[0].strip("`"): line for line in lines}
     for name, row in RECIPES.items():
         levels = {"clip": "token", "clipped_weight": "token", "sequence_clip": "row", "likelihood": "none"}
@@ -129,8 +142,16 @@ def test_the_table_of_algorithms_is_the_codes():
         high = "-" if row.surrogate == "likelihood" else f"{row.clip_high:g}"
         kl = "none" if row.kl_placement == "none" else f"{row.kl} in the {row.kl_placement}, {row.kl_coefficient:g}"
         assert name in rows, name
-        expected.append([f"`{name}`", f"`{row.advantage}`", f"{levels[row.surrogate]}: `{row.surrogate}` {low}, {high}",
-                         f"`{row.reduction}`", kl, *rows[name][5:]])
+        expected.append(
+            [
+                f"`{name}`",
+                f"`{row.advantage}`",
+                f"{levels[row.surrogate]}: `{row.surrogate}` {low}, {high}",
+                f"`{row.reduction}`",
+                kl,
+                *rows[name][5:],
+            ]
+        )
         changed = {field: getattr(row, field) for field in named if getattr(row, field) != getattr(LossSpec(), field)}
         for field, value in changed.items():
             assert f"`{field}" in rows[name][5], (name, field)
@@ -148,9 +169,17 @@ def test_the_words_of_algorithms_are_the_codes():
 def test_the_example_of_algorithms_works():
     code = re.search(r"```python\n(.*?)```", TEXTS["docs/algorithms.md"], re.DOTALL)[1]
     grid = jnp.linspace(-2.0, -0.1, 24).reshape(4, 6)
-    names = {"rewards": jnp.array([[1.0, 0.0], [0.0, 1.0]]), "flat": jnp.arange(4.0), "mask": jnp.ones((4, 6)),
-             "values": grid, "token_rewards": grid, "tokens": jnp.zeros((4, 6), jnp.int32),
-             "lengths": jnp.full((4,), 6, jnp.int32), "logp": grid, "old_logp": grid - 0.1}
+    names = {
+        "rewards": jnp.array([[1.0, 0.0], [0.0, 1.0]]),
+        "flat": jnp.arange(4.0),
+        "mask": jnp.ones((4, 6)),
+        "values": grid,
+        "token_rewards": grid,
+        "tokens": jnp.zeros((4, 6), jnp.int32),
+        "lengths": jnp.full((4,), 6, jnp.int32),
+        "logp": grid,
+        "old_logp": grid - 0.1,
+    }
     exec(code, names)
     assert names["advantages"].shape == names["whitened"].shape == (4, 6)
     assert names["spec"].clip_high == 0.3 and jnp.isfinite(names["loss"]) and "clip_share" in names["info"]
@@ -158,9 +187,9 @@ def test_the_example_of_algorithms_works():
 
 @pytest.fixture
 def sums(monkeypatch):
-    monkeypatch.setattr(tasks, "TASKS", dict(tasks.TASKS))
+    monkeypatch.setattr(registry, "TASKS", dict(registry.TASKS))
     exec(re.search(r"```python\n(.*?)```", TEXTS["docs/tasks.md"], re.DOTALL)[1], {"__name__": "example"})
-    return tasks.make_task({"name": "sums", "split_seed": 0}, "exact-1")
+    return registry.make_task({"name": "sums", "split_seed": 0}, "exact-1")
 
 
 def test_the_example_of_a_task_works(sums):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jaxrl import evaluate
-from jaxrl.evaluation.table import from_json
+from jaxrl.evaluation.results import from_json
 
 ROOT = Path(__file__).parents[1]
 TERSE = ("--form=terse", "--people=2", "--count=2", "--samples=2", "--max-new-tokens=12")
@@ -22,8 +22,9 @@ def plain(monkeypatch):
 def test_two_models_on_the_same_problems(plain, tmp_path, capsys):
     model = f"--model={ROOT / 'models' / 'tiny'}"
     assert evaluate.main([model, model, *TERSE, f"--output={tmp_path / 'tiny.json'}"]) == 0
-    first, second = (from_json((tmp_path / f"tiny.{name}.json").read_text(encoding="utf-8"))
-                     for name in ("before", "after"))
+    first, second = (
+        from_json((tmp_path / f"tiny.{name}.json").read_text(encoding="utf-8")) for name in ("before", "after")
+    )
     assert first.items == second.items  # one model, one seed: the same answers
     assert [item.kind for item in first.items] == ["p2", "p2"] and len(first.items[0].sampled) == 2
     table = (tmp_path / "tiny.md").read_text(encoding="utf-8")
@@ -32,11 +33,14 @@ def test_two_models_on_the_same_problems(plain, tmp_path, capsys):
     assert (tmp_path / "tiny.html").stat().st_size > 1_000_000
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["--model=/no/such"], "no folder /no/such"),
-    (["--model=/no/such", "--data=/no/such.jsonl", "--count=1"], "no folder /no/such"),
-    (["--model=/no/such", "--like=/no/run"], "a run folder"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model=/no/such"], "no folder /no/such"),
+        (["--model=/no/such", "--data=/no/such.jsonl", "--count=1"], "no folder /no/such"),
+        (["--model=/no/such", "--like=/no/run"], "a run folder"),
+    ],
+)
 def test_what_is_not_there_is_said(arguments, said, capsys):
     assert evaluate.main(arguments) == 2
     assert said in capsys.readouterr().err

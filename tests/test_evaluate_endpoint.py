@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jaxrl import evaluate
-from jaxrl.evaluation.table import from_json
+from jaxrl.evaluation.results import from_json
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "models" / "tiny"
@@ -62,8 +62,20 @@ def test_a_server_that_answers_as_the_local_model_is_judged_as_it(serve, tmp_pat
 def test_the_key_comes_from_the_environment_and_goes_nowhere(serve, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MY_KEY", "sk-secret")
     server = serve(lambda body, number: completion("<think>x</think><answer>y</answer>", 5))
-    assert evaluate.main([f"--model={server.url}", "--name=m", "--key-variable=MY_KEY", "--people=2", "--count=2",
-                          "--samples=0", f"--output={tmp_path / 'out.json'}"]) == 0
+    assert (
+        evaluate.main(
+            [
+                f"--model={server.url}",
+                "--name=m",
+                "--key-variable=MY_KEY",
+                "--people=2",
+                "--count=2",
+                "--samples=0",
+                f"--output={tmp_path / 'out.json'}",
+            ]
+        )
+        == 0
+    )
     headers, body = server.requests[0]
     assert headers["Authorization"] == "Bearer sk-secret"
     assert [message["role"] for message in body["messages"]] == ["system", "user"]  # the chat form, <think> left closed
@@ -72,16 +84,20 @@ def test_the_key_comes_from_the_environment_and_goes_nowhere(serve, tmp_path, mo
     assert len(written) == 4 and not any("sk-secret" in text for text in [*written, capsys.readouterr().out])
 
 
-@pytest.mark.parametrize(("more", "said"), [
-    (["--name=m", "--form=chat", "--opens-think", "--output=O"], "nobody can open <think>"),
-    (["--name=m", "--form=base", "--output=O"], "ask with --form=chat"),
-    (["--name=m"], "expected --output=FILE.json"), (["--output=O"], "expected a --name for each"),
-    (["--name=m", "--output=O", "--model=/no/such"], "no folder /no/such"),
-    (["--name=m", "--name=n", "--output=O", "--model=https://h/v1"], "OPENAI_API_KEY, found none"),
-    (["--name=m", "--output=O", "--concurrency=0"], "concurrency of 1 or more"),
-    (["--name=m", "--output=O", "--retries=-1"], "0 or more retries"),
-    (["--name=m", "--output=O", "--key-variable=A", "--key-variable=B"], "one for each address"),
-])
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--name=m", "--form=chat", "--opens-think", "--output=O"], "nobody can open <think>"),
+        (["--name=m", "--form=base", "--output=O"], "ask with --form=chat"),
+        (["--name=m"], "expected --output=FILE.json"),
+        (["--output=O"], "expected a --name for each"),
+        (["--name=m", "--output=O", "--model=/no/such"], "no folder /no/such"),
+        (["--name=m", "--name=n", "--output=O", "--model=https://h/v1"], "OPENAI_API_KEY, found none"),
+        (["--name=m", "--output=O", "--concurrency=0"], "concurrency of 1 or more"),
+        (["--name=m", "--output=O", "--retries=-1"], "0 or more retries"),
+        (["--name=m", "--output=O", "--key-variable=A", "--key-variable=B"], "one for each address"),
+    ],
+)
 def test_refusals_come_before_any_request(serve, tmp_path, monkeypatch, capsys, more, said):
     monkeypatch.chdir(tmp_path)
     server = serve(lambda body, number: completion("x", 1))
@@ -98,8 +114,19 @@ def test_refusals_come_before_any_request(serve, tmp_path, monkeypatch, capsys, 
 def test_the_second_model_is_refused_before_the_first_is_evaluated(serve, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "evaluate_model", lambda *_: pytest.fail("computed before the refusal"))
     server = serve(lambda body, number: completion("x", 1))
-    assert evaluate.main([f"--model={TINY}", f"--model={server.url}", "--name=m", "--form=terse", "--opens-think",
-                          f"--output={tmp_path / 'o.json'}"]) == 2
+    assert (
+        evaluate.main(
+            [
+                f"--model={TINY}",
+                f"--model={server.url}",
+                "--name=m",
+                "--form=terse",
+                "--opens-think",
+                f"--output={tmp_path / 'o.json'}",
+            ]
+        )
+        == 2
+    )
     assert "nobody can open <think>" in capsys.readouterr().err and not server.requests
 
 

@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from jaxrl import generate
+from jaxrl.base_model.trainer import save_base
+from jaxrl.inference import load as policies
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.state import init_params
-from jaxrl.running import policies
-from jaxrl.running.supervised import save_base
 from jaxrl.sampling import Completions, StopStrings
 from models.config import Qwen2Config
 from models.qwen2 import Qwen2
@@ -21,8 +21,11 @@ from models.tokenizer import load_tokenizer
 from models.vocabulary import build_tokenizer
 
 CONFIG = Qwen2Config(288, 16, 32, 2, 2, 1, 8, rope_theta=1e4, tie_word_embeddings=True, max_position_embeddings=256)
-ASKED = [{"id": "a", "prompt": "Ann says"}, {"id": 2, "messages": [{"role": "user", "content": "Bob?"}]},
-         {"id": "c", "prompt": "Who is what?"}]
+ASKED = [
+    {"id": "a", "prompt": "Ann says"},
+    {"id": 2, "messages": [{"role": "user", "content": "Bob?"}]},
+    {"id": "c", "prompt": "Who is what?"},
+]
 MESSAGES = "to be one or more objects with a `role` and a `content` that are text"
 
 
@@ -38,6 +41,7 @@ def _cache_elsewhere(monkeypatch, tmp_path):
 @pytest.fixture
 def no_weights(monkeypatch):
     """Nothing may be loaded."""
+
     def load_policy(*_):
         pytest.fail("weights are loaded")
 
@@ -55,8 +59,18 @@ def model(tmp_path_factory):
 def run(model, folder, *more, asked=ASKED):
     prompts = folder / "prompts.jsonl"
     prompts.write_text("".join(json.dumps(line) + "\n" for line in asked), encoding="utf-8")
-    return generate.main([f"--model={model}", f"--prompts={prompts}", f"--output={folder / 'out.jsonl'}",
-                          "--samples=2", "--max-new-tokens=6", "--dtype=float32", "--batch=2", *more])
+    return generate.main(
+        [
+            f"--model={model}",
+            f"--prompts={prompts}",
+            f"--output={folder / 'out.jsonl'}",
+            "--samples=2",
+            "--max-new-tokens=6",
+            "--dtype=float32",
+            "--batch=2",
+            *more,
+        ]
+    )
 
 
 def records(folder):
@@ -95,8 +109,14 @@ def test_text_leaves_out_the_end_token_and_what_follows_a_stop_string(model):
     ids = tokenizer("Ann says: Bob", add_special_tokens=False)["input_ids"]
     tokens = np.zeros((2, len(ids) + 1), np.int32)
     tokens[:, : len(ids)], tokens[0, len(ids)] = ids, end
-    completions = Completions(tokens, np.array([len(ids) + 1, len(ids)]), np.array([True, False]),
-                              np.zeros(tokens.shape), np.zeros(tokens.shape), 1.0)
+    completions = Completions(
+        tokens,
+        np.array([len(ids) + 1, len(ids)]),
+        np.array([True, False]),
+        np.zeros(tokens.shape),
+        np.zeros(tokens.shape),
+        1.0,
+    )
     for strings, text in (((), "Ann says: Bob"), ((": ", "ob"), "Ann says")):
         stop = StopStrings(strings, tokenizer.decode)
         found = generate._records([("x", [1])], completions, (end,), stop)
@@ -133,13 +153,20 @@ def test_other_files_stay_as_they_are(model, tmp_path, no_weights, capsys):
     assert "no out.jsonl.settings.json that says how its lines were drawn" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("more", "said"), [
-    ("--samples=3", "samples (there 2, now 3)"), ("--seed=1", "seed (there 0, now 1)"),
-    ("--temperature=0.5", "temperature (there 1.0, now 0.5)"), ("--top-k=3", "top_k (there 0, now 3)"),
-    ("--top-p=0.5", "top_p (there 1.0, now 0.5)"), ("--min-p=0.5", "min_p (there 0.0, now 0.5)"),
-    ("--stop=x", "stop (there [], now ['x'])"), ("--max-new-tokens=7", "max_new_tokens (there 6, now 7)"),
-    ("--dtype=bfloat16", "dtype (there 'float32', now 'bfloat16')"),
-])
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("--samples=3", "samples (there 2, now 3)"),
+        ("--seed=1", "seed (there 0, now 1)"),
+        ("--temperature=0.5", "temperature (there 1.0, now 0.5)"),
+        ("--top-k=3", "top_k (there 0, now 3)"),
+        ("--top-p=0.5", "top_p (there 1.0, now 0.5)"),
+        ("--min-p=0.5", "min_p (there 0.0, now 0.5)"),
+        ("--stop=x", "stop (there [], now ['x'])"),
+        ("--max-new-tokens=7", "max_new_tokens (there 6, now 7)"),
+        ("--dtype=bfloat16", "dtype (there 'float32', now 'bfloat16')"),
+    ],
+)
 def test_a_file_of_other_settings_is_refused_by_field(model, begun, no_weights, capsys, more, said):
     before = (begun / "out.jsonl").read_bytes()
     assert run(model, begun, more) == 2
@@ -154,29 +181,51 @@ def test_a_file_of_other_prompts_is_refused(model, begun, no_weights, capsys):
         assert "other settings: prompts_hash (there" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("asked", "said"), [
-    ([{"prompt": "x"}], "prompt 1: expected an `id`"), ([ASKED[0], ASKED[0]], "prompt 2: expected an `id` of its own"),
-    ([{"id": 1, "prompt": "x", "messages": []}], "either `prompt` or `messages`"), ([], "holds no prompt"),
-    ([ASKED[0], {"id": "\ud83d", "prompt": "x"}], r'prompt 2: expected an `id` of its own and'),
-    ([ASKED[0], {"id": 7, "prompt": "Bob? " * 199}], "prompt 7: expected 1 to 250 tokens"),
-    ([ASKED[0], {"id": "e", "prompt": ""}], "prompt 'e': expected 1 to 250 tokens"),
-    *(([ASKED[0], {"id": "e"} | line], f"prompt 2: expected `prompt` to be text, or `messages` {MESSAGES}, got {said}.")
-      for line, said in (
-        ({"prompt": ["a", "b"]}, '["a", "b"]'), ({"prompt": 5}, "5"), ({"prompt": None}, "null"),
-        ({"prompt": "\ud83d"}, r'"\ud83d"'), ({"messages": 5}, "5"), ({"messages": "hi"}, '"hi"'),
-        ({"messages": []}, "[]"), ({"messages": ["hi"]}, '["hi"]'), ({"messages": [{"x": 1}]}, '[{"x": 1}]'),
-        ({"messages": [{"role": "user", "content": None}]}, '[{"role": "user", "content": null}]'))),
-])
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ([{"prompt": "x"}], "prompt 1: expected an `id`"),
+        ([ASKED[0], ASKED[0]], "prompt 2: expected an `id` of its own"),
+        ([{"id": 1, "prompt": "x", "messages": []}], "either `prompt` or `messages`"),
+        ([], "holds no prompt"),
+        ([ASKED[0], {"id": "\ud83d", "prompt": "x"}], r"prompt 2: expected an `id` of its own and"),
+        ([ASKED[0], {"id": 7, "prompt": "Bob? " * 199}], "prompt 7: expected 1 to 250 tokens"),
+        ([ASKED[0], {"id": "e", "prompt": ""}], "prompt 'e': expected 1 to 250 tokens"),
+        *(
+            (
+                [ASKED[0], {"id": "e"} | line],
+                f"prompt 2: expected `prompt` to be text, or `messages` {MESSAGES}, got {said}.",
+            )
+            for line, said in (
+                ({"prompt": ["a", "b"]}, '["a", "b"]'),
+                ({"prompt": 5}, "5"),
+                ({"prompt": None}, "null"),
+                ({"prompt": "\ud83d"}, r'"\ud83d"'),
+                ({"messages": 5}, "5"),
+                ({"messages": "hi"}, '"hi"'),
+                ({"messages": []}, "[]"),
+                ({"messages": ["hi"]}, '["hi"]'),
+                ({"messages": [{"x": 1}]}, '[{"x": 1}]'),
+                ({"messages": [{"role": "user", "content": None}]}, '[{"role": "user", "content": null}]'),
+            )
+        ),
+    ],
+)
 def test_bad_prompts_are_named(model, tmp_path, no_weights, capsys, asked, said):
     assert run(model, tmp_path, asked=asked) == 2
     assert said in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["prompts.jsonl"]
 
 
-@pytest.mark.parametrize(("more", "said"), [
-    ("--top-p=0", "top_p must lie in (0, 1]"), ("--temperature=-1", "temperature must lie in"),
-    ("--max-new-tokens=0", "max_new_tokens must lie in [1"), ("--min-p=2", "min_p must lie in"),
-])
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("--top-p=0", "top_p must lie in (0, 1]"),
+        ("--temperature=-1", "temperature must lie in"),
+        ("--max-new-tokens=0", "max_new_tokens must lie in [1"),
+        ("--min-p=2", "min_p must lie in"),
+    ],
+)
 def test_bad_settings_are_refused_before_a_model_is_looked_for(tmp_path, monkeypatch, capsys, more, said):
     monkeypatch.setattr(policies, "find_model", lambda _: pytest.fail("a model is looked for"))
     assert run("/no/model", tmp_path, more) == 2
@@ -189,15 +238,26 @@ def test_room_and_stop_strings_are_checked_before_weights_are_read(model, tmp_pa
         assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("more", "said"), [
-    ([], "expected --model, --prompts, --output."), (["--replay=RUN"], "expected --step, --prompt, --sample."),
-    (["--replay=RUN", "--step=1", "--prompt=0", "--sample=0", "--model=M"], "expected no --model with --replay"),
-    (["--model=M", "--prompts=P", "--output=O", "--step=1"], "expected no --step without --replay"),
-    *((["--model=M", "--prompts=P", "--output=O", flag], said) for flag, said in (
-        ("--rows=0", "a --rows of 1 or more, got 0"), ("--memory=-1", "a --memory of 0 or more GiB, got -1.0"),
-        ("--memory=nan", "--memory of 0 or more"), ("--seed=4294967296", "expected a --seed of 0 to 2^32 - 1"),
-        ("--batch=0", "a --batch of 1"), ("--samples=0", "a --samples of 1"))),
-])
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "expected --model, --prompts, --output."),
+        (["--replay=RUN"], "expected --step, --prompt, --sample."),
+        (["--replay=RUN", "--step=1", "--prompt=0", "--sample=0", "--model=M"], "expected no --model with --replay"),
+        (["--model=M", "--prompts=P", "--output=O", "--step=1"], "expected no --step without --replay"),
+        *(
+            (["--model=M", "--prompts=P", "--output=O", flag], said)
+            for flag, said in (
+                ("--rows=0", "a --rows of 1 or more, got 0"),
+                ("--memory=-1", "a --memory of 0 or more GiB, got -1.0"),
+                ("--memory=nan", "--memory of 0 or more"),
+                ("--seed=4294967296", "expected a --seed of 0 to 2^32 - 1"),
+                ("--batch=0", "a --batch of 1"),
+                ("--samples=0", "a --samples of 1"),
+            )
+        ),
+    ],
+)
 def test_flags_are_checked_first(capsys, more, said):
     with pytest.raises(SystemExit, match="2"):
         generate.main(more)
@@ -210,8 +270,12 @@ def test_messages_are_asked_as_the_chat_template_has_them(model, tmp_path):
     text = tokenizer.apply_chat_template(ASKED[1]["messages"], tokenize=False, add_generation_prompt=True)
     name, tokens = generate.read_prompts(path, tokenizer)[1]
     assert name == 2 and "Bob?" in text
-    assert tokens == tokenizer.apply_chat_template(ASKED[1]["messages"], add_generation_prompt=True,
-                                                   return_dict=True)["input_ids"]
+    assert (
+        tokens
+        == tokenizer.apply_chat_template(ASKED[1]["messages"], add_generation_prompt=True, return_dict=True)[
+            "input_ids"
+        ]
+    )
     assert tokenizer.decode(tokens, skip_special_tokens=False) == text
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="prompt 2: `messages` need a model with a chat template"):
@@ -239,8 +303,16 @@ def test_a_terminal_shows_how_far_a_part_is(model, tmp_path, capsys):
         folder.mkdir()
         file = io.StringIO()
         (folder / "prompts.jsonl").write_text(json.dumps(ASKED[0]) + "\n")
-        given = generate._parse([f"--model={model}", f"--prompts={folder / 'prompts.jsonl'}", "--samples=3",
-                                 f"--output={folder / 'out.jsonl'}", "--max-new-tokens=2", "--dtype=float32"])
+        given = generate._parse(
+            [
+                f"--model={model}",
+                f"--prompts={folder / 'prompts.jsonl'}",
+                "--samples=3",
+                f"--output={folder / 'out.jsonl'}",
+                "--max-new-tokens=2",
+                "--dtype=float32",
+            ]
+        )
         list(generate.complete(given, Console(file=file, force_terminal=terminal, width=100)))
         shown[terminal] = file.getvalue()
     assert "completions" in shown[True] and "3/3" in shown[True] and shown[False] == ""
@@ -251,9 +323,14 @@ def test_compiled_programs_are_kept_by_default(model, begun):
     assert jax.config.jax_compilation_cache_dir == str(Path.home() / ".cache" / "jaxrl")
 
 
-@pytest.mark.parametrize(("more", "backend", "rows", "memory"), [
-    ([], "cpu", None, 2**30), ([], "gpu", None, 0), (["--rows=16", "--memory=0.5"], "gpu", 16, 2**29),
-])
+@pytest.mark.parametrize(
+    ("more", "backend", "rows", "memory"),
+    [
+        ([], "cpu", None, 2**30),
+        ([], "gpu", None, 0),
+        (["--rows=16", "--memory=0.5"], "gpu", 16, 2**29),
+    ],
+)
 def test_rows_and_memory_reach_the_sampler(model, tmp_path, monkeypatch, more, backend, rows, memory):
     asked = {}
 
@@ -274,6 +351,7 @@ def test_full_memory_is_said_with_what_to_do(model, begun, monkeypatch, capsys):
     half = b"".join(whole.splitlines(keepends=True)[:4])
     path.write_bytes(half)
     with monkeypatch.context() as patch:
+
         def full(*_):
             raise jax.errors.JaxRuntimeError(said)
 

@@ -7,17 +7,21 @@ import numpy as np
 import pytest
 
 from jaxrl import inspect
+from jaxrl.base_model.trainer import save_base
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.state import init_params
-from jaxrl.running.supervised import save_base
 from models.config import Qwen2Config
 from models.qwen2 import Qwen2
 from models.tokenizer import load_tokenizer
 from models.vocabulary import build_tokenizer
 
 CONFIG = Qwen2Config(288, 16, 32, 3, 2, 1, 8, rope_theta=1e4, tie_word_embeddings=True, max_position_embeddings=64)
-ASKED = [{"id": "a", "prompt": "Ann says"}, {"id": 2, "messages": [{"role": "user", "content": "Bob?"}]},
-         {"id": "c", "prompt": "Who is", "response": " what?"}, *({"id": f"d{n}", "prompt": "Bob" * n} for n in (1, 2))]
+ASKED = [
+    {"id": "a", "prompt": "Ann says"},
+    {"id": 2, "messages": [{"role": "user", "content": "Bob?"}]},
+    {"id": "c", "prompt": "Who is", "response": " what?"},
+    *({"id": f"d{n}", "prompt": "Bob" * n} for n in (1, 2)),
+]
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +66,16 @@ def test_arrays_are_those_of_each_text_alone(model, tmp_path):
         np.testing.assert_allclose(alone["final"][0], found["final"][place, :length], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("more", "asked", "said"), [
-    (["--layers=0,3"], ASKED, "layers from 0 to 2, got 0, 3"), (["--top=289"], ASKED, "a top from 1 to 288"),
-    ([], [{"id": 1, "prompt": ""}], "prompt '1': expected 1 to 64 tokens"),
-    ([], [{"id": 1, "prompt": "Bob? " * 99}], "prompt '1': expected 1 to 64 tokens"),
-    ([], [{"id": 1, "prompt": "Bob", "response": ["x"]}], "prompt 1: expected `response` to be a text"),
-])
+@pytest.mark.parametrize(
+    ("more", "asked", "said"),
+    [
+        (["--layers=0,3"], ASKED, "layers from 0 to 2, got 0, 3"),
+        (["--top=289"], ASKED, "a top from 1 to 288"),
+        ([], [{"id": 1, "prompt": ""}], "prompt '1': expected 1 to 64 tokens"),
+        ([], [{"id": 1, "prompt": "Bob? " * 99}], "prompt '1': expected 1 to 64 tokens"),
+        ([], [{"id": 1, "prompt": "Bob", "response": ["x"]}], "prompt 1: expected `response` to be a text"),
+    ],
+)
 def test_what_can_not_be_seen_is_refused(model, tmp_path, capsys, more, asked, said):
     assert run(model, tmp_path, *more, asked=asked) == 2
     assert said in capsys.readouterr().err

@@ -6,8 +6,25 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROWS = ("data_gen", "models", "jaxrl.rewards", "jaxrl.algorithms", "jaxrl.sampling", "jaxrl.learning",
-        "jaxrl.evaluation", "jaxrl.reporting", "jaxrl.running", "jaxrl")
+ROWS = (
+    "data_gen",
+    "models",
+    "jaxrl.runtime",
+    "jaxrl.rewards",
+    "jaxrl.algorithms",
+    "jaxrl.sampling",
+    "jaxrl.tasks",
+    "jaxrl.learning",
+    "jaxrl.checkpointing",
+    "jaxrl.evaluation",
+    "jaxrl.reporting",
+    "jaxrl.inference",
+    "jaxrl.base_model",
+    "jaxrl.training",
+    "jaxrl.planning",
+    "jaxrl.sweeps",
+    "jaxrl",
+)
 # Rows that know nothing of arrays on devices, and what counts as one.
 PLAIN = ("data_gen", "jaxrl.rewards")
 ARRAYS = ("jax", "flax", "optax", "orbax")

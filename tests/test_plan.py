@@ -6,10 +6,10 @@ import json
 import pytest
 
 from jaxrl.flags import plain
-from jaxrl.running.accelerators import read_devices
-from jaxrl.running.plan_report import plan_report
-from jaxrl.running.planning import Job, plan_shapes
-from jaxrl.running.settings import run_spec
+from jaxrl.planning.plan import Job, plan_shapes
+from jaxrl.planning.report import plan_report
+from jaxrl.runtime.hardware import read_devices
+from jaxrl.training.run_spec import run_spec
 from models.config import preset
 from models.folder import read_config
 from tests.test_commands import command
@@ -48,24 +48,36 @@ def test_the_embedded_model_on_a_cpu_with_its_own_prompts():
     assert 40 < found["prompt_tokens"] < 160 and found["response_tokens"] == 352
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["--config=configs/stage2.py"], "expected --devices=cpu"),
-    (["--config=configs/stage2.py", "--devices=1xH200", "--config.model=none/such"], "no preset for 'none/such'"),
-    (["--config=configs/stage2.py", "--devices=1xH200", "--config.sampling.max_new_tokens=300000"],
-     "the model knows 262144 positions"),
-    (["--config=configs/stage2.py:0.5b", "--devices=cpu"], "attention: expected plain on a CPU"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config=configs/stage2.py"], "expected --devices=cpu"),
+        (["--config=configs/stage2.py", "--devices=1xH200", "--config.model=none/such"], "no preset for 'none/such'"),
+        (
+            ["--config=configs/stage2.py", "--devices=1xH200", "--config.sampling.max_new_tokens=300000"],
+            "the model knows 262144 positions",
+        ),
+        (["--config=configs/stage2.py:0.5b", "--devices=cpu"], "attention: expected plain on a CPU"),
+    ],
+)
 def test_what_can_not_be_planned_is_refused_in_one_sentence(arguments, said):
     done = plan(*arguments)
     assert done.returncode == 2
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("stage", "size", "devices", "fits"), [
-    *((stage, *desk) for stage in ("stage1", "stage2", "stage3", "three_stage")
-      for desk in (("7b", "4xA100-80GB", True), ("tiny", "cpu", True))),
-    ("stage1", "7b", "1xH200", False), ("three_stage", "7b", "2xA100-40GB", False),  # advice takes seconds
-])
+@pytest.mark.parametrize(
+    ("stage", "size", "devices", "fits"),
+    [
+        *(
+            (stage, *desk)
+            for stage in ("stage1", "stage2", "stage3", "three_stage")
+            for desk in (("7b", "4xA100-80GB", True), ("tiny", "cpu", True))
+        ),
+        ("stage1", "7b", "1xH200", False),
+        ("three_stage", "7b", "2xA100-40GB", False),  # advice takes seconds
+    ],
+)
 def test_every_stage_and_desk(stage, size, devices, fits):
     """What the command prints, made in this process from shapes."""
     spec = run_spec(plain(importlib.import_module(f"configs.{stage}").get_config(size)))

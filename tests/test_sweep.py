@@ -9,10 +9,10 @@ from pathlib import Path
 import jax
 import pytest
 
+from jaxrl.base_model.trainer import save_base
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.state import init_params
 from jaxrl.reporting.run_folder import read_run
-from jaxrl.running.supervised import save_base
 from jaxrl.sweep import plan
 from models.config import Qwen2Config
 from models.qwen2 import Qwen2
@@ -22,9 +22,21 @@ ROOT = Path(__file__).parents[1]
 CONFIG = Qwen2Config(288, 16, 32, 2, 2, 1, 8, rope_theta=1e4, tie_word_embeddings=True, max_position_embeddings=256)
 FORMAT = "configs/ablations/format_reward.py:tiny"
 SMALL = {
-    "steps": 2, "prompts": 4, "samples": 4, "pool.p3": 8, "sampling.max_new_tokens": 8, "unroll": 1,
-    "evaluation.pool.p2": 0, "evaluation.pool.p3": 4, "evaluation.samples": 1, "evaluation.max_new_tokens": 8,
-    "layout.micro_tokens": 512, "layout.multiple": 64, "layout.ratio": 2.0, "wandb.mode": "off", "checkpoint.every": 1,
+    "steps": 2,
+    "prompts": 4,
+    "samples": 4,
+    "pool.p3": 8,
+    "sampling.max_new_tokens": 8,
+    "unroll": 1,
+    "evaluation.pool.p2": 0,
+    "evaluation.pool.p3": 4,
+    "evaluation.samples": 1,
+    "evaluation.max_new_tokens": 8,
+    "layout.micro_tokens": 512,
+    "layout.multiple": 64,
+    "layout.ratio": 2.0,
+    "wandb.mode": "off",
+    "checkpoint.every": 1,
 }
 
 
@@ -41,8 +53,13 @@ def base(tmp_path_factory):
 def command(path, workdir, *flags, fields=()):
     """The sweep as a process."""
     given = [f"--config.{name}={value}" for name, value in dict(fields).items()]
-    return subprocess.Popen([sys.executable, "-m", "jaxrl.sweep", f"--config={path}", f"--workdir={workdir}", *given,
-                             *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxrl.sweep", f"--config={path}", f"--workdir={workdir}", *given, *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def said(process, status=0):
@@ -104,14 +121,17 @@ def get_sweep(size=""):
 """
 
 
-@pytest.mark.parametrize(("setting", "told"), [
-    ('"hot": {"sampling.temperatur": 2.0}', 'setting hot: Did you mean "temperature" instead of "temperatur"?'),
-    ('"hot": {"sampling.hotness": 2.0}', "setting hot: the config has no field 'hotness'"),
-    ('"hot": {"samples": "many"}', "setting hot: .*samples=many"),
-    ('"few": {"samples": 1}', "setting few: stage1.samples: expected 2 or more, as .*, got 1"),
-    ('"a/b": {}', "setting 'a/b': expected a name"),
-    ('"cold": {"init_from": "/no/run"}', "setting cold: this run starts from /no/run"),
-])
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ('"hot": {"sampling.temperatur": 2.0}', 'setting hot: Did you mean "temperature" instead of "temperatur"?'),
+        ('"hot": {"sampling.hotness": 2.0}', "setting hot: the config has no field 'hotness'"),
+        ('"hot": {"samples": "many"}', "setting hot: .*samples=many"),
+        ('"few": {"samples": 1}', "setting few: stage1.samples: expected 2 or more, as .*, got 1"),
+        ('"a/b": {}', "setting 'a/b': expected a name"),
+        ('"cold": {"init_from": "/no/run"}', "setting cold: this run starts from /no/run"),
+    ],
+)
 def test_every_setting_is_checked_and_named_before_anything_starts(tmp_path, setting, told):
     file = tmp_path / "mine.py"
     file.write_text(SWEEP.replace("SETTING", setting))
@@ -130,20 +150,35 @@ def test_what_the_sweep_sets_can_not_be_given_too(tmp_path):
 def test_the_runs_are_what_the_command_line_would_make_of_them(tmp_path):
     members = plan(FORMAT, {"steps": 3}, tmp_path / "s", seeds=[4, 5])
     assert [(member.index, member.setting, member.seed) for member in members] == [
-        (0, "strict", 4), (1, "strict", 5), (2, "answer_only", 4), (3, "answer_only", 5)]
+        (0, "strict", 4),
+        (1, "strict", 5),
+        (2, "answer_only", 4),
+        (3, "answer_only", 5),
+    ]
     assert {member.steps for member in members} == {3}
     assert members[3].arguments == (
-        "-m", "jaxrl.train", f"--config={FORMAT}", "--config.steps=3", "--config.reward.rule=answer-only-1",
-        "--config.seed=5", f"--workdir={tmp_path / 's' / 'answer_only_seed5'}", "--processes=1")
+        "-m",
+        "jaxrl.train",
+        f"--config={FORMAT}",
+        "--config.steps=3",
+        "--config.reward.rule=answer-only-1",
+        "--config.seed=5",
+        f"--workdir={tmp_path / 's' / 'answer_only_seed5'}",
+        "--processes=1",
+    )
 
 
-@pytest.mark.parametrize(("flags", "told"), [
-    (["--index=6"], "--index: expected 0 to 5, got 6"), (["--devices=0", "--parallel=2"], "got both"),
-    (["--devices="], "--devices: expected different devices"),
-    (["--seeds=0,x"], "--seeds: expected different whole numbers"),
-    (["--stop_losers=5"], "--stop_losers=5: expected a step before the last (20) after which runs are evaluated"),
-    (["--stop_losers=20", "--config.evaluation.every=5"], "--stop_losers=20: expected a step before the last (20)"),
-])
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--index=6"], "--index: expected 0 to 5, got 6"),
+        (["--devices=0", "--parallel=2"], "got both"),
+        (["--devices="], "--devices: expected different devices"),
+        (["--seeds=0,x"], "--seeds: expected different whole numbers"),
+        (["--stop_losers=5"], "--stop_losers=5: expected a step before the last (20) after which runs are evaluated"),
+        (["--stop_losers=20", "--config.evaluation.every=5"], "--stop_losers=20: expected a step before the last (20)"),
+    ],
+)
 def test_wrong_flags_are_refused_in_one_sentence(tmp_path, flags, told):
     workdir = tmp_path / "sweep"
     _, err = said(command(FORMAT, workdir, *flags), status=2)

@@ -22,5 +22,7 @@ def get_config(size: str = "") -> ConfigDict:
 def get_sweep(size: str = "") -> dict:
     """The rule that training rewards by."""
     del size
-    return {"settings": {"strict": {"reward.rule": "strict-1"}, "answer_only": {"reward.rule": "answer-only-1"}},
-            "seeds": (0, 1, 2)}
+    return {
+        "settings": {"strict": {"reward.rule": "strict-1"}, "answer_only": {"reward.rule": "answer-only-1"}},
+        "seeds": (0, 1, 2),
+    }

@@ -18,6 +18,7 @@ def get_config(size: str = "") -> ConfigDict:
 def get_sweep(size: str = "") -> dict:
     """The rank; 0 trains all weights, at the rate of the stage."""
     rate = get_config(size).learning_rate.value
-    settings = {f"rank{rank}": {"lora.rank": rank, "learning_rate.value": 10 * rate if rank else rate}
-                for rank in (0, 8, 32)}
+    settings = {
+        f"rank{rank}": {"lora.rank": rank, "learning_rate.value": 10 * rate if rank else rate} for rank in (0, 8, 32)
+    }
     return {"settings": settings, "seeds": (0, 1, 2)}

@@ -20,6 +20,7 @@ def get_config(size: str = "") -> ConfigDict:
 def get_sweep(size: str = "") -> dict:
     """The same number of responses, divided in other ways."""
     del size
-    settings = {f"{samples}_samples": {"samples": samples, "prompts": RESPONSES // samples}
-                for samples in (4, 8, 16, 32)}
+    settings = {
+        f"{samples}_samples": {"samples": samples, "prompts": RESPONSES // samples} for samples in (4, 8, 16, 32)
+    }
     return {"settings": settings, "seeds": (0, 1, 2)}

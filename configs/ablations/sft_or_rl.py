@@ -30,5 +30,7 @@ def get_sweep(size: str = "") -> dict:
     """Reinforcement as stage 1 has it, and lessons: as many responses, or to the same problems."""
     stage = stage1.get_stage(size)
     taught = {"algorithm.recipe": "sft", "samples": 1}
-    return {"settings": {"rl": {}, "sft": taught | {"prompts": stage.prompts * stage.samples},
-                         "sft_same_problems": taught}, "seeds": (0, 1, 2)}
+    return {
+        "settings": {"rl": {}, "sft": taught | {"prompts": stage.prompts * stage.samples}, "sft_same_problems": taught},
+        "seeds": (0, 1, 2),
+    }

@@ -18,6 +18,8 @@ def get_config(size: str = "") -> ConfigDict:
 def get_sweep(size: str = "") -> dict:
     """The same temperature from the first step to the last."""
     del size
-    settings = {f"t{value}": {"sampling.temperature": value, "sampling.temperature_end": value}
-                for value in (0.7, 1.0, 1.2, 1.5)}
+    settings = {
+        f"t{value}": {"sampling.temperature": value, "sampling.temperature_end": value}
+        for value in (0.7, 1.0, 1.2, 1.5)
+    }
     return {"settings": settings, "seeds": (0, 1, 2)}

@@ -2,11 +2,11 @@
 
 from jaxrl.algorithms.advantages import compute_advantages
 from jaxrl.algorithms.batch import Batch, Totals, totals_of
+from jaxrl.algorithms.critic_loss import explained_variance, value_loss
 from jaxrl.algorithms.logp import token_logp
 from jaxrl.algorithms.losses import SUPERVISED, LossSpec, combine_info, policy_loss
 from jaxrl.algorithms.recipes import RECIPES, recipe
 from jaxrl.algorithms.schedules import ScheduleSpec, make_schedule
-from jaxrl.algorithms.values import explained_variance, value_loss
 
 __all__ = [
     "RECIPES",

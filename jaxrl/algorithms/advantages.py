@@ -72,9 +72,7 @@ def token_rewards(
     return rewards[:, None] * at_end - hide(penalty, mask)
 
 
-def returns_to_go(
-    rewards: Float[Array, "B T"], mask: Float[Array, "B T"], gamma: float = 1.0
-) -> Float[Array, "B T"]:
+def returns_to_go(rewards: Float[Array, "B T"], mask: Float[Array, "B T"], gamma: float = 1.0) -> Float[Array, "B T"]:
     """sum over t' >= t of gamma^(t' - t) r_t', over the tokens of the mask; zeros elsewhere."""
     advantages, _ = gae(rewards, jnp.zeros_like(rewards), mask, gamma, 1.0)
     return advantages

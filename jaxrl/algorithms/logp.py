@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from models.products import multiply
+from models.cpu import multiply
 
 
 def token_logp(
@@ -44,8 +44,7 @@ def token_logp(
             targets.reshape(rows, count, piece).swapaxes(0, 1),
         )
         logp, entropy = (
-            x.swapaxes(0, 1).reshape(rows, count * piece)[:, :length]
-            for x in jax.lax.map(jax.checkpoint(head), pieces)
+            x.swapaxes(0, 1).reshape(rows, count * piece)[:, :length] for x in jax.lax.map(jax.checkpoint(head), pieces)
         )
     return shift(logp), shift(entropy)
 

@@ -67,9 +67,7 @@ class LossSpec:
         _expect("kl", self.kl, kls.ESTIMATORS)
         _expect("kl_placement", self.kl_placement, PLACEMENTS)
         if self.kl == "k1" and self.kl_placement == "loss":
-            raise ValueError(
-                "k1 in the loss has no gradient in expectation; use k3 or k2, or kl_placement='reward'"
-            )
+            raise ValueError("k1 in the loss has no gradient in expectation; use k3 or k2, or kl_placement='reward'")
         if self.reduction == "fixed_length" and self.max_length < 1:
             raise ValueError(
                 f"reduction 'fixed_length' divides by max_length: expected 1 or more, got {self.max_length}; "
@@ -116,7 +114,9 @@ class LossSpec:
             "a kl_placement of loss or reward": (self.kl_placement != "none", "kl kl_coefficient"),
             "an advantage with a critic (whitened_gae)": (self.needs == "critic", "lam value_clip"),
             "an advantage over time (whitened_returns, greedy_baseline, whitened_gae)": (
-                ADVANTAGES[self.advantage].over_time, "gamma"),
+                ADVANTAGES[self.advantage].over_time,
+                "gamma",
+            ),
             "samples that are judged": (not taught, "importance_cap drop_equal refills overlong_buffer"),
         }
         return {field: reader for reader, (read, fields) in readers.items() if not read for field in fields.split()}
@@ -140,8 +140,10 @@ def policy_loss(
     [row_blocks], else as one scalar. Means are over the loss tokens of the step. Log-probabilities in nats.
     """
     if spec.entropy_coefficient and entropy is None:
-        raise ValueError(f"entropy_coefficient={spec.entropy_coefficient} needs the entropy of every token, got None; "
-                         "pass it (see `token_logp`, with entropy_gradient), or set entropy_coefficient=0")
+        raise ValueError(
+            f"entropy_coefficient={spec.entropy_coefficient} needs the entropy of every token, got None; "
+            "pass it (see `token_logp`, with entropy_gradient), or set entropy_coefficient=0"
+        )
     mask = batch.loss_mask
     totals = totals_of(mask) if totals is None else totals
     kl_coefficient = spec.kl_coefficient if kl_coefficient is None else kl_coefficient
@@ -193,17 +195,15 @@ def _sampler_weight(old_logp, batch):
 def _divergence(logp, batch, spec):
     """The estimate of the KL to the reference by token."""
     if batch.ref_logp is None:
-        raise ValueError("kl_placement='loss' needs batch.ref_logp, got None; pass reference parameters or "
-                         "kl_placement='none'")
+        raise ValueError(
+            "kl_placement='loss' needs batch.ref_logp, got None; pass reference parameters or kl_placement='none'"
+        )
     return kls.ESTIMATORS[spec.kl](logp, hide(batch.ref_logp, batch.loss_mask))
 
 
 def combine_info(total: dict[str, Array], part: dict[str, Array]) -> dict[str, Array]:
     """Measures of two parts of one step as measures of both: `*_max` by maximum, all others by sum."""
-    return {
-        name: jnp.maximum(total[name], x) if name.endswith("_max") else total[name] + x
-        for name, x in part.items()
-    }
+    return {name: jnp.maximum(total[name], x) if name.endswith("_max") else total[name] + x for name, x in part.items()}
 
 
 def reduce_tokens(

@@ -9,9 +9,7 @@ RECIPES: dict[str, LossSpec] = {
     "grpo": LossSpec(),
     # arXiv 2503.20783: no division by the group's std, nor by the row's length; training sets max_length to
     # its own limit of new tokens.
-    "dr_grpo": LossSpec(
-        advantage="group_center", reduction="fixed_length", kl_placement="none", max_length=2048
-    ),
+    "dr_grpo": LossSpec(advantage="group_center", reduction="fixed_length", kl_placement="none", max_length=2048),
     # arXiv 2503.14476: clip-higher, token mean over the step, no KL, dynamic sampling, soft penalty over the last
     # fifth of the limit. Refills are bounded here (the paper draws until the step is full).
     "dapo": LossSpec(clip_high=0.28, kl_placement="none", drop_equal=True, refills=3, overlong_buffer=0.2),
@@ -26,9 +24,7 @@ RECIPES: dict[str, LossSpec] = {
     # arXiv 2506.13585: the weight is clipped, not the token; upper bound 1 + clip_high.
     "cispo": LossSpec(surrogate="clipped_weight", clip_high=4.0, kl_placement="none"),
     # arXiv 2501.03262: k1 in the reward, return to go, whitened over the whole batch.
-    "reinforce_pp": LossSpec(
-        advantage="whitened_returns", kl="k1", kl_placement="reward", kl_coefficient=0.01
-    ),
+    "reinforce_pp": LossSpec(advantage="whitened_returns", kl="k1", kl_placement="reward", kl_coefficient=0.01),
     # arXiv 2501.03262, section 3.2: group mean as baseline, whitened over the batch, KL in the loss.
     "reinforce_pp_baseline": LossSpec(advantage="whitened_center", kl="k2", kl_coefficient=0.001),
     # arXiv 2402.14740: REINFORCE on whole rows, leave-one-out baseline, KL in the reward.
@@ -52,9 +48,7 @@ RECIPES: dict[str, LossSpec] = {
     ),
     # arXiv 1707.06347 and 2203.02155: critic, generalised advantages whitened over the batch, k1 in the reward.
     # gamma = lam = 1 and the clipping of values: as common for language models that are rewarded at the end.
-    "ppo": LossSpec(
-        advantage="whitened_gae", kl="k1", kl_placement="reward", value_clip=0.5
-    ),
+    "ppo": LossSpec(advantage="whitened_gae", kl="k1", kl_placement="reward", value_clip=0.5),
 }
 
 

@@ -83,8 +83,10 @@ class AnswerLog:
         for name in names:
             was, wanted = stored.get(name), self.settings.get(name)
             if was != wanted:
-                raise ValueError(f"{self.path} has answers that were asked for with {name} {was!r}, this command asks "
-                                 f"with {wanted!r}; choose another --output.")
+                raise ValueError(
+                    f"{self.path} has answers that were asked for with {name} {was!r}, this command asks "
+                    f"with {wanted!r}; choose another --output."
+                )
 
     def _read(self, number: int, line: bytes) -> tuple[Place, Reply]:
         try:

@@ -42,8 +42,10 @@ class Endpoint:
 
     def __post_init__(self):
         if self.limit_field not in LIMIT_FIELDS or self.timeout <= 0 or self.retries < 0:
-            raise ValueError(f"expected a limit field of {LIMIT_FIELDS}, a timeout above 0 and 0 or more retries, got "
-                             f"{self.limit_field!r}, {self.timeout} and {self.retries}.")
+            raise ValueError(
+                f"expected a limit field of {LIMIT_FIELDS}, a timeout above 0 and 0 or more retries, got "
+                f"{self.limit_field!r}, {self.timeout} and {self.retries}."
+            )
 
 
 class Reply(NamedTuple):
@@ -71,13 +73,17 @@ def make_endpoint(
     parts = urlsplit(url)
     # asking for the port raises ValueError where it is no number
     if not parts.hostname or parts.port == 0 or parts.username or parts.query or parts.fragment or len(url.split()) > 1:
-        raise ValueError("expected an address such as https://HOST/v1, without user, query or fragment, got one with "
-                         f"host {parts.hostname!r}; keys are read from the environment.")
+        raise ValueError(
+            "expected an address such as https://HOST/v1, without user, query or fragment, got one with "
+            f"host {parts.hostname!r}; keys are read from the environment."
+        )
     variable = key_variable or (KEY_VARIABLE if parts.scheme == "https" else None)
     key = environment.get(variable, "").strip() if variable else ""
     if variable and not key:
-        raise ValueError(f"expected the key for {parts.hostname} in the environment variable {variable}, found none; "
-                         "set it, or name another with --key-variable.")
+        raise ValueError(
+            f"expected the key for {parts.hostname} in the environment variable {variable}, found none; "
+            "set it, or name another with --key-variable."
+        )
     if not (key.isascii() and key.isprintable()):
         raise ValueError(f"the key in {variable} has signs that no header can carry; set it again.")
     return Endpoint(url.rstrip("/"), name, key, **options)
@@ -98,8 +104,12 @@ def ask(
     again after `rest(seconds)`: twice as long each time, by chance up to a half less, and at least as long as
     Retry-After says. Raises ConnectionError when that was in vain, ValueError for what another attempt can't mend.
     """
-    body: dict[str, Any] = {"model": endpoint.name, "messages": list(messages), "temperature": temperature,
-                            endpoint.limit_field: max_new_tokens}
+    body: dict[str, Any] = {
+        "model": endpoint.name,
+        "messages": list(messages),
+        "temperature": temperature,
+        endpoint.limit_field: max_new_tokens,
+    }
     if temperature > 0:
         body["top_p"] = 1.0  # else some servers take the one of the model's generation_config.json
     if seed is not None:
@@ -113,8 +123,10 @@ def ask(
             break
         rest(max(found.pause, random.uniform(0.5, 1.0) * min(FIRST_WAIT * 2**attempt, LONGEST_WAIT)))
     asked = f" and asks for a pause of {found.pause:.0f} s" if found.pause > LONGEST_PAUSE else ""
-    raise ConnectionError(f"{endpoint.url} gave no answer in {attempt + 1} attempts (the last: {found.reason}){asked}; "
-                          "start the same command again later, it goes on where it was.")
+    raise ConnectionError(
+        f"{endpoint.url} gave no answer in {attempt + 1} attempts (the last: {found.reason}){asked}; "
+        "start the same command again later, it goes on where it was."
+    )
 
 
 class _Failure(NamedTuple):
@@ -206,5 +218,7 @@ def _reply(endpoint: Endpoint, content: bytes) -> Reply:
         text = said.encode(errors="replace").decode()  # half a character can't be stored
         return Reply(text, finish, int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise ValueError(f"expected a chat completion with its usage from {endpoint.url}, got "
-                         f"{_quoted(endpoint, content)}; is it OpenAI-compatible?") from error
+        raise ValueError(
+            f"expected a chat completion with its usage from {endpoint.url}, got "
+            f"{_quoted(endpoint, content)}; is it OpenAI-compatible?"
+        ) from error

@@ -5,9 +5,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from jaxrl.evaluation.problems import Problem
-from jaxrl.evaluation.table import EvaluationResult, Item, Sample
+from jaxrl.evaluation.results import EvaluationResult, Item, Sample
 from jaxrl.rewards import Verdict
+from jaxrl.tasks.problem import Problem
 
 
 class Answers(Protocol):
@@ -61,8 +61,18 @@ def evaluate(
             for row, (length, finished) in enumerate(zip(answers.lengths, answers.finished, strict=True))
         ]
 
-    return evaluate_answers(answer, problems, judge=judge, samples=samples, greedy=greedy, step=step, name=name,
-                            model=model, settings=settings, way_of=way_of)
+    return evaluate_answers(
+        answer,
+        problems,
+        judge=judge,
+        samples=samples,
+        greedy=greedy,
+        step=step,
+        name=name,
+        model=model,
+        settings=settings,
+        way_of=way_of,
+    )
 
 
 def evaluate_answers(
@@ -87,9 +97,7 @@ def evaluate_answers(
     if not problems:
         raise ValueError("expected at least one problem to evaluate on, got none")
     if samples < 0 or (samples == 0 and not greedy):
-        raise ValueError(
-            f"expected samples >= 1, or samples=0 with greedy; got {samples} and greedy={greedy}"
-        )
+        raise ValueError(f"expected samples >= 1, or samples=0 with greedy; got {samples} and greedy={greedy}")
     rules: set[str] = set()
 
     def ask(group_size: int, is_greedy: bool) -> list[tuple[Sample, ...]]:
@@ -98,9 +106,7 @@ def evaluate_answers(
         answers = answer_fn(group_size, is_greedy)
         expected = len(problems) * group_size
         if len(answers) != expected:
-            raise ValueError(
-                f"expected {expected} answers ({len(problems)} problems), got {len(answers)}"
-            )
+            raise ValueError(f"expected {expected} answers ({len(problems)} problems), got {len(answers)}")
         groups = []
         for index, problem in enumerate(problems):
             group = []

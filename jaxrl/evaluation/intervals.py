@@ -108,9 +108,7 @@ def pass_at_k(correct: int, samples: int, k: int) -> float:
     trained on code, equation 1. ValueError unless 1 <= k <= samples and 0 <= correct <= samples.
     """
     if not 1 <= k <= samples:
-        raise ValueError(
-            f"pass@k needs 1 <= k <= samples, got k={k} with {samples} samples; draw more samples"
-        )
+        raise ValueError(f"pass@k needs 1 <= k <= samples, got k={k} with {samples} samples; draw more samples")
     if not 0 <= correct <= samples:
         raise ValueError(f"expected 0 <= correct <= samples, got {correct} of {samples}")
     if samples - correct < k:
@@ -129,9 +127,7 @@ def mean_pass_at_k(correct: Sequence[int], samples: int, k: int, confidence: flo
     return Estimate(value, estimate.low, estimate.high)
 
 
-def paired_difference(
-    before: Sequence[float], after: Sequence[float], confidence: float = 0.95
-) -> PairedDifference:
+def paired_difference(before: Sequence[float], after: Sequence[float], confidence: float = 0.95) -> PairedDifference:
     """Mean of after - before over the same puzzles in the same order; entries are accuracies in [0, 1].
 
     One pseudo-puzzle that went up and one that went down are added before the normal interval is taken, so
@@ -167,7 +163,5 @@ def _checked_counts(correct: Sequence[int], samples: int) -> np.ndarray:
     if samples < 1:
         raise ValueError(f"expected at least one sample a puzzle, got {samples}")
     if counts.size and (counts.min() < 0 or counts.max() > samples):
-        raise ValueError(
-            f"expected 0 to {samples} right samples a puzzle, got {counts.min():g} to {counts.max():g}"
-        )
+        raise ValueError(f"expected 0 to {samples} right samples a puzzle, got {counts.min():g} to {counts.max():g}")
     return counts

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from jaxrl.evaluation.answer_log import AnswerLog, Place, mark
 from jaxrl.evaluation.endpoint import Endpoint, Reply, ask
 from jaxrl.evaluation.evaluate import Answer, evaluate_answers
-from jaxrl.evaluation.problems import Problem
-from jaxrl.evaluation.table import EvaluationResult, Mode
+from jaxrl.evaluation.results import EvaluationResult, Mode
+from jaxrl.tasks.problem import Problem
 
 Messages = list[dict[str, str]]
 
@@ -33,8 +33,13 @@ class Asking:
 
     def settings(self, endpoint: Endpoint) -> dict[str, Any]:
         """What the answers depend on besides the question."""
-        return {"endpoint": endpoint.url, "name": endpoint.name, "temperature": self.temperature,
-                "max_new_tokens": self.max_new_tokens, "seed": self.seed}
+        return {
+            "endpoint": endpoint.url,
+            "name": endpoint.name,
+            "temperature": self.temperature,
+            "max_new_tokens": self.max_new_tokens,
+            "seed": self.seed,
+        }
 
     def places(self, asked: str) -> Iterator[Place]:
         """Every answer that one question wants."""
@@ -71,9 +76,11 @@ def evaluate_endpoint(
     """
     questions = [messages(problem) for problem in problems]
     marks = [mark(question) for question in questions]
-    requests = [Request(place, problem.id, question)
-                for problem, question, asked in zip(problems, questions, marks, strict=True)
-                for place in asking.places(asked)]
+    requests = [
+        Request(place, problem.id, question)
+        for problem, question, asked in zip(problems, questions, marks, strict=True)
+        for place in asking.places(asked)
+    ]
     ask_all(endpoint, requests, asking, log, say)
 
     def answers(group_size: int, greedy: bool) -> list[Answer]:
@@ -84,8 +91,15 @@ def evaluate_endpoint(
     used = [log.replies[request.place] for request in requests]
     counts = {field: sum(getattr(reply, field) for reply in used) for field in ("prompt_tokens", "completion_tokens")}
     return evaluate_answers(
-        answers, problems, judge=judge, samples=asking.samples, greedy=asking.greedy, name=name,
-        model=f"{endpoint.name} at {endpoint.url}", settings=asking.settings(endpoint) | counts, way_of=way_of,
+        answers,
+        problems,
+        judge=judge,
+        samples=asking.samples,
+        greedy=asking.greedy,
+        name=name,
+        model=f"{endpoint.name} at {endpoint.url}",
+        settings=asking.settings(endpoint) | counts,
+        way_of=way_of,
     )
 
 
@@ -104,8 +118,14 @@ def ask_all(
 
     def answer(request: Request) -> Reply:
         greedy = request.place.mode == "greedy"
-        reply = ask(endpoint, request.messages, asking.max_new_tokens, 0.0 if greedy else asking.temperature,
-                    None if greedy else _seed(asking.seed, request.place), rest)
+        reply = ask(
+            endpoint,
+            request.messages,
+            asking.max_new_tokens,
+            0.0 if greedy else asking.temperature,
+            None if greedy else _seed(asking.seed, request.place),
+            rest,
+        )
         log.add(request.place, request.problem, reply)
         return reply
 

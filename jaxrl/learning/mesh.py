@@ -46,8 +46,7 @@ def axis_sizes(spec: MeshSpec, count: int) -> tuple[int, ...]:
     known = math.prod(size for size in sizes if size != -1)
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise ValueError(
-            "mesh sizes: expected positive numbers with at most one -1, got "
-            f"{dict(zip(AXES, sizes, strict=True))}"
+            f"mesh sizes: expected positive numbers with at most one -1, got {dict(zip(AXES, sizes, strict=True))}"
         )
     if -1 in sizes and count % known == 0:
         sizes[sizes.index(-1)] = count // known

@@ -36,8 +36,10 @@ class OptimizerSpec:
         if self.moment_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"moment_dtype: expected float32 or bfloat16, got {self.moment_dtype!r}")
         if self.kind == "adafactor" and self.moment_dtype != "float32":
-            raise ValueError(f"moment_dtype: expected float32 with adafactor, which has no first moment, got "
-                             f"{self.moment_dtype!r}; leave it out, or take adamw")
+            raise ValueError(
+                f"moment_dtype: expected float32 with adafactor, which has no first moment, got "
+                f"{self.moment_dtype!r}; leave it out, or take adamw"
+            )
         for field in ("b1", "b2"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field}: expected 0 to under 1, got {getattr(self, field)}")
@@ -64,11 +66,7 @@ def make_optimizer(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs
         rule = _muon(spec, dtype)
     else:
         rule = optax.trace(spec.b1, accumulator_dtype=dtype) if spec.b1 > 0 else optax.identity()
-    decay = (
-        optax.add_decayed_weights(spec.weight_decay, mask=is_decayed)
-        if spec.weight_decay
-        else optax.identity()
-    )
+    decay = optax.add_decayed_weights(spec.weight_decay, mask=is_decayed) if spec.weight_decay else optax.identity()
     return optax.chain(clip, rule, decay, _scale_by_given_rate())
 
 

@@ -14,7 +14,7 @@ from jaxrl.learning.mesh import DECODE_RULES, RULES, replicated, shardings_for
 from models.config import Qwen2Config
 from models.lora import join, split
 from models.qwen2 import Qwen2
-from models.value import Qwen2Value, value_params
+from models.value_head import Qwen2Value, value_params
 
 
 class Learned(NamedTuple):
@@ -51,9 +51,7 @@ class Critic(NamedTuple):
     optimizer: optax.GradientTransformation
 
 
-def abstract_params(
-    model: nn.Module, mesh: Mesh | AbstractMesh, rules: Mapping[str, tuple[str, ...]] = RULES
-) -> Any:
+def abstract_params(model: nn.Module, mesh: Mesh | AbstractMesh, rules: Mapping[str, tuple[str, ...]] = RULES) -> Any:
     """Shapes, types and shardings of the model's parameters, nothing allocated."""
     boxed = _boxed_params(model)
     return _with_shardings(nn.meta.unbox(boxed), shardings_for(boxed, mesh, rules))

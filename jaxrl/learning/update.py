@@ -14,18 +14,18 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxrl.algorithms.batch import Batch, Totals
+from jaxrl.algorithms.critic_loss import explained_variance, value_loss
 from jaxrl.algorithms.logp import shift, token_logp
 from jaxrl.algorithms.losses import LossSpec, policy_loss
-from jaxrl.algorithms.values import explained_variance, value_loss
-from jaxrl.learning.batching import LayoutSpec, Piece, cut, padding_share, take
-from jaxrl.learning.descent import Descent
+from jaxrl.learning.gradient_accumulation import Descent
 from jaxrl.learning.mesh import row_sharding, row_shards
-from jaxrl.learning.processes import fetch
+from jaxrl.learning.micro_batches import LayoutSpec, Piece, cut, padding_share, take
 from jaxrl.learning.state import Critic, Learned, TrainState, abstract_state
+from jaxrl.runtime.multihost import fetch
 from models.flops import forward_flops
 from models.lora import join
-from models.qwen2 import head_kernel
-from models.value import Qwen2Value
+from models.params import head_kernel
+from models.value_head import Qwen2Value
 
 
 class Scalars(NamedTuple):
@@ -76,9 +76,7 @@ def forward(
     """Log-probability of every token and entropy before it, by the learner's model (see `token_logp`)."""
     hidden, _ = model.apply({"params": params}, tokens, _positions(tokens), lengths)
     kernel = head_kernel(params, model.config)
-    return token_logp(
-        hidden, kernel, tokens, temperature, chunk_tokens=head_tokens, entropy_gradient=entropy_gradient
-    )
+    return token_logp(hidden, kernel, tokens, temperature, chunk_tokens=head_tokens, entropy_gradient=entropy_gradient)
 
 
 def forward_values(
@@ -193,10 +191,7 @@ class Update:
             raise ValueError("a KL in the loss needs batch.ref_logp, got None; fill it before the update")
         micros = [jax.device_put(take(part, piece), row_sharding(self.mesh)) for piece in self._cut(part)]
         if self.spec.steps > 1 and part.old_logp is None:
-            micros = [
-                m._replace(old_logp=self.logp(params, m.tokens, m.lengths, scalars.temperature))
-                for m in micros
-            ]
+            micros = [m._replace(old_logp=self.logp(params, m.tokens, m.lengths, scalars.temperature)) for m in micros]
         tokens, rows = part.loss_mask.sum(), (part.loss_mask > 0).any(axis=1).sum()
         return micros, Totals(np.float32(max(tokens, 1)), np.float32(max(rows, 1)))
 
@@ -205,8 +200,7 @@ class Update:
         policy, info = self.policy.step(policy, state.base, micros, totals, scalars, scalars.learning_rate)
         state = state._replace(step=state.step + 1, params=policy.params, opt_state=policy.opt_state)
         if self.critic:
-            critic, more = self.critic.step(
-                state.critic, None, micros, totals, scalars, scalars.critic_learning_rate)
+            critic, more = self.critic.step(state.critic, None, micros, totals, scalars, scalars.critic_learning_rate)
             own = {f"critic_{name}" if name in info else name: x for name, x in more.items()}
             state, info = state._replace(critic=critic), info | own
         return state, info

@@ -69,9 +69,7 @@ def _patterns() -> dict[str, list[tuple[re.Pattern, bool]]]:
         for language in ("english", "chinese"):
             phrases = _listed(language)[behaviour]["phrases"]
             for anchored in (False, True):
-                chosen = [
-                    phrase.removeprefix("^") for phrase in phrases if phrase.startswith("^") == anchored
-                ]
+                chosen = [phrase.removeprefix("^") for phrase in phrases if phrase.startswith("^") == anchored]
                 if chosen:
                     found[behaviour].append((_compile(chosen, language), anchored))
     return found
@@ -149,11 +147,7 @@ def languages(text: str, *, names: Sequence[str] = ()) -> dict[str, int]:
     """
     for name in names:
         text = text.replace(name, " ")
-    seen = (
-        {}
-        if text.isascii()
-        else {name: len(letters.findall(text)) for name, letters in _SCRIPT_LETTERS.items()}
-    )
+    seen = {} if text.isascii() else {name: len(letters.findall(text)) for name, letters in _SCRIPT_LETTERS.items()}
     han, kana = seen.pop("han", 0), seen.pop("kana", 0)
     seen |= {"japanese": han + kana} if kana else {"chinese": han}
     spoken = {name: count for name, count in seen.items() if count >= _MIN_LETTERS}
@@ -177,10 +171,7 @@ def _find_other_languages(response: str, names: Sequence[str]) -> list[Hit]:
     if not foreign:
         return [Hit("mixed_language", 0, len(response))]
     inside = {
-        place
-        for name in names
-        for match in re.finditer(re.escape(name), response)
-        for place in range(*match.span())
+        place for name in names for match in re.finditer(re.escape(name), response) for place in range(*match.span())
     }
     return [
         Hit("mixed_language", *match.span())

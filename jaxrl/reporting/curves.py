@@ -64,11 +64,7 @@ def curves_svg(run: Run, title: str = "") -> str:
     width = (WIDTH - MARGIN - GAP - (COLUMNS - 1) * (GAP + 14)) / COLUMNS
     height = (HEIGHT - 2 * (TITLE + TICKS) - GAP) / 2
     for place, (label, name, colour, is_share) in enumerate(PANELS):
-        points = [
-            (int(record["step"]), float(record[name]))
-            for record in run.records
-            if is_finite(record.get(name))
-        ]
+        points = [(int(record["step"]), float(record[name])) for record in run.records if is_finite(record.get(name))]
         column, row = place % COLUMNS, place // COLUMNS
         left = MARGIN + column * (width + GAP + 14)
         top = TITLE + 8 + row * (height + TITLE + TICKS + 12)

@@ -57,9 +57,7 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 def to_line(record: Mapping[str, object]) -> str:
     """One line of strict JSON. nan and the infinities, which JSON lacks, become the texts "nan", "inf",
     "-inf"."""
-    return json.dumps(
-        {name: _plain(value) for name, value in record.items()}, ensure_ascii=False, allow_nan=False
-    )
+    return json.dumps({name: _plain(value) for name, value in record.items()}, ensure_ascii=False, allow_nan=False)
 
 
 def from_line(line: str) -> dict[str, object]:

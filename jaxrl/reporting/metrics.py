@@ -59,9 +59,7 @@ METRICS: tuple[Metric, ...] = (
         "share",
         "correct among the responses with it (`with_low`, `with_high`: 95 %, a prompt's responses as a cluster)",
     ),
-    Metric(
-        "behaviour/<name>/without", "share", "correct among the others (`without_low`, `without_high`: 95 %)"
-    ),
+    Metric("behaviour/<name>/without", "share", "correct among the others (`without_low`, `without_high`: 95 %)"),
     Metric("loss/total", "loss", "the loss whose gradient is taken"),
     Metric("loss/policy", "loss", "its policy part"),
     Metric("loss/kl", "nats a token", "estimate of KL(policy || reference), before its coefficient"),
@@ -115,12 +113,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("time/update", "s", "wall time of the update", False),
     Metric("time/step", "s", "wall time of the whole step", False),
     Metric("time/<name>", "s", "wall time of another phase (evaluation, checkpoint)", False),
-    Metric(
-        "memory/peak_bytes", "bytes", "largest memory in use on the fullest device since the start", False
-    ),
-    Metric(
-        "evaluation/<name>", "", "held-out numbers after this step, such as `evaluation/p3/sampled/accuracy`"
-    ),
+    Metric("memory/peak_bytes", "bytes", "largest memory in use on the fullest device since the start", False),
+    Metric("evaluation/<name>", "", "held-out numbers after this step, such as `evaluation/p3/sampled/accuracy`"),
     Metric("guard/trips", "count", "how often the guard had undone steps of the run before this one"),
     Metric("guard/draw", "count", "how often it had changed the draws: the seed of the step follows from it"),
     Metric("guard/rate", "factor", "what it multiplies all learning rates by, the critic's too"),
@@ -163,9 +157,7 @@ def markdown_table() -> str:
     """METRICS as the table of docs/metrics.md."""
     rows = ["| name | unit | meaning | repeats exactly |", "|---|---|---|---|"]
     for name, unit, meaning, exact in METRICS:
-        rows.append(
-            f"| `{name}` | {unit} | {meaning.replace('|', chr(92) + '|')} | {'yes' if exact else 'no'} |"
-        )
+        rows.append(f"| `{name}` | {unit} | {meaning.replace('|', chr(92) + '|')} | {'yes' if exact else 'no'} |")
     return "\n".join(rows) + "\n"
 
 

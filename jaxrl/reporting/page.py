@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 from plotly.offline import get_plotlyjs
 
-from jaxrl.evaluation.table import EvaluationResult
+from jaxrl.evaluation.results import EvaluationResult
 from jaxrl.reporting.files import write_text
 from jaxrl.reporting.page_data import page_data
 from jaxrl.reporting.page_groups import BUDGET_BYTES

@@ -4,8 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jaxrl.evaluation.problems import kind_label, kind_order
-from jaxrl.evaluation.table import EvaluationResult
+from jaxrl.evaluation.results import EvaluationResult
 from jaxrl.reporting.metrics import is_finite
 from jaxrl.reporting.page_groups import BUDGET_BYTES, choose_groups
 from jaxrl.reporting.page_tables import (
@@ -19,6 +18,7 @@ from jaxrl.reporting.page_tables import (
     worth,
 )
 from jaxrl.reporting.run_folder import Run, stage_bands
+from jaxrl.tasks.problem import kind_label, kind_order
 
 MAIN, UPDATE, MACHINE, BEHAVIOURS, EVALUATION = range(5)  # the rooms of the page that panels stand in
 
@@ -125,8 +125,12 @@ def _panels(runs: Sequence[Run]) -> list[dict[str, object]]:
     found = []
     for panel in PANELS:
         forms = [re.compile(re.escape(pattern).replace(r"\*", "[^/]+")) for pattern in panel.names]
-        names = [name for form in forms for name in sorted(values)
-                 if form.fullmatch(name) and len(values[name]) >= panel.points]
+        names = [
+            name
+            for form in forms
+            for name in sorted(values)
+            if form.fullmatch(name) and len(values[name]) >= panel.points
+        ]
         if panel.quiet:
             names = [name for name in names if any(values[name])]
         series = [{"name": name, "label": _label(name), "hidden": _is_aside(name)} for name in names]

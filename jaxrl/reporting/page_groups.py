@@ -4,11 +4,11 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
-from jaxrl.evaluation.problems import kind_label
 from jaxrl.reporting.behaviours import find
 from jaxrl.reporting.rollouts import GroupRecord, ResponseRecord, read_rollouts, rollout_path
 from jaxrl.reporting.run_folder import Run, stage_bands
 from jaxrl.rewards import VERDICTS
+from jaxrl.tasks.problem import kind_label
 
 # Of groups as JSON. Packed they take a third to a tenth, and gibberish hardly more than this: a page has 25 MB at most.
 BUDGET_BYTES = 20_000_000

@@ -4,9 +4,8 @@ import math
 from collections.abc import Sequence
 
 from jaxrl.evaluation.intervals import Estimate, clustered_share
-from jaxrl.evaluation.problems import kind_label
 from jaxrl.evaluation.published import PUBLISHED
-from jaxrl.evaluation.table import (
+from jaxrl.evaluation.results import (
     ALL,
     EvaluationResult,
     Item,
@@ -22,6 +21,7 @@ from jaxrl.reporting.behaviours import BEHAVIOURS
 from jaxrl.reporting.metrics import is_finite
 from jaxrl.reporting.page_groups import marks
 from jaxrl.reporting.run_folder import Run, stage_bands
+from jaxrl.tasks.problem import kind_label
 
 MOST_PAIRS = 24  # problems shown side by side before and after
 CURVES = (
@@ -50,8 +50,15 @@ def cards(runs: Sequence[Run], evaluations: Sequence[EvaluationResult]) -> list[
         ends = _ends(runs[0], name)
         if ends:
             first, last = map(form.format, ends)
-            found.append({"label": label, "before": first.removesuffix(" tokens"), "after": last, "series": name,
-                          "note": "first and last steps"})
+            found.append(
+                {
+                    "label": label,
+                    "before": first.removesuffix(" tokens"),
+                    "after": last,
+                    "series": name,
+                    "note": "first and last steps",
+                }
+            )
     return found
 
 
@@ -212,11 +219,18 @@ def comparison(evaluations: Sequence[EvaluationResult]) -> dict[str, object] | N
     turns = [_turn(*pair) for pair in pairs]
     order = sorted(range(len(pairs)), key=lambda i: ((1, -1, 0).index(turns[i]), pairs[i][0].kind != main))
     better, worse = turns.count(1), turns.count(-1)
-    note = (f"Of {len(pairs)} problems, {better} are newly right and {worse} newly wrong in the answer shown here "
-            f"(greedy where there is one). The {min(len(pairs), MOST_PAIRS)} below are not a fair sample: what changed "
-            "comes first.")
-    return {"before": before.name, "after": after.name, "lines": lines, "note": note,
-            "pairs": [_pair(*pairs[i]) for i in order[:MOST_PAIRS]]}
+    note = (
+        f"Of {len(pairs)} problems, {better} are newly right and {worse} newly wrong in the answer shown here "
+        f"(greedy where there is one). The {min(len(pairs), MOST_PAIRS)} below are not a fair sample: what changed "
+        "comes first."
+    )
+    return {
+        "before": before.name,
+        "after": after.name,
+        "lines": lines,
+        "note": note,
+        "pairs": [_pair(*pairs[i]) for i in order[:MOST_PAIRS]],
+    }
 
 
 def _shown(item: Item) -> Sample:

@@ -60,9 +60,7 @@ def write_rollouts(folder: str | os.PathLike[str], step: int, groups: Iterable[G
         for group in groups:
             if group.step != step:
                 raise ValueError(f"a group of step {group.step} does not belong into the file of step {step}")
-            packed.write(
-                json.dumps(_to_record(group), ensure_ascii=False, allow_nan=False).encode() + b"\n"
-            )
+            packed.write(json.dumps(_to_record(group), ensure_ascii=False, allow_nan=False).encode() + b"\n")
     return path
 
 
@@ -74,9 +72,7 @@ def read_rollouts(path: str | os.PathLike[str]) -> list[GroupRecord]:
             for number, line in enumerate(lines, 1):
                 groups.append(_from_line(line, path, number))
     except (EOFError, gzip.BadGzipFile) as error:
-        raise ValueError(
-            f"{path} is not a whole gzip file ({error}); delete it and resume the run"
-        ) from error
+        raise ValueError(f"{path} is not a whole gzip file ({error}); delete it and resume the run") from error
     return groups
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxrl.evaluation.table import EvaluationResult, from_json, to_json
+from jaxrl.evaluation.results import EvaluationResult, from_json, to_json
 from jaxrl.reporting.files import drop_partial, write_text
 from jaxrl.reporting.rollouts import rollout_steps
 from jaxrl.reporting.writers import read_metrics

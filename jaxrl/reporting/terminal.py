@@ -52,9 +52,7 @@ class Terminal:
     def __enter__(self) -> "Terminal":
         self.started = self.last_step_at = self.clock()
         if self.console.is_terminal:
-            self._live = Live(
-                get_renderable=self.render, console=self.console, refresh_per_second=2, transient=False
-            )
+            self._live = Live(get_renderable=self.render, console=self.console, refresh_per_second=2, transient=False)
             self._live.start()
         return self
 
@@ -108,9 +106,7 @@ class Terminal:
             parts.insert(0, self.stage_name)
         for label, name, form in CURVES:
             value = record.get(name)
-            parts.append(
-                f"{label} {form.format(value) if is_finite(value) else value if value is not None else '-'}"
-            )
+            parts.append(f"{label} {form.format(value) if is_finite(value) else value if value is not None else '-'}")
         left = self.seconds_left()
         if self.durations and record["step"] > 0:
             parts.append(f"{record.get('time/step', self.durations[-1]):.1f} s")  # without evaluation and checkpoint

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
 
-from jaxrl.evaluation.problems import kind_label
 from jaxrl.reporting.curves import PANELS
 from jaxrl.reporting.files import from_line, to_line, write_text
 from jaxrl.reporting.rollouts import GroupRecord
 from jaxrl.reporting.writers import Record
+from jaxrl.tasks.problem import kind_label
 
 _COLUMNS = ("step", "stage", "problem", "kind", "prompt", "response", "verdict", "reward", "advantage", "length")
 
@@ -37,8 +37,10 @@ class WandbSpec:
         if self.mode not in ("auto", "online", "offline", "off"):
             raise ValueError(f"wandb.mode: expected auto, online, offline or off, got {self.mode!r}.")
         if self.samples < 1 or self.samples_every < 0:
-            raise ValueError(f"wandb: expected samples of 1 or more, and samples_every of 0 (none) or more, got "
-                             f"{self.samples} and {self.samples_every}.")
+            raise ValueError(
+                f"wandb: expected samples of 1 or more, and samples_every of 0 (none) or more, got "
+                f"{self.samples} and {self.samples_every}."
+            )
 
 
 class WandbWriter:
@@ -134,8 +136,10 @@ class WandbWriter:
                     settings=settings,
                 )
                 if failure:
-                    self.say(f"wandb is out of reach ({_first_line(failure)}): this run is kept offline, and "
-                             f"`wandb sync --id {run.id} {self.workdir / 'wandb'}/offline-run-*` sends it later.")
+                    self.say(
+                        f"wandb is out of reach ({_first_line(failure)}): this run is kept offline, and "
+                        f"`wandb sync --id {run.id} {self.workdir / 'wandb'}/offline-run-*` sends it later."
+                    )
                 return run
             except Exception as error:  # no network on the node: the next mode, if there is one
                 failure = error
@@ -155,8 +159,18 @@ def curves(record: Record) -> dict[str, object]:
 
 def _row(group: GroupRecord) -> list[Any]:
     response = group.responses[0]
-    return [group.step, group.stage, group.problem, kind_label(group.kind), group.prompt, response.response,
-            response.verdict, response.reward, response.advantage, response.length]
+    return [
+        group.step,
+        group.stage,
+        group.problem,
+        kind_label(group.kind),
+        group.prompt,
+        response.response,
+        response.verdict,
+        response.reward,
+        response.advantage,
+        response.length,
+    ]
 
 
 def _first_line(error: Exception) -> str:
@@ -166,11 +180,7 @@ def _first_line(error: Exception) -> str:
 def wandb_modes(mode: str, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """The modes to try in order; none means off. WANDB_MODE overrides everything but "off"."""
     asked = environment.get("WANDB_MODE", "").lower()
-    if (
-        mode == "off"
-        or asked in ("disabled", "off")
-        or environment.get("WANDB_DISABLED", "").lower() == "true"
-    ):
+    if mode == "off" or asked in ("disabled", "off") or environment.get("WANDB_DISABLED", "").lower() == "true":
         return ()
     if asked in ("offline", "dryrun") or mode == "offline":
         return ("offline",)

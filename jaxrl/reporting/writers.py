@@ -22,9 +22,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, object]]:
         try:
             records.append(from_line(line.decode()))
         except ValueError as error:
-            raise ValueError(
-                f"{path}, line {number}: not a metrics record ({error}); remove the line"
-            ) from None
+            raise ValueError(f"{path}, line {number}: not a metrics record ({error}); remove the line") from None
     return records
 
 
@@ -38,11 +36,7 @@ class JsonlWriter:
 
     def __init__(self, path: str | os.PathLike[str], restored_step: int | None = None):
         self.path = Path(path)
-        kept = (
-            []
-            if restored_step is None
-            else [r for r in read_metrics(self.path) if r["step"] <= restored_step]
-        )
+        kept = [] if restored_step is None else [r for r in read_metrics(self.path) if r["step"] <= restored_step]
         self.last_step = int(kept[-1]["step"]) if kept else -1
         present = {record["step"] for record in kept}
         missing = [step for step in range(1, (restored_step or 0) + 1) if step not in present]
@@ -60,9 +54,7 @@ class JsonlWriter:
         plain = from_line(line)
         check(plain)
         if plain["step"] <= self.last_step:
-            raise ValueError(
-                f"step {plain['step']} was written already; the last line is step {self.last_step}"
-            )
+            raise ValueError(f"step {plain['step']} was written already; the last line is step {self.last_step}")
         data, size = line.encode() + b"\n", os.fstat(self._descriptor).st_size
         try:
             while data:  # one call in practice; a full disk or a signal may split it

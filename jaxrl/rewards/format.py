@@ -28,9 +28,7 @@ _SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:star
 _TURN_WORDS = ("user", "human", "assistant", "用户", "助手")
 _TURN = re.compile(rf"^[ \t*#>]{{0,6}}+(?:{'|'.join(_TURN_WORDS)})[ \t*]{{0,4}}+[:：]", re.MULTILINE)
 # Cyrillic, Greek, phonetic letters and digits that pass for the Latin letters of "think" and "answer".
-_LOOKS = str.maketrans(
-    dict(zip("аеорсухіѕнткԝηωιτκαερνοɑɩ015@$", "aeopcyxishtkwnwitkaepvoaioisas", strict=True))
-)
+_LOOKS = str.maketrans(dict(zip("аеорсухіѕнткԝηωιτκαερνοɑɩ015@$", "aeopcyxishtkwnwitkaepvoaioisas", strict=True)))
 
 
 class Parts(NamedTuple):
@@ -128,9 +126,7 @@ def _foreign_marks(body: str) -> list[tuple[str, str]]:
             break
     else:
         if next(tag_like, None):
-            faults.append(
-                ("look_alike_tag", f"more than {MAX_TAG_LIKE} tag-like marks stand in the response")
-            )
+            faults.append(("look_alike_tag", f"more than {MAX_TAG_LIKE} tag-like marks stand in the response"))
     return faults
 
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import NamedTuple
 
-from jaxrl.rewards.answers import read_roles
 from jaxrl.rewards.format import judge_format, split, strip_end_token
+from jaxrl.rewards.role_parser import read_roles
 from jaxrl.rewards.unicode import has_mark_flood, normalize
 
 VERDICTS = ("correct", "wrong_answer", "unparseable", "bad_format")
@@ -161,9 +161,7 @@ def _judge_number(answer: str, question: Question) -> Finding:
         raise ValueError(f"rule gsm8k-1 expected a number in target, got {question.target[-80:]!r}")
     if number is None:
         return Finding("unparseable", ("the answer holds no number",))
-    return (
-        Finding("correct") if number == target else Finding("wrong_answer", (f"the last number is {number}",))
-    )
+    return Finding("correct") if number == target else Finding("wrong_answer", (f"the last number is {number}",))
 
 
 def _judge_exact(answer: str, question: Question) -> Finding:
@@ -193,9 +191,7 @@ RULES: dict[str, Rule] = {
         "roles from the answer part or the closing words; the form is not required",
         _judge_answer_only,
     ),
-    "gsm8k-1": Rule(
-        "target", True, "form, and the last number of the answer part", _with_format(_judge_number)
-    ),
+    "gsm8k-1": Rule("target", True, "form, and the last number of the answer part", _with_format(_judge_number)),
     "exact-1": Rule("target", True, "form, and the answer part word for word", _with_format(_judge_exact)),
     "verified-1": Rule(
         "verifier", True, "form, and the answer part as a program of the task judges it", _with_format(_judge_verified)
@@ -227,9 +223,7 @@ def _question(
     if len(roles) != 2 or roles[0] == roles[1]:
         raise ValueError(f"expected roles as [truth word, lie word], two different words, got {list(roles)}")
     if not names or len(set(names)) != len(names):
-        raise ValueError(
-            f"expected people as [[name, role word], ...] with different names, got {list(names)}"
-        )
+        raise ValueError(f"expected people as [[name, role word], ...] with different names, got {list(names)}")
     said = [normalize(role) for _, role in people]
     strange = [role for role in said if role not in roles]
     if strange:
@@ -290,6 +284,4 @@ def _reward(finding: Finding, values: RewardValues, rule: str, scores_format: bo
         finding.verdict, values.answer_unparseable
     )
     total = format_reward + answer_reward
-    return Verdict(
-        finding.verdict, finding.reasons, format_reward, answer_reward, total, rule, finding.suspects
-    )
+    return Verdict(finding.verdict, finding.reasons, format_reward, answer_reward, total, rule, finding.suspects)

@@ -54,9 +54,7 @@ def _windows(sequence: list[str], size: int) -> zip:
     return zip(*(sequence[start:] for start in range(size)), strict=False)
 
 
-def _mark_copied(
-    thinking: list[str], source: frozenset[tuple[str, ...]], size: int, copied: bytearray
-) -> None:
+def _mark_copied(thinking: list[str], source: frozenset[tuple[str, ...]], size: int, copied: bytearray) -> None:
     if not source:
         return
     for start, window in enumerate(_windows(thinking, size)):
@@ -110,10 +108,7 @@ def _judge_copies(found: list[str], quiz: str, answer: str) -> Thinking:
         _mark_copied(found, frozenset(_windows(answer_words, size)), size, copied)
     kept = [word for word, was_copied in zip(found, copied, strict=True) if not was_copied]
     suspects = ("question_copied",) if from_question > len(found) // 2 else ()
-    if (
-        len(kept) >= MIN_NEW_SHARE * len(found)
-        and len({word for word in kept if word not in FILLER}) >= MIN_CONTENT
-    ):
+    if len(kept) >= MIN_NEW_SHARE * len(found) and len({word for word in kept if word not in FILLER}) >= MIN_CONTENT:
         return Thinking((), suspects)
     if 2 * from_question >= sum(copied):
         return Thinking(("the question is copied as thinking",), ("question_copied",))

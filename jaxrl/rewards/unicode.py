@@ -14,9 +14,7 @@ MAX_MARKS = 30  # the bound of the Unicode stream-safe text format (UAX 15); no 
 UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 _WORD = re.compile(f"[{UNSPACED}]|[^\\W_{UNSPACED}]+")
 
-_QUOTES = {ord(char): "'" for char in "\u2019\u02bc\u2018\u00b4"} | {
-    ord(char): "-" for char in "\u2010\u2011"
-}
+_QUOTES = {ord(char): "'" for char in "\u2019\u02bc\u2018\u00b4"} | {ord(char): "-" for char in "\u2010\u2011"}
 _QUOTES |= {ord(char): '"' for char in "\u201c\u201d\u201e\u00ab\u00bb\u300c\u300d"}
 
 

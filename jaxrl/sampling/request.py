@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrl.sampling.state import LARGEST, Coordinates, SamplingSpec
-from jaxrl.sampling.stops import StopStrings
+from jaxrl.sampling.stop_strings import StopStrings
+from jaxrl.sampling.types import LARGEST, Coordinates, SamplingSpec
 
 _KINDS = {
     "temperature": np.float32,

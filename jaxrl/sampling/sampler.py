@@ -12,13 +12,15 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from jaxrl.sampling.loop import Rollout
-from jaxrl.sampling.programs import Programs, row_axes
+from jaxrl.sampling.compiled import Programs, row_axes
+from jaxrl.sampling.engine import Rollout
 from jaxrl.sampling.request import Request, make_request
-from jaxrl.sampling.state import Completions, Coordinates, SamplingSpec
+from jaxrl.sampling.types import Completions, Coordinates, SamplingSpec
 from models.cache import BLOCK, cache_bytes
 from models.config import Qwen2Config
-from models.qwen2 import SMALLEST_ARRAY, Params, Qwen2, is_kernel
+from models.cpu import SMALLEST_ARRAY, is_kernel
+from models.params import Params
+from models.qwen2 import Qwen2
 
 # Slots of the smallest batch: on a GPU fewer would save little; on a CPU it is the fewest that is tested to the bit.
 LEAST_SLOTS_GPU, LEAST_SLOTS_CPU = 16, 8
@@ -176,7 +178,8 @@ class Sampler:
             weight_shardings = jax.tree.map(lambda _: whole, abstract_weights(self.model))
         weight_shardings = jax.tree.map_with_path(
             lambda path, place: NamedSharding(mesh, _turned(place.spec) if unit and is_kernel(path) else place.spec),
-            weight_shardings)
+            weight_shardings,
+        )
         self.devices = math.prod(mesh.shape[axis] for axis in row_axes(mesh, weight_shardings))
         self.rows = _default_rows(slots, self.devices, on_cpu=self.on_cpu) if rows is None else rows
         self.prompt_rows = prompt_rows
@@ -184,8 +187,11 @@ class Sampler:
         self.longest = model_config.max_position_embeddings if longest is None else longest
         _check_numbers(self, memory, slots)
         heads = model_config.num_attention_heads
-        self.cache_lengths = (default_cache_lengths(self.rows, heads, self.longest) if cache_lengths is None
-                              else whole_blocks(cache_lengths))
+        self.cache_lengths = (
+            default_cache_lengths(self.rows, heads, self.longest)
+            if cache_lengths is None
+            else whole_blocks(cache_lengths)
+        )
         self.prompt_lengths = tuple(default_prompt_lengths(self.longest) if prompt_lengths is None else prompt_lengths)
         _check_lengths(self)
         self.batch_sizes = default_batch_sizes(model_config, self.rows, self.cache_lengths[0], on_cpu=self.on_cpu)

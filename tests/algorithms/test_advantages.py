@@ -95,9 +95,7 @@ def test_whitened_returns_golden():
     mask, penalty = jnp.array([[1.0, 1.0], [1.0, 0.0]]), jnp.array([[0.5, 0.1], [0.0, 0.0]])
     raw = np.array([3 - 0.6, 3 - 0.1, -1.0])
     got = compute_advantages("whitened_returns", jnp.array([[3.0, -1.0]]), mask, penalty)
-    np.testing.assert_allclose(
-        np.asarray(got)[np.asarray(mask) > 0], (raw - raw.mean()) / raw.std(), rtol=1e-5
-    )
+    np.testing.assert_allclose(np.asarray(got)[np.asarray(mask) > 0], (raw - raw.mean()) / raw.std(), rtol=1e-5)
 
 
 def test_wrong_calls_say_what_was_expected():

@@ -102,8 +102,7 @@ def formulas(logp):
     out["dapo"] = token_mean(clipped(ratio, a, 0.2, 0.28)), a
 
     mean_ratio = torch.exp(((logp - old) * mask).sum(1) / mask.sum(1))  # one ratio a row, eq. 7 of GSPO
-    row_loss = torch.maximum(-zscore[:, 2] * mean_ratio,
-                             -zscore[:, 2] * torch.clamp(mean_ratio, 1 - 3e-4, 1 + 4e-4))
+    row_loss = torch.maximum(-zscore[:, 2] * mean_ratio, -zscore[:, 2] * torch.clamp(mean_ratio, 1 - 3e-4, 1 + 4e-4))
     out["gspo"] = row_loss.mean(), zscore
 
     weight = torch.clamp(ratio, max=5.0).detach()
@@ -166,9 +165,20 @@ else:
     from jaxrl.algorithms.kl import k1
 
     STORED = json.loads(PATH.read_text())
-    F32 = {name: jnp.asarray(x, jnp.float32) for name, x in (
-        ("mask", MASK), ("rewards", REWARDS), ("greedy", GREEDY), ("logp", LOGP), ("old", OLD), ("ref", REF),
-        ("sample", SAMPLE), ("values", VALUES), ("old_values", OLD_VALUES))}
+    F32 = {
+        name: jnp.asarray(x, jnp.float32)
+        for name, x in (
+            ("mask", MASK),
+            ("rewards", REWARDS),
+            ("greedy", GREEDY),
+            ("logp", LOGP),
+            ("old", OLD),
+            ("ref", REF),
+            ("sample", SAMPLE),
+            ("values", VALUES),
+            ("old_values", OLD_VALUES),
+        )
+    }
     CASES = {name: (name, {}) for name in RECIPES} | {
         "ppo": ("ppo", {"gamma": 0.99, "lam": 0.9}),
         "dr_grpo": ("dr_grpo", {"max_length": LIMIT}),
@@ -188,10 +198,24 @@ else:
         if spec.overlong_buffer:
             rewards += overlong_penalty(jnp.asarray(LENGTHS, jnp.int32), LIMIT, BUFFER).reshape(2, 3)
         advantages = compute_advantages(
-            spec.advantage, rewards, f["mask"], penalty, values=hidden(f["old_values"]), greedy=f["greedy"],
-            gamma=spec.gamma, lam=spec.lam)
-        batch = Batch(jnp.zeros((6, 6), jnp.int32), jnp.asarray(2 + LENGTHS, jnp.int32), f["mask"], advantages,
-                      hidden(f["old"]), hidden(f["ref"]), hidden(f["sample"]))
+            spec.advantage,
+            rewards,
+            f["mask"],
+            penalty,
+            values=hidden(f["old_values"]),
+            greedy=f["greedy"],
+            gamma=spec.gamma,
+            lam=spec.lam,
+        )
+        batch = Batch(
+            jnp.zeros((6, 6), jnp.int32),
+            jnp.asarray(2 + LENGTHS, jnp.int32),
+            f["mask"],
+            advantages,
+            hidden(f["old"]),
+            hidden(f["ref"]),
+            hidden(f["sample"]),
+        )
 
         def loss(logp):
             return policy_loss(logp, batch, spec, kl_coefficient=KL)[0]
@@ -227,8 +251,14 @@ else:
         f = F32
         penalty = hidden(KL * k1(f["old"], f["ref"]))
         returns = value_targets(f["rewards"], f["mask"], penalty, hidden(f["old_values"]), 0.99, 0.9)
-        batch = Batch(jnp.zeros((6, 6), jnp.int32), jnp.asarray(2 + LENGTHS, jnp.int32), f["mask"], f["mask"],
-                      values=hidden(f["old_values"]), returns=hidden(returns))
+        batch = Batch(
+            jnp.zeros((6, 6), jnp.int32),
+            jnp.asarray(2 + LENGTHS, jnp.int32),
+            f["mask"],
+            f["mask"],
+            values=hidden(f["old_values"]),
+            returns=hidden(returns),
+        )
 
         def loss(values):
             return value_loss(values, batch, RECIPES["ppo"])

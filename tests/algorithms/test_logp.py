@@ -14,9 +14,7 @@ TOKENS = jax.random.randint(KEYS[2], (3, 7), 0, 11)
 
 
 def by_hand(temperature):
-    logits = (
-        np.einsum("btd,vd->btv", np.asarray(HIDDEN, np.float64), np.asarray(KERNEL, np.float64)) / temperature
-    )
+    logits = np.einsum("btd,vd->btv", np.asarray(HIDDEN, np.float64), np.asarray(KERNEL, np.float64)) / temperature
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     logp, entropy = np.zeros((3, 7)), np.zeros((3, 7))
     for b in range(3):

@@ -10,9 +10,9 @@ import pytest
 from jaxrl.algorithms import kl
 from jaxrl.algorithms.advantages import compute_advantages, value_targets
 from jaxrl.algorithms.batch import Batch, totals_of
+from jaxrl.algorithms.critic_loss import value_loss
 from jaxrl.algorithms.losses import SUPERVISED, LossSpec, combine_info, policy_loss
 from jaxrl.algorithms.recipes import RECIPES, recipe
-from jaxrl.algorithms.values import value_loss
 
 MASK = np.array([[0, 1, 1, 1, 1], [0, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 0]], np.float32)
 RNG = np.random.default_rng(0)
@@ -175,9 +175,7 @@ def test_the_gap_between_sampler_and_learner(old):
     """Of the weights that sampled: what later steps on the same rollout change is no mismatch."""
     info = value_and_grad(RECIPES["grpo"], BATCH._replace(old_logp=old))[2]
     gap = np.abs(np.asarray((LOGP if old is None else old) - SAMPLE))[MASK > 0]
-    np.testing.assert_allclose(
-        [info["logp_gap_mean"], info["logp_gap_max"]], [gap.mean(), gap.max()], rtol=1e-5
-    )
+    np.testing.assert_allclose([info["logp_gap_mean"], info["logp_gap_max"]], [gap.mean(), gap.max()], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +193,8 @@ def test_the_gap_between_sampler_and_learner(old):
         ({"dual_clip": 0.5}, "dual_clip: expected above 1, or None"),
         ({"clip_high": -0.1}, "clip_high: expected above 0, got -0.1"),
         ({"clip_low": 1.5}, "clip_low: expected above 0, up to 1, got 1.5"),
-        ({"clip_low": 0.0}, "clip_low: expected above 0"), ({"clip_high": 0.0}, "clip_high: expected above 0"),
+        ({"clip_low": 0.0}, "clip_low: expected above 0"),
+        ({"clip_high": 0.0}, "clip_high: expected above 0"),
         ({"entropy_coefficient": float("nan")}, "entropy_coefficient: expected a number, got nan"),
         ({"kl_coefficient": float("inf")}, "kl_coefficient: expected 0 or more, got inf"),
         ({"kl_coefficient": -1.0}, "kl_coefficient: expected 0 or more"),
@@ -215,8 +214,17 @@ def test_a_bonus_for_entropy_that_is_not_given_is_missed():
 def test_fields_that_are_not_read_change_nothing_and_all_others_something(name):
     """Values and gradients of advantages and losses, at other values of each field that they may read."""
     spec = recipe(name, max_length=20)
-    others = {"clip_low": 1e-5, "clip_high": 1e-5, "dual_clip": 1.0001, "kl": "k3" if spec.kl == "k2" else "k2",
-              "kl_coefficient": 3.0, "gamma": 0.5, "lam": 0.5, "value_clip": 1e-4, "importance_cap": 1e-2}
+    others = {
+        "clip_low": 1e-5,
+        "clip_high": 1e-5,
+        "dual_clip": 1.0001,
+        "kl": "k3" if spec.kl == "k2" else "k2",
+        "kl_coefficient": 3.0,
+        "gamma": 0.5,
+        "lam": 0.5,
+        "value_clip": 1e-4,
+        "importance_cap": 1e-2,
+    }
     if name == "sft":
         del others["importance_cap"]  # a run's lessons have no `sample_logp`, which it asks for
 
@@ -224,8 +232,9 @@ def test_fields_that_are_not_read_change_nothing_and_all_others_something(name):
         mask, rewards = jnp.asarray(MASK), sign * jnp.asarray(ADVANTAGE).reshape(2, 2)
         penalty = mask * (spec.kl_coefficient * (spec.kl_placement == "reward")) * kl.ESTIMATORS[spec.kl](OLD, REF)
         values = mask * SAMPLE
-        advantages = compute_advantages(spec.advantage, rewards, mask, penalty, values=values, greedy=rewards[0],
-                                        gamma=spec.gamma, lam=spec.lam)
+        advantages = compute_advantages(
+            spec.advantage, rewards, mask, penalty, values=values, greedy=rewards[0], gamma=spec.gamma, lam=spec.lam
+        )
         loss, grad, _ = value_and_grad(spec, BATCH._replace(advantages=advantages))
         if spec.needs == "critic":
             targets = value_targets(rewards, mask, penalty, values, spec.gamma, spec.lam)

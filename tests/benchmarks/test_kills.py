@@ -44,12 +44,15 @@ def test_a_run_like_the_other_has_no_difference_whatever_its_clock_said(whole, m
     assert differences(mine, whole) == []
 
 
-@pytest.mark.parametrize(("file", "old", "new", "said"), [
-    ("metrics.jsonl", b'1, "loss/total": 0.5', b'1, "loss/total": 0.25', "metrics.jsonl, step 1"),
-    ("metrics.jsonl", b'{"step": 2', b'{"step": 1', "steps of metrics.jsonl"),
-    ("evaluations/after.json", b"{}", b"{ }", "evaluations/after.json"),
-    ("export/model.safetensors", b"weights", b"weightz", "export/model.safetensors"),
-])
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("metrics.jsonl", b'1, "loss/total": 0.5', b'1, "loss/total": 0.25', "metrics.jsonl, step 1"),
+        ("metrics.jsonl", b'{"step": 2', b'{"step": 1', "steps of metrics.jsonl"),
+        ("evaluations/after.json", b"{}", b"{ }", "evaluations/after.json"),
+        ("export/model.safetensors", b"weights", b"weightz", "export/model.safetensors"),
+    ],
+)
 def test_a_difference_is_named(whole, mine, file, old, new, said):
     (mine / file).write_bytes((mine / file).read_bytes().replace(old, new))
     assert differences(mine, whole) == [said]
@@ -69,8 +72,12 @@ def test_what_a_kill_left_is_told(mine):
     (mine / "rollouts" / "step_000003.jsonl.gz.partial").touch()
     with open(mine / "metrics.jsonl", "a") as metrics:
         metrics.write('{"step": 3')
-    half = ("checkpoints/4.orbax-checkpoint-tmp", "checkpoints/deleted/1", "rollouts/step_000003.jsonl.gz.partial",
-            "metrics.jsonl")
+    half = (
+        "checkpoints/4.orbax-checkpoint-tmp",
+        "checkpoints/deleted/1",
+        "rollouts/step_000003.jsonl.gz.partial",
+        "metrics.jsonl",
+    )
     assert left(mine) == ("2", "2", ", ".join(half))
 
 

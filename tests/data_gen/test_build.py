@@ -14,11 +14,7 @@ def build(path, *options):
 def test_same_seed_same_bytes_and_statistics(tmp_path, capsys):
     wish = ("--people=4", "--count=50", "--depth=3", "--operators=lies=1,and=1,or=2,iff=1")
     first = build(tmp_path / "a.jsonl", *wish, "--seed=7")
-    assert (
-        first
-        == build(tmp_path / "b.jsonl", *wish, "--seed=7")
-        != build(tmp_path / "c.jsonl", *wish, "--seed=8")
-    )
+    assert first == build(tmp_path / "b.jsonl", *wish, "--seed=7") != build(tmp_path / "c.jsonl", *wish, "--seed=8")
     shown = capsys.readouterr().out
     for words in ("puzzles a second", "at the top", "hardness: ", "acceptance: ", "constant guess: "):
         assert words in shown

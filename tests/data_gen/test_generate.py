@@ -7,11 +7,11 @@ import random
 import pytest
 
 from data_gen.dataset import read_jsonl, write_jsonl
-from data_gen.draw import Drawer
 from data_gen.generate import PuzzleSpec, canonical, generate, split_of
 from data_gen.names import NAMES, PLAIN_NAMES, ROLE_WORDS
 from data_gen.perturb import KINDS, perturb
 from data_gen.puzzle import depth_of, from_record, to_record
+from data_gen.puzzle_sampler import Drawer
 from data_gen.solve import hardness, holds, solutions
 
 SPECS = (
@@ -226,6 +226,4 @@ def test_records_survive_json_and_bad_lines_are_named(tmp_path):
         list(read_jsonl(path))
     with pytest.raises(ZeroDivisionError):
         write_jsonl(path, ({"a": 1 // i} for i in (1, 0)))
-    assert (
-        path.read_text(encoding="utf-8").startswith('{"a": 1}\n\n[1]') and len(list(tmp_path.iterdir())) == 1
-    )
+    assert path.read_text(encoding="utf-8").startswith('{"a": 1}\n\n[1]') and len(list(tmp_path.iterdir())) == 1

@@ -52,8 +52,9 @@ def test_instructions_name_both_parts_and_both_roles(form):
 def test_names_of_the_example_never_appear_in_puzzles():
     example = set(re.findall(r"\b[A-Z][a-z]+\b", prompts._ROLES))
     assert example >= {"Quillon", "Vesper"}
-    known = {name for value in vars(names).values() if isinstance(value, tuple) for name in value
-             if isinstance(name, str)}
+    known = {
+        name for value in vars(names).values() if isinstance(value, tuple) for name in value if isinstance(name, str)
+    }
     assert not {"Quillon", "Vesper"} & known
 
 

@@ -48,9 +48,7 @@ def readings(text, names, roles):
     return flat(text)
 
 
-@pytest.mark.parametrize(
-    "spec", [PuzzleSpec(3, depth=1, width=3), PuzzleSpec(5, width=3), PuzzleSpec(4, depth=4)]
-)
+@pytest.mark.parametrize("spec", [PuzzleSpec(3, depth=1, width=3), PuzzleSpec(5, width=3), PuzzleSpec(4, depth=4)])
 def test_varied_wording_reads_back(spec):
     for puzzle in generate(spec, seed=1, count=60):
         quoted = re.findall(r'"([^"]*?)[.,]"', puzzle.quiz)
@@ -79,9 +77,6 @@ def test_plain_wording_is_fixed():
     assert said(("iff", bob, cal)) == "Ann says: Bob is a knave if and only if Cal is a knight."
     assert said(("not", bob)) == "Ann says: it is not true that Bob is a knave."
     nested = ("and", ("not", bob), ("or", bob, cal))
-    assert (
-        said(nested)
-        == "Ann says: (it is not true that Bob is a knave) and (Bob is a knave or Cal is a knight)."
-    )
+    assert said(nested) == "Ann says: (it is not true that Bob is a knave) and (Bob is a knave or Cal is a knight)."
     assert said(("not", nested[2])) == "Ann says: it is not true that (Bob is a knave or Cal is a knight)."
     assert render((bob, cal, bob), names, roles, "plain").count(" says: ") == 3

@@ -32,11 +32,17 @@ def test_a_request_has_the_question_and_the_answer_is_counted_by_the_server(serv
     assert greedy == both | {"temperature": 0.0, "max_completion_tokens": 9}
 
 
-@pytest.mark.parametrize(("message", "text"), [
-    ({"reasoning_content": "hm"}, "<think>hm</think>fine"), ({"reasoning": "hm"}, "<think>hm</think>fine"),
-    ({"reasoning_content": "", "reasoning": None}, "fine"), ({"content": None}, ""),
-    ({"content": None, "reasoning_content": "hm"}, "<think>hm</think>"), ({"content": "\ud83d!"}, "?!"),
-])
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"reasoning_content": "hm"}, "<think>hm</think>fine"),
+        ({"reasoning": "hm"}, "<think>hm</think>fine"),
+        ({"reasoning_content": "", "reasoning": None}, "fine"),
+        ({"content": None}, ""),
+        ({"content": None, "reasoning_content": "hm"}, "<think>hm</think>"),
+        ({"content": "\ud83d!"}, "?!"),
+    ],
+)
 def test_reasoning_that_was_taken_apart_is_put_back(serve, message, text):
     assert asked(serve(lambda body, number: completion(**message))).text == text
 
@@ -56,10 +62,13 @@ def test_a_fault_of_the_server_is_waited_out(serve):
     assert all(body == server.requests[0][1] for _, body in server.requests)
 
 
-@pytest.mark.parametrize(("fault", "said"), [
-    ((500, {}, "out of memory"), "no answer in 3 attempts (the last: 500 'out of memory')"),
-    (None, "no answer in 3 attempts (the last: Remote end closed connection"),
-])
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ((500, {}, "out of memory"), "no answer in 3 attempts (the last: 500 'out of memory')"),
+        (None, "no answer in 3 attempts (the last: Remote end closed connection"),
+    ],
+)
 def test_attempts_are_bounded(serve, fault, said):
     server = serve(lambda body, number: fault)
     with pytest.raises(ConnectionError) as caught:
@@ -82,13 +91,18 @@ def test_nobody_there_is_a_lost_connection(serve):
     assert len(rests) == 1
 
 
-@pytest.mark.parametrize(("answer", "said"), [
-    ((200, {}, "<html>welcome"), "expected a chat completion with its usage .*<html>welcome"),
-    ((200, {}, '{"choices": []}'), "expected a chat completion"),
-    ((200, {}, '{"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}'), "with its usage"),
-    ((200, {}, "[1]"), "expected a chat completion"), ((400, {}, "temperature"), r"refuses .*\(400 'temperature'\)\.$"),
-    ((404, {}, "no such page"), "usually in /v1"), ((302, {"Location": "http://127.0.0.1:9/"}, ""), r"refuses .*\(302"),
-])
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((200, {}, "<html>welcome"), "expected a chat completion with its usage .*<html>welcome"),
+        ((200, {}, '{"choices": []}'), "expected a chat completion"),
+        ((200, {}, '{"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}'), "with its usage"),
+        ((200, {}, "[1]"), "expected a chat completion"),
+        ((400, {}, "temperature"), r"refuses .*\(400 'temperature'\)\.$"),
+        ((404, {}, "no such page"), "usually in /v1"),
+        ((302, {"Location": "http://127.0.0.1:9/"}, ""), r"refuses .*\(302"),
+    ],
+)
 def test_what_another_attempt_can_not_mend_is_said_at_once(serve, answer, said):
     server = serve(lambda body, number: answer)
     with pytest.raises(ValueError, match=said):
@@ -107,21 +121,33 @@ def test_the_key_is_sent_and_never_shown(serve):
     assert "Authorization" not in plain.requests[0][0]
 
 
-@pytest.mark.parametrize(("url", "variable", "key"), [
-    ("https://h/v1", None, "sk-a"), ("https://h/v1", "B", "sk-b"), ("http://127.0.0.1:8000/v1/", None, ""),
-    ("http://node7:8000/v1", None, ""), ("http://localhost/v1", "B", "sk-b"),
-])
+@pytest.mark.parametrize(
+    ("url", "variable", "key"),
+    [
+        ("https://h/v1", None, "sk-a"),
+        ("https://h/v1", "B", "sk-b"),
+        ("http://127.0.0.1:8000/v1/", None, ""),
+        ("http://node7:8000/v1", None, ""),
+        ("http://localhost/v1", "B", "sk-b"),
+    ],
+)
 def test_http_gets_a_key_only_where_one_is_named(url, variable, key):
     found = make_endpoint(url, "m", {"OPENAI_API_KEY": "sk-a", "B": "sk-b\n"}, variable)
     assert (found.key, found.url) == (key, url.rstrip("/"))
 
 
-@pytest.mark.parametrize(("url", "environment", "said"), [
-    ("https://h/v1", {}, "variable OPENAI_API_KEY, found none"),
-    ("https://h/v1", {"OPENAI_API_KEY": "a\nb"}, "no header"),
-    ("https://me:word@h/v1", {"OPENAI_API_KEY": "a"}, "without user"), ("https://h/v1?key=word", {}, "without user"),
-    ("https:///v1", {}, "expected an address"), ("http://h:x/v1", {}, "Port"), ("http://h/v 1", {}, "an address"),
-])
+@pytest.mark.parametrize(
+    ("url", "environment", "said"),
+    [
+        ("https://h/v1", {}, "variable OPENAI_API_KEY, found none"),
+        ("https://h/v1", {"OPENAI_API_KEY": "a\nb"}, "no header"),
+        ("https://me:word@h/v1", {"OPENAI_API_KEY": "a"}, "without user"),
+        ("https://h/v1?key=word", {}, "without user"),
+        ("https:///v1", {}, "expected an address"),
+        ("http://h:x/v1", {}, "Port"),
+        ("http://h/v 1", {}, "an address"),
+    ],
+)
 def test_addresses_and_keys_are_checked_and_not_repeated(url, environment, said):
     with pytest.raises(ValueError, match=said) as caught:
         make_endpoint(url, "m", environment)

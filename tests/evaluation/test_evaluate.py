@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrl.evaluation.evaluate import evaluate
-from jaxrl.evaluation.problems import Problem
-from jaxrl.evaluation.table import (
+from jaxrl.evaluation.results import (
     ALL,
     comparison_markdown,
     differences,
@@ -18,6 +17,7 @@ from jaxrl.evaluation.table import (
     to_metrics,
 )
 from jaxrl.rewards import Verdict
+from jaxrl.tasks.problem import Problem
 
 EOS = 99
 WORDS = {1: "correct", 2: "wrong_answer", 3: "bad_format"}

@@ -1,13 +1,20 @@
 """The examples shown after training are chosen by place, not by verdict, and pair the same puzzle."""
 
 from jaxrl.evaluation.examples import side_by_side
-from jaxrl.evaluation.table import EvaluationResult, Item, Sample
+from jaxrl.evaluation.results import EvaluationResult, Item, Sample
 
 
 def result(name, verdict, order):
     items = tuple(
-        Item(f"id{i}", f"p{people}", f"quiz {i}", f"solution {i}", False, (),
-             (Sample(verdict, 3 + i, True, "", f"{name} says {i}"),))
+        Item(
+            f"id{i}",
+            f"p{people}",
+            f"quiz {i}",
+            f"solution {i}",
+            False,
+            (),
+            (Sample(verdict, 3 + i, True, "", f"{name} says {i}"),),
+        )
         for i, people in order
     )
     return EvaluationResult(name, "model", 0, "strict-1", {}, items)

@@ -8,10 +8,10 @@ import pytest
 
 from jaxrl.evaluation.answer_log import AnswerLog
 from jaxrl.evaluation.endpoint import Endpoint
-from jaxrl.evaluation.problems import Problem
 from jaxrl.evaluation.remote import Asking, evaluate_endpoint
-from jaxrl.evaluation.table import markdown, rows
+from jaxrl.evaluation.results import markdown, rows
 from jaxrl.rewards import Verdict
+from jaxrl.tasks.problem import Problem
 
 PROBLEMS = [Problem(f"id{n}", "p3", f"Q{n}", "", "", False, (), n) for n in range(6)]
 ASKING = Asking(samples=2, temperature=0.7, max_new_tokens=9, seed=5, concurrency=4)
@@ -31,9 +31,15 @@ def completion(body, finish="stop"):
 def measure(server, path, asking=ASKING, problems=PROBLEMS, said=None, retries=0):
     endpoint = Endpoint(server.url, "m", retries=retries)
     with AnswerLog(path, asking.settings(endpoint)) as log:
-        return evaluate_endpoint(endpoint, problems, asking, log, judge=judge,
-                                 messages=lambda problem: [{"role": "user", "content": problem.question}],
-                                 say=([] if said is None else said).append)
+        return evaluate_endpoint(
+            endpoint,
+            problems,
+            asking,
+            log,
+            judge=judge,
+            messages=lambda problem: [{"role": "user", "content": problem.question}],
+            say=([] if said is None else said).append,
+        )
 
 
 def test_answers_stand_with_their_questions_however_they_come(serve, tmp_path):
@@ -78,10 +84,14 @@ def test_an_interrupted_evaluation_asks_only_what_is_missing(serve, tmp_path):
     assert more.items[0].sampled[:2] == result.items[0].sampled
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ({"temperature": 0.8}, "asked for with temperature 0.7, this command asks with 0.8"),
-    ({"max_new_tokens": 10}, "max_new_tokens 9"), ({"seed": 6}, "seed 5"),
-])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"temperature": 0.8}, "asked for with temperature 0.7, this command asks with 0.8"),
+        ({"max_new_tokens": 10}, "max_new_tokens 9"),
+        ({"seed": 6}, "seed 5"),
+    ],
+)
 def test_answers_of_other_settings_are_refused_by_name(serve, tmp_path, change, said):
     server, path = serve(lambda body, number: completion(body)), tmp_path / "a.jsonl"
     measure(server, path)

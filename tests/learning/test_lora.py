@@ -7,8 +7,8 @@ from flax.traverse_util import flatten_dict
 
 from jaxrl.algorithms.batch import Batch
 from jaxrl.algorithms.recipes import RECIPES, recipe
-from jaxrl.learning.batching import LayoutSpec
 from jaxrl.learning.mesh import MeshSpec, make_mesh
+from jaxrl.learning.micro_batches import LayoutSpec
 from jaxrl.learning.optimizer import OptimizerSpec, make_optimizer
 from jaxrl.learning.state import init_params, init_state
 from jaxrl.learning.update import Scalars, UpdateSpec, make_logp, make_update
@@ -42,7 +42,8 @@ def begin(optimizer=DESCENT, mesh=None, follows=False, spread=0.3):
 def logp(model, params, mesh=None):
     batch = make_batch()
     return make_logp(model, mesh or make_mesh(MeshSpec(), jax.devices()[:1]), WHOLE)(
-        params, batch.tokens, batch.lengths, 1.3)
+        params, batch.tokens, batch.lengths, 1.3
+    )
 
 
 def run(mesh_spec=None, spec=WHOLE, devices=1, loss=RECIPES["grpo"]):
@@ -53,13 +54,17 @@ def run(mesh_spec=None, spec=WHOLE, devices=1, loss=RECIPES["grpo"]):
 
 def test_every_linear_layer_has_an_adapter_of_its_shape():
     state = begin()
-    found = {path[-2]: (kernel, down, up) for path, down, up in pairs(state.params)
-             for kernel in [flatten_dict(state.base)[path]]}
+    found = {
+        path[-2]: (kernel, down, up)
+        for path, down, up in pairs(state.params)
+        for kernel in [flatten_dict(state.base)[path]]
+    }
     assert set(found) == LINEAR
     for kernel, down, up in found.values():
         assert (down.shape, up.shape) == ((2, kernel.shape[1], 3), (2, 3, kernel.shape[2]))
     assert jax.tree.structure(join(state.base, state.params)) == jax.tree.structure(
-        join(*split(join(state.base, state.params))))
+        join(*split(join(state.base, state.params)))
+    )
 
 
 def test_adapters_start_as_they_do_elsewhere():
@@ -134,8 +139,11 @@ def test_four_devices_and_micro_batches_change_nothing():
 def test_base_and_adapters_are_split_by_the_same_table():
     mesh = make_mesh(MeshSpec(data=1, fsdp=2, tensor=2))
     state = begin(make_optimizer(OptimizerSpec()), mesh)
-    gate = [state.base["layers"]["mlp"]["gate"]["kernel"], state.params["layers"]["mlp"]["gate_lora_A"]["kernel"],
-            state.params["layers"]["mlp"]["gate_lora_B"]["kernel"]]
+    gate = [
+        state.base["layers"]["mlp"]["gate"]["kernel"],
+        state.params["layers"]["mlp"]["gate_lora_A"]["kernel"],
+        state.params["layers"]["mlp"]["gate_lora_B"]["kernel"],
+    ]
     parts = [leaf.nbytes // leaf.addressable_shards[0].data.nbytes for leaf in gate]
     assert parts == [4, 2, 2]
 
@@ -147,8 +155,9 @@ def test_a_step_costs_two_thirds_of_a_full_one():
     spec, batch, flops = UpdateSpec(LayoutSpec((64,), 64 * 8)), make_batch(), {}
     for lora in (None, LoRASpec(1, 1.0)):
         model = Qwen2(config, lora=lora)
-        state = init_state(model, DESCENT, mesh, init_params(model.clone(lora=None), mesh, jax.random.key(0)),
-                           key=jax.random.key(1))
+        state = init_state(
+            model, DESCENT, mesh, init_params(model.clone(lora=None), mesh, jax.random.key(0)), key=jax.random.key(1)
+        )
         update = make_update(model, DESCENT, recipe("grpo", kl_placement="none"), mesh, spec)
         micros, totals = update.place(Batch(*batch), state.weights(state.params), SCALARS)
         names = update.policy.names(state.params, state.base, micros[0], totals, SCALARS)

@@ -16,16 +16,12 @@ def test_minus_one_takes_what_is_left():
 
 def test_partition_by_the_table():
     mesh = make_mesh(MeshSpec(data=1, fsdp=2, tensor=2))
-    assert partition(("layers", "embed", "mlp"), (3, 8, 6), mesh) == PartitionSpec(
-        None, ("fsdp",), ("tensor",)
-    )
+    assert partition(("layers", "embed", "mlp"), (3, 8, 6), mesh) == PartitionSpec(None, ("fsdp",), ("tensor",))
     assert partition(("vocab", "embed"), (31, 8), mesh) == PartitionSpec(None, ("fsdp",))
     assert partition(("norm",), (8,), mesh) == PartitionSpec(None)
 
 
-@pytest.mark.parametrize(
-    "spec", [MeshSpec(3), MeshSpec(-1, 3), MeshSpec(2, 1, 1), MeshSpec(-1, -1), MeshSpec(0)]
-)
+@pytest.mark.parametrize("spec", [MeshSpec(3), MeshSpec(-1, 3), MeshSpec(2, 1, 1), MeshSpec(-1, -1), MeshSpec(0)])
 def test_a_mesh_that_does_not_fit_is_refused(spec):
     assert len(jax.devices()) == 4
     with pytest.raises(ValueError, match=r"mesh .* expected|does not cover the 4 devices"):

@@ -86,8 +86,11 @@ def test_muon_leaves_what_is_no_matrix_to_adam():
 def test_adafactors_first_step_is_the_gradient_over_its_row_and_column_means():
     """arXiv 1804.04235, algorithm 4: of large matrices, means of squares by row and column; updates of size 1."""
     grad = RNG.normal(size=(128, 160)) * np.exp(RNG.normal(size=(128, 1)) + RNG.normal(size=160))
-    (seen,) = taken(OptimizerSpec("adafactor", clip_norm=0.0), {"kernel": np.zeros((128, 160), np.float32)},
-                    [{"kernel": grad.astype(np.float32)}])
+    (seen,) = taken(
+        OptimizerSpec("adafactor", clip_norm=0.0),
+        {"kernel": np.zeros((128, 160), np.float32)},
+        [{"kernel": grad.astype(np.float32)}],
+    )
     square = np.square(grad)
     rows, columns = square.mean(axis=1, keepdims=True), square.mean(axis=0, keepdims=True)
     move = grad / np.sqrt(rows * columns / square.mean())

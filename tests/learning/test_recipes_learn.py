@@ -10,14 +10,15 @@ import pytest
 from jaxrl.algorithms import RECIPES, Batch, compute_advantages, recipe
 from jaxrl.algorithms.advantages import value_targets
 from jaxrl.algorithms.kl import ESTIMATORS
-from jaxrl.learning.batching import LayoutSpec
 from jaxrl.learning.mesh import MeshSpec, make_mesh
+from jaxrl.learning.micro_batches import LayoutSpec
 from jaxrl.learning.optimizer import OptimizerSpec, make_optimizer
 from jaxrl.learning.state import Critic, init_params, init_state
 from jaxrl.learning.update import Scalars, UpdateSpec, make_logp, make_update, make_values
 from models.config import Qwen2Config
-from models.qwen2 import Qwen2, head_kernel
-from models.value import Qwen2Value
+from models.params import head_kernel
+from models.qwen2 import Qwen2
+from models.value_head import Qwen2Value
 
 CONFIG = Qwen2Config(16, 16, 32, 1, 2, 1, 8, tie_word_embeddings=True)
 MODEL, ADAM = Qwen2(CONFIG), make_optimizer(OptimizerSpec())
@@ -32,8 +33,11 @@ COEFFICIENT, STEPS = 0.01, 16
 @functools.partial(jax.jit, static_argnums=2)
 def draw(params, key, greedy):
     """Rows of prompt and response, by one full pass a token."""
-    tokens = jnp.zeros((ROWS, LENGTH), jnp.int32).at[:, :PROMPT].set(
-        jnp.repeat(jnp.arange(2 * PROMPTS, dtype=jnp.int32).reshape(PROMPTS, PROMPT), SAMPLES, axis=0))
+    tokens = (
+        jnp.zeros((ROWS, LENGTH), jnp.int32)
+        .at[:, :PROMPT]
+        .set(jnp.repeat(jnp.arange(2 * PROMPTS, dtype=jnp.int32).reshape(PROMPTS, PROMPT), SAMPLES, axis=0))
+    )
     places = jnp.broadcast_to(jnp.arange(LENGTH, dtype=jnp.int32)[None], tokens.shape)
 
     def one(tokens, t):
@@ -75,7 +79,8 @@ def test_the_recipe_raises_the_reward(name):
             returns = value_targets(jnp.asarray(rewards), jnp.asarray(MASK), penalty, values)
             batch = batch._replace(values=np.asarray(values), returns=np.asarray(returns))
         advantages = compute_advantages(
-            loss.advantage, jnp.asarray(rewards), jnp.asarray(MASK), jnp.asarray(penalty), values=values, greedy=greedy)
+            loss.advantage, jnp.asarray(rewards), jnp.asarray(MASK), jnp.asarray(penalty), values=values, greedy=greedy
+        )
         state, _ = update(state, batch._replace(advantages=np.asarray(advantages)), scalars)
         seen.append(rewards.mean())
     assert seen[0] < 0.7 and np.mean(seen[-3:]) > 0.9, np.round(seen, 2)

@@ -7,11 +7,11 @@ import pytest
 
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.optimizer import OptimizerSpec, make_optimizer
-from jaxrl.learning.reference import ReferenceSpec, make_follow
+from jaxrl.learning.reference_policy import ReferenceSpec, make_follow
 from jaxrl.learning.state import Critic, fresh_moments, init_params, init_state
 from models.config import Qwen2Config
 from models.qwen2 import Qwen2
-from models.value import Qwen2Value, value_config
+from models.value_head import Qwen2Value, value_config
 
 MODEL = Qwen2(Qwen2Config(32, 16, 32, 2, 4, 2, 4))
 ADAM = make_optimizer(OptimizerSpec())
@@ -40,19 +40,26 @@ def test_no_array_of_the_state_is_another_one(state):
 def test_moments_are_forgotten_and_nothing_else(state):
     marked = jax.tree.map(lambda x: x + jnp.ones((), x.dtype), state)
     fresh = fresh_moments(marked, ADAM, CRITIC)
-    for found, expected in ((fresh.opt_state, state.opt_state), (fresh.critic.opt_state, state.critic.opt_state),
-                            (fresh.params, marked.params), (fresh.critic.params, marked.critic.params),
-                            (fresh.reference, marked.reference)):
+    for found, expected in (
+        (fresh.opt_state, state.opt_state),
+        (fresh.critic.opt_state, state.critic.opt_state),
+        (fresh.params, marked.params),
+        (fresh.critic.params, marked.critic.params),
+        (fresh.reference, marked.reference),
+    ):
         jax.tree.map(np.testing.assert_array_equal, found, expected)
         for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             assert x.sharding.is_equivalent_to(y.sharding, x.ndim)
 
 
-@pytest.mark.parametrize(("spec", "moved"), [
-    (ReferenceSpec(), [0, 0, 0, 0]),
-    (ReferenceSpec(every=2), [0, 1, 1, 1]),
-    (ReferenceSpec(every=1, decay=0.75), [0.25, 0.4375, 0.578125, 0.68359375]),
-])
+@pytest.mark.parametrize(
+    ("spec", "moved"),
+    [
+        (ReferenceSpec(), [0, 0, 0, 0]),
+        (ReferenceSpec(every=2), [0, 1, 1, 1]),
+        (ReferenceSpec(every=1, decay=0.75), [0.25, 0.4375, 0.578125, 0.68359375]),
+    ],
+)
 def test_the_reference_follows_as_it_is_told(state, spec, moved):
     """The policy is one away from it; copies every second step, or a moving average."""
     follow, start = make_follow(spec), np.asarray(state.reference["final_norm"]["scale"])

@@ -15,15 +15,15 @@ import pytest
 from jaxrl.algorithms.batch import Batch
 from jaxrl.algorithms.recipes import RECIPES, recipe
 from jaxrl.learning import update as learner
-from jaxrl.learning.batching import LayoutSpec
 from jaxrl.learning.mesh import MeshSpec, make_mesh
+from jaxrl.learning.micro_batches import LayoutSpec
 from jaxrl.learning.optimizer import OptimizerSpec, make_optimizer
 from jaxrl.learning.state import Critic, init_params, init_state
 from jaxrl.learning.update import Scalars, UpdateSpec, make_logp, make_update, make_values
 from models.config import Qwen2Config
 from models.flops import forward_flops
 from models.qwen2 import REMAT, Qwen2
-from models.value import Qwen2Value
+from models.value_head import Qwen2Value
 
 CONFIG = Qwen2Config(32, 16, 32, 2, 4, 2, 4, tie_word_embeddings=True)
 MODEL = Qwen2(CONFIG)
@@ -301,22 +301,16 @@ def test_norms_and_biases_do_not_decay():
     mesh = make_mesh(MeshSpec(), jax.devices()[:1])
     decay = make_optimizer(OptimizerSpec("sgd", b1=0.0, weight_decay=0.5))
     params = jax.tree.map(jnp.ones_like, init_params(MODEL, mesh, jax.random.key(0)))
-    updates, _ = decay.update(
-        jax.tree.map(jnp.zeros_like, params), decay.init(params), params, learning_rate=0.1
-    )
+    updates, _ = decay.update(jax.tree.map(jnp.zeros_like, params), decay.init(params), params, learning_rate=0.1)
     flat = {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_flatten_with_path(updates)[0]}
-    assert {name for name, x in flat.items() if (x == 0).all()} == {
-        n for n in flat if "scale" in n or "bias" in n
-    }
+    assert {name for name, x in flat.items() if (x == 0).all()} == {n for n in flat if "scale" in n or "bias" in n}
 
 
 def test_logp_of_the_learner_is_that_of_the_whole_batch():
     mesh = make_mesh(MeshSpec(data=4))
     params, batch = init_params(MODEL, mesh, jax.random.key(0)), make_batch()
     whole = make_logp(MODEL, mesh, WHOLE)(params, batch.tokens, batch.lengths, 0.7)
-    small = make_logp(MODEL, mesh, UpdateSpec(LayoutSpec((4, 8, 24), 30)))(
-        params, batch.tokens, batch.lengths, 0.7
-    )
+    small = make_logp(MODEL, mesh, UpdateSpec(LayoutSpec((4, 8, 24), 30)))(params, batch.tokens, batch.lengths, 0.7)
     np.testing.assert_allclose(whole, small, atol=1e-5)
     assert (whole[:, 0] == 0).all() and (whole[np.arange(23)[None] >= batch.lengths[:, None]] == 0).all()
 
@@ -350,8 +344,8 @@ def test_the_critic_learns_its_returns_and_leaves_the_policy_alone():
     value, grads = jax.value_and_grad(objective)(params | {"value_head": head})
     np.testing.assert_allclose(info["value_loss"], value, rtol=1e-5)
     moved = jax.tree.map(
-        lambda new, old: (old - new) / SCALARS.critic_learning_rate,
-        state.critic.params, params | {"value_head": head})
+        lambda new, old: (old - new) / SCALARS.critic_learning_rate, state.critic.params, params | {"value_head": head}
+    )
     for x, y in zip(jax.tree.leaves(moved), jax.tree.leaves(grads), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5, rtol=1e-3)
     alone, _ = run(batch, UpdateSpec(LayoutSpec((12, 24), 48)), loss=recipe("ppo", advantage="group_zscore"))
@@ -365,8 +359,10 @@ def test_values_are_those_of_the_whole_batch_and_zero_at_the_start():
     fresh = make_values(critic.model, mesh, WHOLE.layout)(params, batch.tokens, batch.lengths)
     assert (fresh == 0).all()
     params["value_head"] = {"vector": jnp.linspace(-1, 1, 16), "bias": jnp.full(1, 0.5)}
-    whole, small = (make_values(critic.model, mesh, layout)(params, batch.tokens, batch.lengths)
-                    for layout in (WHOLE.layout, LayoutSpec((4, 8, 24), 30)))
+    whole, small = (
+        make_values(critic.model, mesh, layout)(params, batch.tokens, batch.lengths)
+        for layout in (WHOLE.layout, LayoutSpec((4, 8, 24), 30))
+    )
     np.testing.assert_allclose(whole, small, atol=1e-5)
     within = np.arange(23)[None] < batch.lengths[:, None]
     assert (whole[:, 0] == 0).all() and (whole[~within] == 0).all() and (whole[:, 1:][within[:, 1:]] != 0).all()

@@ -72,8 +72,10 @@ def test_gradients_in_bfloat16_are_as_exact_for_the_first_keys_as_for_the_last()
     """What five blocks give the first keys adds up as float32 (as bfloat16, the error was 1.5 times the last keys')."""
     length = 5 * QUERIES
     keys = jax.random.split(jax.random.key(0), 4)
-    arrays = [jax.random.normal(key, (1, length, heads, 128), jnp.bfloat16)
-              for key, heads in zip(keys, (2, 1, 1, 2), strict=True)]
+    arrays = [
+        jax.random.normal(key, (1, length, heads, 128), jnp.bfloat16)
+        for key, heads in zip(keys, (2, 1, 1, 2), strict=True)
+    ]
 
     @jax.jit
     def gradients(query, key, value, given):

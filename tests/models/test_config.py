@@ -6,10 +6,16 @@ import pytest
 import transformers
 
 from models.config import PRESETS, Qwen2Config, preset
-from models.names import tensor_slots
+from models.hf_names import tensor_slots
 
-SMALL = {"model_type": "qwen2", "vocab_size": 10, "hidden_size": 8, "intermediate_size": 8,
-         "num_hidden_layers": 2, "num_attention_heads": 2}
+SMALL = {
+    "model_type": "qwen2",
+    "vocab_size": 10,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 REFUSED = {
     "type qwen2 or qwen3, got 'qwen2_moe'": {"model_type": "qwen2_moe"},
     "type qwen2 or qwen3, got 'qwen3_moe'": {"model_type": "qwen3_moe"},
@@ -46,8 +52,10 @@ def test_every_preset_reads_back_the_same_also_through_transformers(name):
 def test_a_window_that_no_layer_uses_and_a_dual_chunk_within_its_window_are_plain_attention():
     unused = Qwen2Config.from_hugging_face(SMALL | {"use_sliding_window": True, "max_window_layers": 2})
     assert unused == Qwen2Config.from_hugging_face(SMALL)
-    window = {"max_position_embeddings": 1_010_000,
-              "dual_chunk_attention_config": {"original_max_position_embeddings": 262_144}}
+    window = {
+        "max_position_embeddings": 1_010_000,
+        "dual_chunk_attention_config": {"original_max_position_embeddings": 262_144},
+    }
     assert Qwen2Config.from_hugging_face(SMALL | window).max_position_embeddings == 262_144
 
 
@@ -65,18 +73,43 @@ PUBLISHED = {
     "qwen3-32b": (5120, 25_600, 64, 64, 8, 151_936, 1e6, False),
 }
 # Billions of parameters that the model cards state, for every size; tied tables count once.
-STATED = {"0.5b": 0.49, "1.5b": 1.54, "3b": 3.09, "7b": 7.61, "14b": 14.7, "32b": 32.5, "7b-1m": 7.61, "14b-1m": 14.7,
-          "math-1.5b": 1.54, "math-7b": 7.61, "r1-distill-1.5b": 1.78, "r1-distill-7b": 7.61, "r1-distill-14b": 14.7,
-          "r1-distill-32b": 32.5, "qwen3-0.6b": 0.6, "qwen3-1.7b": 1.7, "qwen3-4b": 4.0, "qwen3-8b": 8.2,
-          "qwen3-14b": 14.8, "qwen3-32b": 32.8}
+STATED = {
+    "0.5b": 0.49,
+    "1.5b": 1.54,
+    "3b": 3.09,
+    "7b": 7.61,
+    "14b": 14.7,
+    "32b": 32.5,
+    "7b-1m": 7.61,
+    "14b-1m": 14.7,
+    "math-1.5b": 1.54,
+    "math-7b": 7.61,
+    "r1-distill-1.5b": 1.78,
+    "r1-distill-7b": 7.61,
+    "r1-distill-14b": 14.7,
+    "r1-distill-32b": 32.5,
+    "qwen3-0.6b": 0.6,
+    "qwen3-1.7b": 1.7,
+    "qwen3-4b": 4.0,
+    "qwen3-8b": 8.2,
+    "qwen3-14b": 14.8,
+    "qwen3-32b": 32.8,
+}
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_presets_are_the_published_configs(name):
     found = PRESETS[name]
     assert PUBLISHED[name] == (
-        found.hidden_size, found.intermediate_size, found.num_hidden_layers, found.num_attention_heads,
-        found.num_key_value_heads, found.vocab_size, found.rope_theta, found.tie_word_embeddings)
+        found.hidden_size,
+        found.intermediate_size,
+        found.num_hidden_layers,
+        found.num_attention_heads,
+        found.num_key_value_heads,
+        found.vocab_size,
+        found.rope_theta,
+        found.tie_word_embeddings,
+    )
     assert found.head_dim == 128
 
 
@@ -87,9 +120,13 @@ def test_presets_have_the_parameters_that_their_cards_state(name):
 
 
 def test_hub_names_find_their_shape():
-    wanted = {"Qwen/Qwen2.5-7B-Instruct-1M": "7b-1m", "Qwen/Qwen2.5-0.5B-Instruct": "0.5b",
-              "Qwen/Qwen3-8B": "qwen3-8b", "Qwen/Qwen2.5-Math-1.5B": "math-1.5b",
-              "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": "r1-distill-7b"}
+    wanted = {
+        "Qwen/Qwen2.5-7B-Instruct-1M": "7b-1m",
+        "Qwen/Qwen2.5-0.5B-Instruct": "0.5b",
+        "Qwen/Qwen3-8B": "qwen3-8b",
+        "Qwen/Qwen2.5-Math-1.5B": "math-1.5b",
+        "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": "r1-distill-7b",
+    }
     assert {name: preset(name) for name in wanted} == {name: PRESETS[key] for name, key in wanted.items()}
     for other in ("Qwen/Qwen3-30B-A3B", "Qwen/Qwen2.5-VL-7B", "meta-llama/Llama-3-8B", "Qwen2.5-9B"):
         with pytest.raises(ValueError, match="no preset for"):

@@ -23,10 +23,17 @@ import models.folder
 from models.config import Qwen2Config
 from models.convert import load_params, open_params, save_params
 from models.folder import INDEX, WEIGHTS, read_config
-from models.names import TABLE, abstract_params, tensor_slots
+from models.hf_names import TABLE, abstract_params, tensor_slots
 
-CONFIG = Qwen2Config(vocab_size=48, hidden_size=16, intermediate_size=24, num_hidden_layers=3,
-                     num_attention_heads=4, num_key_value_heads=4, head_dim=4)
+CONFIG = Qwen2Config(
+    vocab_size=48,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    head_dim=4,
+)
 ROOT = Path(__file__).parents[2]
 
 
@@ -34,9 +41,11 @@ def make_folder(folder: Path, config: Qwen2Config = CONFIG, dtype="bfloat16", fi
     """A random checkpoint written by the safetensors package, subnormal numbers included, with companions."""
     rng = np.random.default_rng(0)
     slots = tensor_slots(config).items()
-    scale = 10.0 ** np.arange(-39, 1, dtype=np.float64)[-8 if dtype == "float16" else 0:]
-    tensors = {name: (rng.standard_normal(slot.shape) * rng.choice(scale, slot.shape)).astype(np.dtype(dtype))
-               for name, slot in slots}
+    scale = 10.0 ** np.arange(-39, 1, dtype=np.float64)[-8 if dtype == "float16" else 0 :]
+    tensors = {
+        name: (rng.standard_normal(slot.shape) * rng.choice(scale, slot.shape)).astype(np.dtype(dtype))
+        for name, slot in slots
+    }
     folder.mkdir(parents=True)
     names = sorted(tensors)
     if files == 1:
@@ -45,8 +54,10 @@ def make_folder(folder: Path, config: Qwen2Config = CONFIG, dtype="bfloat16", fi
         groups = {f"model-{i + 1:05d}-of-{files:05d}.safetensors": names[i::files] for i in range(files)}
         for file, group in groups.items():
             save_file({name: tensors[name] for name in group}, folder / file, metadata={"format": "pt"})
-        index = {"metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
-                 "weight_map": {name: file for file, group in groups.items() for name in group}}
+        index = {
+            "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
+            "weight_map": {name: file for file, group in groups.items() for name in group},
+        }
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     fields = config.to_hugging_face() | {"torch_dtype": dtype, "a_key_of_theirs": {"kept": [1, 2]}}
     (folder / "config.json").write_text(json.dumps(fields))
@@ -96,7 +107,8 @@ def test_four_devices_hold_their_quarter_and_the_same_numbers(tmp_path, monkeypa
 
     def listening(shape, sharding, read):
         asked.setdefault(shape, set()).update(
-            read(index).shape for index in sharding.addressable_devices_indices_map(shape).values())
+            read(index).shape for index in sharding.addressable_devices_indices_map(shape).values()
+        )
         return honest(shape, sharding, read)
 
     monkeypatch.setattr(jax, "make_array_from_callback", listening)
@@ -127,8 +139,7 @@ def test_leaves_that_are_still_in_files_hold_the_numbers_that_loading_gives(tmp_
 def test_dtype_and_shard_size_can_be_chosen_and_other_config_keys_stay(tmp_path):
     source = make_folder(tmp_path / "source", dtype="float32")
     params = load_params(source, CONFIG)
-    save_params(tmp_path / "export", params, CONFIG, source_folder=source, dtype="bfloat16",
-                max_shard_bytes=4000)
+    save_params(tmp_path / "export", params, CONFIG, source_folder=source, dtype="bfloat16", max_shard_bytes=4000)
     files = sorted(path.name for path in (tmp_path / "export").glob("*.safetensors"))
     assert len(files) > 1 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
     index = json.loads((tmp_path / "export" / INDEX).read_text())
@@ -172,21 +183,33 @@ FIRST = "model-00001-of-00002.safetensors"
 DAMAGES = {
     "missing": (1, lambda f: _edit(f, lambda t: (t.pop(NORM), t.pop(UP))), f"missing {UP}; missing {NORM}"),
     "left over": (1, lambda f: _edit(f, lambda t: t.update(extra=np.zeros(2, "f4"))), "left over extra"),
-    "mis-shaped": (1, lambda f: _edit(f, lambda t: t.update({UP: np.zeros((16, 24), "f4")})),
-                   r"up_proj.weight has shape \[16, 24\], expected \[24, 16\]"),
+    "mis-shaped": (
+        1,
+        lambda f: _edit(f, lambda t: t.update({UP: np.zeros((16, 24), "f4")})),
+        r"up_proj.weight has shape \[16, 24\], expected \[24, 16\]",
+    ),
     "other dtype": (1, lambda f: _edit(f, lambda t: t.update({NORM: np.zeros(16, np.int8)})), "stored as I8"),
     "truncated": (1, lambda f: _damage(f, WEIGHTS, lambda b: b[:-10]), "is truncated"),
     "empty": (1, lambda f: _damage(f, WEIGHTS, lambda b: b""), "is truncated"),
     "header": (1, lambda f: _damage(f, WEIGHTS, lambda b: b[:9] + b"~~" + b[11:]), "it is not JSON"),
-    "named twice": (1, lambda f: _damage(f, WEIGHTS, lambda b: b.replace(b"s.2.mlp", b"s.1.mlp", 1)),
-                    "named twice: model.layers.1.mlp"),
+    "named twice": (
+        1,
+        lambda f: _damage(f, WEIGHTS, lambda b: b.replace(b"s.2.mlp", b"s.1.mlp", 1)),
+        "named twice: model.layers.1.mlp",
+    ),
     "huge header": (1, lambda f: _damage(f, WEIGHTS, lambda b: b"\xff" * 7 + b"\x7f" + b[8:]), "corrupt"),
     "no weights": (1, lambda f: (f / WEIGHTS).unlink(), "expected model.safetensors or .*found neither"),
     "missing file": (2, lambda f: (f / FIRST).unlink(), f"names files that are not in .*{FIRST}"),
-    "stored twice": (2, lambda f: shutil.copy(f / FIRST, f / FIRST.replace("00001-", "00002-")),
-                     "stores tensors twice"),
-    "index": (2, lambda f: _damage(f, INDEX, lambda b: b.replace(b"model.norm.", b"model.morn.")),
-              "disagrees with its files on model.morn.weight .*model.norm.weight"),
+    "stored twice": (
+        2,
+        lambda f: shutil.copy(f / FIRST, f / FIRST.replace("00001-", "00002-")),
+        "stores tensors twice",
+    ),
+    "index": (
+        2,
+        lambda f: _damage(f, INDEX, lambda b: b.replace(b"model.norm.", b"model.morn.")),
+        "disagrees with its files on model.morn.weight .*model.norm.weight",
+    ),
     "index not JSON": (2, lambda f: _damage(f, INDEX, lambda b: b[:50]), "not readable JSON"),
 }
 

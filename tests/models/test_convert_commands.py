@@ -16,18 +16,25 @@ from safetensors.numpy import load_file, save_file
 
 import jaxrl.convert
 import jaxrl.export
-from jaxrl.learning.checkpoint import Checkpoints
+from jaxrl.checkpointing.checkpoints import Checkpoints
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.optimizer import OptimizerSpec, make_optimizer
 from jaxrl.learning.state import init_params, init_state
 from models.config import Qwen2Config
 from models.convert import load_params, save_params
 from models.folder import read_config
-from models.names import tensor_slots
+from models.hf_names import tensor_slots
 from models.qwen2 import Qwen2
 
-CONFIG = Qwen2Config(vocab_size=24, hidden_size=8, intermediate_size=12, num_hidden_layers=2,
-                     num_attention_heads=2, num_key_value_heads=1, head_dim=4)
+CONFIG = Qwen2Config(
+    vocab_size=24,
+    hidden_size=8,
+    intermediate_size=12,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=4,
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +42,9 @@ def run(tmp_path_factory) -> Path:
     """A converted model: run/ beside its source/."""
     folder = tmp_path_factory.mktemp("convert")
     rng = np.random.default_rng(0)
-    tensors = {name: rng.standard_normal(slot.shape).astype(ml_dtypes.bfloat16)
-               for name, slot in tensor_slots(CONFIG).items()}
+    tensors = {
+        name: rng.standard_normal(slot.shape).astype(ml_dtypes.bfloat16) for name, slot in tensor_slots(CONFIG).items()
+    }
     (folder / "source").mkdir()
     save_file(tensors, folder / "source" / "model.safetensors", metadata={"format": "pt"})
     (folder / "source" / "config.json").write_text(json.dumps(CONFIG.to_hugging_face()))
@@ -54,14 +62,17 @@ def test_convert_then_export_is_the_source_to_the_byte(run, tmp_path, capsys):
         assert len(os.listdir(tmp_path / "out")) == 3
 
 
-@pytest.mark.parametrize(("more", "sentence"), [
-    (["--checkpoint=RUN@7"], "no checkpoint of step 7 in .*; there are 0"),
-    (["--checkpoint=RUN@last"], "expected RUN or RUN@step"),
-    (["--checkpoint=nowhere"], "expected a run folder with checkpoints/ at nowhere"),
-    (["--checkpoint=RUN", "--dtype=int8"], "dtype must be one of"),
-    (["--checkpoint=RUN", "--max-shard-size=big"], "expected a size such as 5GB"),
-    (["--checkpoint=RUN", "--source=nowhere"], "the model 'nowhere' is not to be had"),
-])
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--checkpoint=RUN@7"], "no checkpoint of step 7 in .*; there are 0"),
+        (["--checkpoint=RUN@last"], "expected RUN or RUN@step"),
+        (["--checkpoint=nowhere"], "expected a run folder with checkpoints/ at nowhere"),
+        (["--checkpoint=RUN", "--dtype=int8"], "dtype must be one of"),
+        (["--checkpoint=RUN", "--max-shard-size=big"], "expected a size such as 5GB"),
+        (["--checkpoint=RUN", "--source=nowhere"], "the model 'nowhere' is not to be had"),
+    ],
+)
 def test_a_user_error_is_one_sentence_status_2_and_nothing_written(run, more, sentence, tmp_path, capsys):
     arguments = [argument.replace("RUN", str(run)) for argument in more]
     assert jaxrl.export.main([*arguments, f"--output={tmp_path / 'out'}"]) == 2

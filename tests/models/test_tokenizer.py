@@ -75,12 +75,26 @@ def test_bytes_that_never_become_a_character_come_out_at_the_end(folder):
 
 # What a repository of the hub may hold besides the model that is read.
 REPOSITORY = {
-    "config.json": True, "generation_config.json": True, "model.safetensors.index.json": True,
-    "model-00001-of-00002.safetensors": True, "tokenizer.json": True, "tokenizer_config.json": True,
-    "vocab.json": True, "merges.txt": True, "special_tokens_map.json": True, "added_tokens.json": True,
-    "chat_template.jinja": True, "LICENSE": True, "README.md": False, "pytorch_model.bin": False,
-    "model.Q4_K_M.gguf": False, "tf_model.h5": False, "original/model.safetensors": False, "onnx/config.json": False,
-    "figures/result.png": False, ".gitattributes": False,
+    "config.json": True,
+    "generation_config.json": True,
+    "model.safetensors.index.json": True,
+    "model-00001-of-00002.safetensors": True,
+    "tokenizer.json": True,
+    "tokenizer_config.json": True,
+    "vocab.json": True,
+    "merges.txt": True,
+    "special_tokens_map.json": True,
+    "added_tokens.json": True,
+    "chat_template.jinja": True,
+    "LICENSE": True,
+    "README.md": False,
+    "pytorch_model.bin": False,
+    "model.Q4_K_M.gguf": False,
+    "tf_model.h5": False,
+    "original/model.safetensors": False,
+    "onnx/config.json": False,
+    "figures/result.png": False,
+    ".gitattributes": False,
 }
 
 
@@ -95,7 +109,8 @@ def test_only_the_needed_files_are_asked_of_the_hub(tmp_path, monkeypatch):
     assert resolve_model("Qwen/Qwen2.5-7B-Instruct-1M") == tmp_path
     assert asked["name"] == "Qwen/Qwen2.5-7B-Instruct-1M"
     chosen = filter_repo_objects(
-        REPOSITORY, allow_patterns=asked["allow_patterns"], ignore_patterns=asked["ignore_patterns"])
+        REPOSITORY, allow_patterns=asked["allow_patterns"], ignore_patterns=asked["ignore_patterns"]
+    )
     assert set(chosen) == {file for file, needed in REPOSITORY.items() if needed}
 
 
@@ -123,7 +138,8 @@ from models.tokenizer import load_tokenizer
 print(load_tokenizer(sys.argv[1]).decode([65]))
 """
     done = subprocess.run(
-        [sys.executable, "-c", program, str(folder)], cwd=ROOT, capture_output=True, text=True, check=False)
+        [sys.executable, "-c", program, str(folder)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.stdout.strip() == load_tokenizer(folder).decode([65]), done.stderr
 
 

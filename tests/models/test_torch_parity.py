@@ -16,11 +16,21 @@ from jaxrl.learning.state import abstract_params
 from models.cache import init_cache
 from models.convert import load_params, save_params
 from models.folder import read_config
-from models.qwen2 import Qwen2, head_kernel, stack, unstack
+from models.params import head_kernel, stack, unstack
+from models.qwen2 import Qwen2
 
-BASE = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
-        "rope_theta": 1e6, "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+BASE = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 56,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "rope_theta": 1e6,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+}
 SHAPES = {
     "grouped": {},
     "tied": {"tie_word_embeddings": True},
@@ -121,8 +131,14 @@ def test_greedy_tokens_of_prompts_of_unequal_lengths_are_those_of_generate(shape
     wanted = []
     for prompt, length in zip(prompts, lengths, strict=True):
         ids = torch.tensor(prompt[None, :length], dtype=torch.long)
-        whole = reference.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False,
-                                   pad_token_id=0, eos_token_id=None)
+        whole = reference.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=new,
+            do_sample=False,
+            pad_token_id=0,
+            eos_token_id=None,
+        )
         wanted.append(whole[0, length:].tolist())
     assert min(len(set(row)) for row in wanted) > 3
 
@@ -197,7 +213,8 @@ def test_torch_loads_what_is_written_without_a_source(shape, tmp_path):
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again")
     ids = torch.tensor(np.asarray(_rows(config.vocab_size)[0]), dtype=torch.long)
     with torch.no_grad():
-        assert torch.equal(again(ids).logits, transformers.AutoModelForCausalLM.from_pretrained(
-            tmp_path / "model")(ids).logits)
+        assert torch.equal(
+            again(ids).logits, transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")(ids).logits
+        )
     assert reference.config.tie_word_embeddings == again.config.tie_word_embeddings
     assert json.loads((tmp_path / "again" / "config.json").read_text())["torch_dtype"] == "float32"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxrl.evaluation.table import EvaluationResult, Item, Sample
+from jaxrl.evaluation.results import EvaluationResult, Item, Sample
 from jaxrl.reporting.rollouts import GroupRecord, ResponseRecord, write_rollouts
 from jaxrl.reporting.run_folder import write_evaluation
 from jaxrl.reporting.writers import JsonlWriter

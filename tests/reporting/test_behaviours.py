@@ -72,9 +72,7 @@ def test_the_embedded_model_s_ways_are_told_apart():
 
 
 def test_summary_splits_accuracy_by_behaviour():
-    counts = [
-        behaviours.count(text) for text in ("Wait, Bob lies.", "Wait. Hmm, no.", "Bob lies.", "Cal lies.")
-    ]
+    counts = [behaviours.count(text) for text in ("Wait, Bob lies.", "Wait. Hmm, no.", "Bob lies.", "Cal lies.")]
     metrics = behaviours.summarize(counts, [True, False, False, False], 1)
     assert metrics["behaviour/hesitation"] == 0.5
     assert metrics["behaviour/hesitation/count"] == 0.75

@@ -30,10 +30,13 @@ def test_two_processes_write_the_same_file_and_a_reader_meets_one_of_them_whole(
     assert path.read_text() == "ours" and [entry.name for entry in tmp_path.iterdir()] == ["stopped.json"]
 
 
-@pytest.mark.parametrize(("name", "drop"), [
-    ("evaluations/after.json", lambda workdir: drop_evaluations_after(workdir, 2)),
-    ("rollouts/step_000001.jsonl.gz", lambda workdir: drop_rollouts_after(workdir / "rollouts", 2)),
-])
+@pytest.mark.parametrize(
+    ("name", "drop"),
+    [
+        ("evaluations/after.json", lambda workdir: drop_evaluations_after(workdir, 2)),
+        ("rollouts/step_000001.jsonl.gz", lambda workdir: drop_rollouts_after(workdir / "rollouts", 2)),
+    ],
+)
 def test_what_a_killed_writer_left_is_cleared_when_the_run_goes_on(tmp_path, name, drop):
     assert write(tmp_path / name, KILLED) == -signal.SIGKILL
     (half,) = (tmp_path / name).parent.iterdir()

@@ -13,7 +13,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from jaxrl.evaluation.intervals import clustered_share
-from jaxrl.evaluation.table import to_json
+from jaxrl.evaluation.results import to_json
 from jaxrl.report import main
 from jaxrl.reporting.curves import curves_svg, moving_average, ticks
 from jaxrl.reporting.page import SCRIPTS, TEMPLATES, packed, render_page
@@ -80,9 +80,7 @@ def test_the_page_asks_the_network_for_nothing(page):
     for _, attributes in reader.elements:
         assert "src" not in attributes
         assert attributes.get("href", "#")[:1] == "#" or attributes["href"] == "data:,"
-    policy = next(
-        a["content"] for tag, a in reader.elements if a.get("http-equiv") == "Content-Security-Policy"
-    )
+    policy = next(a["content"] for tag, a in reader.elements if a.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'")
     assert "plotly.js v" in unpacked(reader.scripts[1])[:2000]
     assert len(page) < 2_500_000

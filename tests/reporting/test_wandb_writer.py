@@ -93,26 +93,42 @@ def test_wandb_without_network_goes_offline_and_says_so(tmp_path, fake_wandb):
     first, teardown, second = fake_wandb.inits
     assert (first["mode"], teardown, second["mode"]) == ("online", "teardown", "offline")
     assert fake_wandb.logged == [{"step": 1}]
-    assert said == [f"wandb is out of reach (no network): this run is kept offline, and `wandb sync --id "
-                    f"{stored_run_id(tmp_path)} {tmp_path}/wandb/offline-run-*` sends it later."]
+    assert said == [
+        f"wandb is out of reach (no network): this run is kept offline, and `wandb sync --id "
+        f"{stored_run_id(tmp_path)} {tmp_path}/wandb/offline-run-*` sends it later."
+    ]
 
 
 def test_the_curves_of_the_recipe_have_readable_names():
-    record = {"step": 4, "reward/mean": 1.5, "share/correct": 0.25, "share/bad_format": 0.5, "length/mean": 400.0,
-              "evaluation/p3/sampled/accuracy": 0.2, "evaluation/p3/greedy/accuracy": 0.3,
-              "evaluation/all/sampled/accuracy": 0.1, "entropy": 0.7}
+    record = {
+        "step": 4,
+        "reward/mean": 1.5,
+        "share/correct": 0.25,
+        "share/bad_format": 0.5,
+        "length/mean": 400.0,
+        "evaluation/p3/sampled/accuracy": 0.2,
+        "evaluation/p3/greedy/accuracy": 0.3,
+        "evaluation/all/sampled/accuracy": 0.1,
+        "entropy": 0.7,
+    }
     assert curves(record) == {
-        "curves/mean reward": 1.5, "curves/share correct": 0.25, "curves/share with a format error": 0.5,
-        "curves/mean response length (tokens)": 400.0, "curves/held-out accuracy, 3 people": 0.2,
-        "curves/held-out accuracy, all": 0.1}
+        "curves/mean reward": 1.5,
+        "curves/share correct": 0.25,
+        "curves/share with a format error": 0.5,
+        "curves/mean response length (tokens)": 400.0,
+        "curves/held-out accuracy, 3 people": 0.2,
+        "curves/held-out accuracy, all": 0.1,
+    }
     assert curves({"step": 4}) == {}
 
 
 def groups(step, count):
     """So many problems with two responses each."""
     answers = [ResponseRecord(f"words {place}", "correct", (), (), 1.0, 2.0, 3.0, 0.5, 7, True) for place in range(2)]
-    return [GroupRecord(step, "stage1", number, f"id{number}", "p3", "asked", "solved", tuple(answers))
-            for number in range(count)]
+    return [
+        GroupRecord(step, "stage1", number, f"id{number}", "p3", "asked", "solved", tuple(answers))
+        for number in range(count)
+    ]
 
 
 def test_responses_come_as_a_table_every_so_many_steps(tmp_path, fake_wandb):
@@ -123,9 +139,20 @@ def test_responses_come_as_a_table_every_so_many_steps(tmp_path, fake_wandb):
     assert [entry["step"] for entry in fake_wandb.logged] == [2, 4]
     table = fake_wandb.logged[1]["samples"]
     assert [dict(zip(table["columns"], row, strict=True)) for row in table["data"]] == [
-        {"step": 4, "stage": "stage1", "problem": f"id{number}", "kind": "3 people", "prompt": "asked",
-         "response": "words 0", "verdict": "correct", "reward": 3.0, "advantage": 0.5, "length": 7}
-        for number in range(3)]
+        {
+            "step": 4,
+            "stage": "stage1",
+            "problem": f"id{number}",
+            "kind": "3 people",
+            "prompt": "asked",
+            "response": "words 0",
+            "verdict": "correct",
+            "reward": 3.0,
+            "advantage": 0.5,
+            "length": 7,
+        }
+        for number in range(3)
+    ]
     fake_wandb.logged.clear()
     silent = WandbWriter(WandbSpec(samples_every=0), tmp_path, {})
     silent.write_samples(10, groups(10, 5))
@@ -206,15 +233,26 @@ def test_the_real_wandb_keeps_a_run_offline_where_nobody_is_logged_in_or_the_net
     environment |= {"WANDB_API_KEY": "a" * 40} if login else {}
     names = []
     for part, (first, last) in enumerate(((0, 3), (2, 4))):
-        done = subprocess.run([sys.executable, "-c", RUN, tmp_path / "run", str(first), str(last), "2"], cwd=ROOT,
-                              env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, tmp_path / "run", str(first), str(last), "2"],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
         assert ("wandb is out of reach" in done.stdout) == login and "switched off" not in done.stdout
         kept = stored(tmp_path / "run")
-        lines = [{item.nested_key[0]: item.value_json for item in record.history.item}
-                 for record in kept if record.WhichOneof("record_type") == "history"]
-        numbers = [[json.loads(line[name]) for name in ("step", "reward/mean", "curves/mean reward")]
-                   for line in lines if "reward/mean" in line]
+        lines = [
+            {item.nested_key[0]: item.value_json for item in record.history.item}
+            for record in kept
+            if record.WhichOneof("record_type") == "history"
+        ]
+        numbers = [
+            [json.loads(line[name]) for name in ("step", "reward/mean", "curves/mean reward")]
+            for line in lines
+            if "reward/mean" in line
+        ]
         assert numbers == [[step, step / 4, step / 4] for step in range(first, last)]
         (run,) = (record.run for record in kept if record.WhichOneof("record_type") == "run")
         names.append((run.run_id, run.display_name, run.project))

@@ -15,9 +15,7 @@ from jaxrl.reporting.writers import JsonlWriter, read_metrics
 def run(path, steps, restored=None):
     writer = JsonlWriter(path, restored)
     for step in steps:
-        writer.write(
-            {"step": step, "reward/mean": step / 3, "share/correct": np.float32(step) / np.float32(7)}
-        )
+        writer.write({"step": step, "reward/mean": step / 3, "share/correct": np.float32(step) / np.float32(7)})
     writer.close()
 
 
@@ -35,9 +33,7 @@ def test_values_come_back_bit_for_bit(tmp_path):
     path = tmp_path / "metrics.jsonl"
     writer = JsonlWriter(path)
     value = np.float32(0.1)
-    writer.write(
-        {"step": 1, "loss/total": value, "reward/mean": math.nan, "ratio/mean": -math.inf, "stage": "one"}
-    )
+    writer.write({"step": 1, "loss/total": value, "reward/mean": math.nan, "ratio/mean": -math.inf, "stage": "one"})
     record = read_metrics(path)[0]
     assert np.float32(record["loss/total"]) == value
     assert record["loss/total"] == float(value)

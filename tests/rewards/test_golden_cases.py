@@ -10,9 +10,7 @@ from jaxrl.rewards import SUSPECTS, VERDICTS, score
 
 CASES = [
     json.loads(line)
-    for line in (Path(__file__).parents[1] / "golden" / "scored_cases.jsonl")
-    .read_text(encoding="utf-8")
-    .splitlines()
+    for line in (Path(__file__).parents[1] / "golden" / "scored_cases.jsonl").read_text(encoding="utf-8").splitlines()
 ]
 
 

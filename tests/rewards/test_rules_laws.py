@@ -213,13 +213,9 @@ def test_no_trick_in_the_answer_is_correct(trick, data, puzzle):
 @given(data=st.data(), puzzle=puzzles())
 def test_no_trick_of_form_is_correct(trick, data, puzzle):
     said = data.draw(renderings(*puzzle))
-    quiz = (
-        " ".join(f"{name} says: {puzzle[0][0]} is a {puzzle[1][0]}." for name in puzzle[0]) + " Who is what?"
-    )
+    quiz = " ".join(f"{name} says: {puzzle[0][0]} is a {puzzle[1][0]}." for name in puzzle[0]) + " Who is what?"
     thought = THINKING.format(puzzle[0][0])
-    response = trick.format(
-        t=f"<think>{thought}</think>", a=f"<answer>{said}</answer>", q=quiz, x=said, y=thought
-    )
+    response = trick.format(t=f"<think>{thought}</think>", a=f"<answer>{said}</answer>", q=quiz, x=said, y=thought)
     verdict = judge(puzzle, response)
     assert verdict.verdict == "bad_format"
     assert verdict.reward == -3.0
@@ -286,10 +282,7 @@ def test_nothing_raises_and_spelling_does_not_matter(rule, text, opened, truncat
 def test_a_flood_of_marks_is_counted_alike_in_every_spelling(letter, marks):
     text = f"x {letter}{''.join(marks)} y"
     assert (
-        len(
-            {has_mark_flood(unicodedata.normalize(form, text)) for form in ("NFC", "NFD")}
-            | {has_mark_flood(text)}
-        )
+        len({has_mark_flood(unicodedata.normalize(form, text)) for form in ("NFC", "NFD")} | {has_mark_flood(text)})
         == 1
     )
 

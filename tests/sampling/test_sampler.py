@@ -14,13 +14,15 @@ from jax.sharding import PartitionSpec as P
 
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.state import decode_shardings
-from jaxrl.sampling import Coordinates, Sampler, SamplingSpec, StopStrings, step
-from jaxrl.sampling.loop import unseated
-from jaxrl.sampling.lowered import lower
+from jaxrl.planning.lower_sampler import lower
+from jaxrl.sampling import Coordinates, Sampler, SamplingSpec, StopStrings
+from jaxrl.sampling import decode as step
+from jaxrl.sampling.engine import unseated
 from jaxrl.sampling.sampler import abstract_weights, default_batch_sizes
 from models.cache import cache_size
 from models.config import Qwen2Config
-from models.qwen2 import Qwen2, head_kernel
+from models.params import head_kernel
+from models.qwen2 import Qwen2
 
 CONFIG = Qwen2Config(
     vocab_size=41,
@@ -52,9 +54,7 @@ def samplers():
     return {devices: Sampler(CONFIG, mesh(devices), rows=16, chunk=8) for devices in (1, 4)}
 
 
-PROMPTS = [
-    np.random.default_rng(i).integers(0, 41, size=n).tolist() for i, n in enumerate((5, 60, 70, 20, 1, 33))
-]
+PROMPTS = [np.random.default_rng(i).integers(0, 41, size=n).tolist() for i, n in enumerate((5, 60, 70, 20, 1, 33))]
 
 
 def run(sampler, params, prompts=range(6), samples=range(4), new=90, step=2, progress=None, **spec):
@@ -107,8 +107,9 @@ def test_weights_split_over_devices_draw_the_same_tokens(params):
     halves = {(24, 32): weights["layers_0"]["mlp"]["up"]["kernel"], (21, 32): weights["embed"]["embedding"]}
     for half, matrix in halves.items():
         assert {shard.data.shape for shard in matrix.addressable_shards} == {half}
-    whole, drawn = (by_name(run(one, params), range(6), range(4))
-                    for one in (Sampler(config, mesh(1), rows=16, chunk=8), sampler))
+    whole, drawn = (
+        by_name(run(one, params), range(6), range(4)) for one in (Sampler(config, mesh(1), rows=16, chunk=8), sampler)
+    )
     for name, (tokens, logp, finished) in whole.items():
         assert drawn[name][0] == tokens and drawn[name][2] == finished
         mine = np.frombuffer(drawn[name][1], np.float32)
@@ -119,8 +120,7 @@ def test_a_completion_does_not_know_refill_order_or_number_of_slots(params, refe
     sampler = Sampler(CONFIG, mesh(1), rows=16, chunk=5, slots=16)
     assert by_name(run(sampler, params), range(6), range(4)) == reference
     assert (
-        by_name(run(sampler, params, reversed(range(6)), (2, 0, 3, 1)), reversed(range(6)), (2, 0, 3, 1))
-        == reference
+        by_name(run(sampler, params, reversed(range(6)), (2, 0, 3, 1)), reversed(range(6)), (2, 0, 3, 1)) == reference
     )
 
 
@@ -152,8 +152,11 @@ def test_a_neighbour_that_truncates_changes_nothing(samplers, params, reference)
 def test_a_prompt_is_run_through_the_model_once_for_all_of_its_samples(params, monkeypatch):
     sampler, held = Sampler(CONFIG, mesh(1), rows=16, chunk=8, slots=16), []
     prefill = sampler.programs.prefill
-    monkeypatch.setattr(sampler.programs, "prefill",
-                        lambda weights, tokens, lengths: held.append(lengths) or prefill(weights, tokens, lengths))
+    monkeypatch.setattr(
+        sampler.programs,
+        "prefill",
+        lambda weights, tokens, lengths: held.append(lengths) or prefill(weights, tokens, lengths),
+    )
     run(sampler, params, samples=range(16))
     rows = np.concatenate(held)
     filled = sorted(len(prompt) for prompt in PROMPTS)  # a row that only fills up has one token, and so has a prompt
@@ -164,7 +167,8 @@ def test_rows_are_spread_evenly_over_devices(params):
     sampler, seen = Sampler(CONFIG, mesh(4), rows=16, chunk=8), []
     decode = sampler.programs.decode[False]
     sampler.programs.decode[False] = lambda weights, cache, slots, *rest: (
-        seen.append(np.asarray(~slots.done).reshape(4, 16).sum(axis=1)) or decode(weights, cache, slots, *rest))
+        seen.append(np.asarray(~slots.done).reshape(4, 16).sum(axis=1)) or decode(weights, cache, slots, *rest)
+    )
     run(sampler, params, eos_ids=())
     assert seen[0].tolist() == [6, 6, 6, 6]
 
@@ -186,7 +190,8 @@ def test_a_batch_shrinks_as_its_rows_end_and_no_bit_changes(monkeypatch):
         assert sampler.batch_sizes == (8, 16, 32)
         sampler.batch_sizes, decode = sizes, sampler.programs.decode[False]
         sampler.programs.decode[False] = lambda weights, cache, slots, *rest, decode=decode: (
-            shapes.add(len(slots.done)) or decode(weights, cache, slots, *rest))
+            shapes.add(len(slots.done)) or decode(weights, cache, slots, *rest)
+        )
         coordinates = Coordinates(0, 0, np.arange(4), np.arange(16))
         out = sampler.sample(sampler.decode_weights(params), PROMPTS_OF_MANY, 16, coordinates, SamplingSpec(limits, ()))
         drawn[sizes] = by_name(out, range(4), range(16)), out.occupancy
@@ -296,7 +301,8 @@ def test_a_cache_is_cut_when_its_long_row_has_ended_and_no_bit_changes(params):
         sampler = Sampler(CONFIG, mesh(1), rows=16, chunk=8, slots=16, cache_lengths=lengths)
         decode = sampler.programs.decode[False]
         sampler.programs.decode[False] = lambda weights, cache, slots, *rest, decode=decode: (
-            sizes.append(cache_size(cache)) or decode(weights, cache, slots, *rest))
+            sizes.append(cache_size(cache)) or decode(weights, cache, slots, *rest)
+        )
         prompts = (0, 3, 4, 5)
         drawn.append(by_name(run(sampler, params, prompts, range(24), limits, eos_ids=()), prompts, range(24)))
     assert drawn[0] == drawn[1]
@@ -507,9 +513,7 @@ def test_a_bad_request_fails_before_anything_compiles(params, change, message):
     asked = {"prompts": [[1], [2]], "prompt": [0, 1], "max_new_tokens": 90, "eos_ids": EOS} | change
     prompts, prompt = asked.pop("prompts"), asked.pop("prompt")
     with pytest.raises(ValueError, match=message):
-        sampler.sample(
-            None, prompts, 2, Coordinates(0, 0, np.array(prompt), np.arange(2)), SamplingSpec(**asked)
-        )
+        sampler.sample(None, prompts, 2, Coordinates(0, 0, np.array(prompt), np.arange(2)), SamplingSpec(**asked))
     assert sampler.traces == {}
 
 
@@ -535,4 +539,8 @@ def test_numbers_that_no_sampler_can_have_are_refused(settings, message):
 def test_slots_bound_the_rows_that_nobody_names(params):
     found = {slots: Sampler(CONFIG, mesh(4), slots=slots) for slots in (4, 67, 128, 300)}
     assert {slots: (sampler.rows, sampler.batches) for slots, sampler in found.items()} == {
-        4: (1, 1), 67: (16, 1), 128: (32, 1), 300: (32, 2)}
+        4: (1, 1),
+        67: (16, 1),
+        128: (32, 1),
+        300: (32, 2),
+    }

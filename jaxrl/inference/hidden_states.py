@@ -1,0 +1,82 @@
+"""Hidden states and logit lens of given rows, batch by batch, as host arrays."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from jaxrl.inference.load import Source, load_params_of
+from jaxrl.learning.mesh import MeshSpec, make_mesh, row_sharding, row_shards
+from jaxrl.learning.state import decode_shardings
+from models.logit_lens import check_layers, look_inside
+from models.params import unstack
+from models.qwen2 import Qwen2
+
+
+def inspect_rows(
+    source: Source, rows: Sequence[tuple[str, list[int]]], layers: Sequence[int], top: int, batch: int, dtype: str
+) -> dict[str, np.ndarray]:
+    """`ids`, `tokens`, `lengths`, `layers`, `hidden`, `final`, `lens_tokens` and `lens_logp` of (id, token ids) rows.
+
+    Shapes as `python -m jaxrl.inspect --help` has them; `batch` rows are in work at a time. Raises ValueError, before
+    any weight is read, for layers and a `top` that the model does not have and for rows that it can't take.
+    """
+    _check(source, rows, layers, top)
+    config, longest = source.config, max(len(row) for _, row in rows)
+    mesh = make_mesh(MeshSpec(data=1, fsdp=-1))
+    batch = -(-batch // row_shards(mesh)) * row_shards(mesh)
+    model = Qwen2(config, scan_layers=False, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
+    weights = jax.jit(
+        lambda params: jax.tree.map(lambda x: x.astype(dtype), unstack(params, config.num_hidden_layers)),
+        out_shardings=decode_shardings(config, mesh),
+    )(load_params_of(source, dtype, mesh))
+    split = row_sharding(mesh)
+    look = jax.jit(
+        jax.shard_map(
+            partial(look_inside, model, layers=tuple(layers), top=top),
+            mesh=mesh,
+            in_specs=(PartitionSpec(), split.spec, split.spec),
+            out_specs=split.spec,
+            check_vma=False,
+        )
+    )
+    size = (len(rows), len(layers), longest)
+    found = {
+        "hidden": np.zeros((*size, config.hidden_size), np.float32),
+        "final": np.zeros((len(rows), longest, config.hidden_size), np.float32),
+        "lens_tokens": np.full((*size, top), -1, np.int32),
+        "lens_logp": np.zeros((*size, top), np.float32),
+    }
+    tokens, lengths = _padded(rows, longest)
+    for first in range(0, len(rows), batch):
+        places = np.minimum(np.arange(first, first + batch), len(rows) - 1)  # the last row fills the last batch
+        seen = jax.device_get(look(weights, *jax.device_put((np.maximum(tokens[places], 0), lengths[places]), split)))
+        for row, place in enumerate(range(first, min(first + batch, len(rows)))):
+            for array, part in zip(found.values(), seen, strict=True):
+                array[place, ..., : lengths[place], :] = part[row, ..., : lengths[place], :]
+    ids = np.array([name for name, _ in rows])
+    return {"ids": ids, "tokens": tokens, "lengths": lengths, "layers": np.array(layers, np.int32)} | found
+
+
+def _check(source: Source, rows: Sequence[tuple[str, list[int]]], layers: Sequence[int], top: int) -> None:
+    config = source.config
+    check_layers(layers, config)
+    if not 1 <= top <= config.vocab_size:
+        raise ValueError(f"expected a top from 1 to {config.vocab_size}, the vocabulary of {source.name}, got {top}.")
+    for name, row in rows:
+        if not 1 <= len(row) <= config.max_position_embeddings:
+            raise ValueError(
+                f"prompt {name!r}: expected 1 to {config.max_position_embeddings} tokens for "
+                f"{source.name}, got {len(row)}."
+            )
+
+
+def _padded(rows: Sequence[tuple[str, list[int]]], longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids [N, T], padded with -1, and lengths [N]."""
+    tokens = np.full((len(rows), longest), -1, np.int32)
+    for place, (_, row) in enumerate(rows):
+        tokens[place, : len(row)] = row
+    return tokens, np.array([len(row) for _, row in rows], np.int32)

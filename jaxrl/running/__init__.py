@@ -1,1 +1,0 @@
-"""Runs: the only room that knows all the others."""

@@ -1,0 +1,1 @@
+"""What is asked: problems, prompts and their tasks."""

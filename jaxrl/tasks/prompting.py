@@ -1,0 +1,73 @@
+"""Problems as prompts, and responses as text."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from data_gen.prompts import (
+    PromptSpec,
+    build_messages,
+    build_prompt,
+)
+from data_gen.response_styles import way_of
+from jaxrl.rewards import RewardValues, Verdict, score
+from jaxrl.sampling import SamplingSpec, StopStrings
+from jaxrl.tasks.problem import Problem
+from jaxrl.tasks.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialogue:
+    """A task as a model meets it: prompts as token ids, responses as text, verdicts by the run's rule."""
+
+    task: Task
+    prompt: PromptSpec
+    rule: str
+    values: RewardValues
+    tokenizer: Any
+    eos_ids: tuple[int, ...]
+    stop: tuple[str, ...] = ()
+
+    def encode(self, problem: Problem) -> list[int]:
+        """The prompt as token ids; special tokens only where the prompt text has them."""
+        text = build_prompt(*self.task.asked(problem, self.prompt.form), self.prompt, self.tokenizer)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def lesson(self, problem: Problem) -> list[int]:
+        """What the task's solver writes, as the tokens that the model should have drawn, the last of which ends it."""
+        text = self.task.lesson(problem)
+        if self.prompt.opens_think:
+            text = text.removeprefix("<think>")
+        tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*tokens, self.tokenizer.eos_token_id]
+
+    def messages(self, problem: Problem) -> list[dict[str, str]]:
+        """The prompt as chat messages, for a server that has the template; ValueError where they can't say it."""
+        return build_messages(*self.task.asked(problem, self.prompt.form), self.prompt)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Response tokens as text, special tokens visible, the one final end token left out."""
+        tokens = list(tokens)
+        if tokens and tokens[-1] in self.eos_ids:
+            tokens.pop()
+        return self.tokenizer.decode(tokens, skip_special_tokens=False)
+
+    def judge(self, problem: Problem, response: str, truncated: bool) -> Verdict:
+        """The verdict of the run's rule, the same for training and evaluation."""
+        return score(
+            response,
+            **self.task.facts(problem),
+            prompt_opens_think=self.prompt.opens_think,
+            truncated=truncated,
+            values=self.values,
+            rule=self.rule,
+        )
+
+    def drawing(self, max_new_tokens: int, temperature: float, **truncation: float) -> SamplingSpec:
+        """How responses of this dialogue are drawn: what ends them, and the settings given."""
+        stop = StopStrings(self.stop, lambda tokens: self.tokenizer.decode(tokens, skip_special_tokens=False))
+        return SamplingSpec(max_new_tokens, self.eos_ids, temperature, stop=stop, **truncation)
+
+    def way_of(self, response: str) -> str:
+        """Which taught way a response follows; only the embedded model's own wording can be told apart."""
+        return way_of(response) if self.prompt.form == "terse" else ""

@@ -1,0 +1,126 @@
+"""One table of Hugging Face names and our paths, read both ways, and the checks of either side against it."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.typing import DTypeLike
+
+from models.config import Qwen2Config
+from models.qwen2 import Qwen2
+from models.safetensors_file import DTYPES, Entry, view
+
+TABLE = {
+    "embed/embedding": "model.embed_tokens.weight",
+    "layers/input_norm/scale": "model.layers.{}.input_layernorm.weight",
+    "layers/attention/query/kernel": "model.layers.{}.self_attn.q_proj.weight",
+    "layers/attention/query/bias": "model.layers.{}.self_attn.q_proj.bias",
+    "layers/attention/query_norm/scale": "model.layers.{}.self_attn.q_norm.weight",
+    "layers/attention/key/kernel": "model.layers.{}.self_attn.k_proj.weight",
+    "layers/attention/key/bias": "model.layers.{}.self_attn.k_proj.bias",
+    "layers/attention/key_norm/scale": "model.layers.{}.self_attn.k_norm.weight",
+    "layers/attention/value/kernel": "model.layers.{}.self_attn.v_proj.weight",
+    "layers/attention/value/bias": "model.layers.{}.self_attn.v_proj.bias",
+    "layers/attention/output/kernel": "model.layers.{}.self_attn.o_proj.weight",
+    "layers/post_norm/scale": "model.layers.{}.post_attention_layernorm.weight",
+    "layers/mlp/gate/kernel": "model.layers.{}.mlp.gate_proj.weight",
+    "layers/mlp/up/kernel": "model.layers.{}.mlp.up_proj.weight",
+    "layers/mlp/down/kernel": "model.layers.{}.mlp.down_proj.weight",
+    "final_norm/scale": "model.norm.weight",
+    "lm_head/embedding": "lm_head.weight",
+}
+"""Our path -> their name, `{}` the layer. Kernels are [in, out] here and [out, in] there."""
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+class Slot(NamedTuple):
+    """One Hugging Face tensor and where it lives: our path, layer (None: not stacked) and stored shape."""
+
+    path: str
+    layer: int | None
+    shape: tuple[int, ...]
+
+    @property
+    def transposed(self) -> bool:
+        return self.path.endswith("/kernel")
+
+
+@functools.cache
+def _leaves(config: Qwen2Config, dtype: np.dtype) -> dict[str, jax.ShapeDtypeStruct]:
+    row, lengths = jax.ShapeDtypeStruct((1, 1), jnp.int32), jax.ShapeDtypeStruct((1,), jnp.int32)
+    init = functools.partial(Qwen2(config, param_dtype=dtype).init, jax.random.key(0))
+    return flatten_dict(nn.meta.unbox(jax.eval_shape(init, row, row, lengths)["params"]), sep="/")
+
+
+def abstract_params(config: Qwen2Config, dtype: DTypeLike = jnp.float32) -> dict[str, Any]:
+    """Shapes and dtypes of the scanned parameter tree, without allocating anything."""
+    return unflatten_dict(_leaves(config, jnp.dtype(dtype)), sep="/")
+
+
+def tensor_slots(config: Qwen2Config) -> dict[str, Slot]:
+    """Every tensor that a checkpoint of this shape holds, by Hugging Face name, layer after layer."""
+    leaves = flatten_dict(abstract_params(config), sep="/")
+    slots: dict[str, Slot] = {}
+    for layer in range(config.num_hidden_layers):
+        for path, leaf in leaves.items():
+            if path.startswith("layers/"):
+                shape = leaf.shape[:0:-1] if path.endswith("/kernel") else leaf.shape[1:]
+                slots[TABLE[path].format(layer)] = Slot(path, layer, shape)
+    tops = {
+        TABLE[path]: Slot(path, None, leaf.shape) for path, leaf in leaves.items() if not path.startswith("layers/")
+    }
+    first = {EMBEDDING: tops.pop(EMBEDDING)}
+    return first | slots | tops
+
+
+def _same(one: Entry, other: Entry) -> bool:
+    same_kind = (one.code, one.shape) == (other.code, other.shape)
+    return same_kind and np.array_equal(view(one).view(np.uint8), view(other).view(np.uint8))
+
+
+def check_entries(folder: str | Path, entries: Mapping[str, Entry], slots: Mapping[str, Slot]) -> dict[str, Entry]:
+    """The entries that fill `slots`. Raises ValueError listing all missing, left-over or mis-shaped ones."""
+    entries = dict(entries)
+    if HEAD in entries and HEAD not in slots and EMBEDDING in entries:
+        if not _same(entries[HEAD], entries[EMBEDDING]):
+            raise ValueError(
+                f"{folder} ties its head to the embedding, but {HEAD} differs from {EMBEDDING}; "
+                "set tie_word_embeddings to false in config.json or remove the tensor."
+            )
+        entries.pop(HEAD)
+    wrong = [f"missing {name}" for name in slots if name not in entries]
+    wrong += [f"left over {name}" for name in entries if name not in slots]
+    for name, entry in entries.items():
+        if name in slots and entry.shape != slots[name].shape:
+            wrong.append(f"{name} has shape {list(entry.shape)}, expected {list(slots[name].shape)}")
+        if entry.code not in DTYPES:
+            wrong.append(f"{name} is stored as {entry.code}, expected one of {', '.join(DTYPES)}")
+    if wrong:
+        raise ValueError(
+            f"the tensors in {folder} do not fit its config.json: {'; '.join(wrong)}. "
+            "Use the config and weights of one and the same model."
+        )
+    return entries
+
+
+def check_params(params: Mapping[str, Any], config: Qwen2Config) -> dict[str, Any]:
+    """The leaves by path. Raises ValueError that lists every leaf missing, left over or of another shape."""
+    leaves, expected = flatten_dict(dict(params), sep="/"), flatten_dict(abstract_params(config), sep="/")
+    wrong = [f"missing {path}" for path in expected if path not in leaves]
+    wrong += [f"left over {path}" for path in leaves if path not in expected]
+    wrong += [
+        f"{path} has shape {list(leaf.shape)}, expected {list(expected[path].shape)}"
+        for path, leaf in leaves.items()
+        if path in expected and leaf.shape != expected[path].shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"the parameters do not fit the model config: {'; '.join(wrong)}. Pass the scanned tree of this very model."
+        )
+    return leaves

@@ -1,0 +1,349 @@
+"""What some algorithms add to a step: a critic, a reference that follows, greedy completions, other problems."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from configs import base
+from jaxrl.algorithms.losses import LossSpec
+from jaxrl.algorithms.recipes import RECIPES, recipe
+from jaxrl.checkpointing.checkpoints import Checkpoints
+from jaxrl.checkpointing.restore import restore_params
+from jaxrl.reporting.metrics import check
+from jaxrl.reporting.rollouts import read_rollouts, rollout_path
+from jaxrl.rewards import Verdict
+from jaxrl.sampling import Completions
+from jaxrl.training import step as steps
+from jaxrl.training import trainer as loop
+from jaxrl.training.components import first_state, load_weights
+from jaxrl.training.replay import replay
+from jaxrl.training.rollout import Rollout, join, score_completions, select, shaped_rewards, with_variance
+from jaxrl.training.run_spec import run_spec
+
+STEPS = 6
+# One run of each; what a line of a config changes.
+SETTINGS = {
+    "ppo": {
+        "algorithm.recipe": "ppo",
+        "algorithm.reference.every": 2,
+        "algorithm.reference.decay": 0.5,
+        "algorithm.minibatches": 2,
+        "stages.stage2.fresh_optimizer": True,
+        "checkpoint.keep": 9,
+    },
+    "remax": {"algorithm.recipe": "remax", **{f"stages.stage{stage}.samples": 1 for stage in (1, 2, 3)}},
+    "dapo": {"algorithm.recipe": "dapo", "algorithm.refills": 2, "algorithm.overlong_buffer": 0.5},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rare():
+    """Only responses to some problems may be called correct, so that whole groups get one reward and others do not."""
+    patch = pytest.MonkeyPatch()
+    judge = loop.Dialogue.judge
+
+    def some(self, problem, response, truncated):
+        verdict = judge(self, problem, response, truncated)
+        teaches = sum(map(ord, problem.id)) % 2 and len(response) % 2
+        return verdict._replace(verdict="correct", reward=3.0 if teaches else 1.0)
+
+    patch.setattr(loop.Dialogue, "judge", some)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def trained(small, tmp_path_factory):
+    """`trained(name)`: a run of six steps that nothing disturbed, made once."""
+    made = {}
+
+    def train(name):
+        if name not in made:
+            made[name] = small.run(small.fields(tmp_path_factory.mktemp(name) / "run", SETTINGS[name]))
+            made[name].train()
+        return made[name]
+
+    return train
+
+
+def state_of(run):
+    """The newest checkpoint's whole state, critic and reference too."""
+    with Checkpoints(run.spec.workdir / "checkpoints") as checkpoints:
+        return jax.device_get(checkpoints.restore(run.machine.abstract())[0])
+
+
+def rollouts(run, step):
+    return read_rollouts(rollout_path(run.spec.workdir / "rollouts", step))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_run_that_was_killed_equals_one_that_was_not(name, small, trained, tmp_path, monkeypatch):
+    """Law 2, for all that these algorithms keep: killed while step 4 is scored, started again."""
+    fields = small.fields(tmp_path / "run", SETTINGS[name])
+    real = steps.make_batch
+
+    def dies(rollout, longest):
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append(rollout)
+        return real(rollout, longest)
+
+    seen = []
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "make_batch", dies)
+        with pytest.raises(KeyboardInterrupt):
+            small.run(fields).train()
+    again, whole = small.run(fields), trained(name)
+    again.train()
+    assert small.numbers(tmp_path / "run") == small.numbers(whole.spec.workdir)
+    assert rollouts(again, 4) == rollouts(whole, 4)
+    jax.tree.map(np.testing.assert_array_equal, state_of(again), state_of(whole))
+
+
+def test_the_critic_learns_from_the_first_step_on(small, trained):
+    run = trained("ppo")
+    numbers, state = small.numbers(run.spec.workdir), state_of(run)
+    assert numbers[1]["critic/value"] != 0 and numbers[1]["critic/explained_variance"] == 0  # it said 0 before
+    assert all(record["critic/gradient_norm"] > 0 for record in numbers[1:])
+    assert 0 < np.abs(state.critic.params["value_head"]["vector"]).max() < 0.1
+    assert (state.critic.params["embed"]["embedding"] != state.params["embed"]["embedding"]).any()
+    assert state.step == 2 * STEPS  # two optimizer steps a rollout
+
+
+def test_the_guards_factor_is_of_all_rates(trained):
+    """At none neither the policy nor its critic moves."""
+    run = trained("ppo")
+    plan = loop.plan_step(run.spec.stages, loop.Progress(step=STEPS - 1, place=1, stage=2, rate=0.0))
+    with Checkpoints(run.spec.workdir / "checkpoints") as checkpoints:
+        state = checkpoints.restore(run.machine.abstract())[0]
+    before = jax.device_get(state)
+    after, record = run.steps.learn(state, plan, run.steps.draw(state, None, plan))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(after.critic.params), before.critic.params)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(after.params), before.params)
+    assert record["guard/rate"] == record["learning_rate"] == 0 < record["critic/gradient_norm"]
+
+
+def test_a_reference_that_follows_moves_half_way_every_second_step(small, trained):
+    run = trained("ppo")
+    weights = [load(run, step) for step in range(0, STEPS + 1, 2)]
+    expected = weights[0]
+    for later in weights[1:]:
+        expected = 0.5 * expected + 0.5 * later
+    found = np.asarray(state_of(run).reference["embed"]["embedding"])
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+    assert (found != weights[0]).any() and (found != weights[-1]).any()
+
+
+def load(run, step):
+    """The embedding after a step."""
+    if step == 0:
+        return np.asarray(load_weights(run.machine, run.folder)["embed"]["embedding"])
+    return np.asarray(restore_params(run.spec.workdir, run.machine.config, step)[0]["embed"]["embedding"])
+
+
+def test_samples_behind_those_of_the_stage_are_greedy(trained):
+    """ReMax: the same text whatever the sample number; those of the stage differ."""
+    run = trained("remax")
+    plan = loop.plan_step(run.spec.stages, loop.Progress())
+    state = first_state(run.machine, run.spec, run.folder)
+    _, drawn = run.steps.complete(state, plan, np.array([0, 1]), np.array([0, 1, 2]))
+    assert (drawn.tokens[[1, 4]] == drawn.tokens[[2, 5]]).all() and (drawn.tokens[[0, 3]] != drawn.tokens[[1, 4]]).any()
+
+
+def test_the_greedy_completion_is_the_baseline_and_no_row_of_the_update(small, trained):
+    run = trained("remax")
+    for record in small.numbers(run.spec.workdir)[1:]:
+        advantages = [group.responses[0].advantage for group in rollouts(run, record["step"])]
+        assert {len(group.responses) for group in rollouts(run, record["step"])} == {1}
+        # the KL of one token is in it too, and small here
+        assert np.mean(advantages) == pytest.approx(record["reward/mean"] - record["reward/greedy"], abs=0.01)
+        assert "groups/no_variance" not in record
+
+
+def test_a_step_asks_other_problems_in_place_of_those_that_teach_nothing(small, trained):
+    run, refills = trained("dapo"), []
+    for record in small.numbers(run.spec.workdir)[1:]:
+        groups = rollouts(run, record["step"])
+        learned = [group for group in groups if group.responses[0].advantage is not None]
+        varied = [group for group in groups if len({response.reward for response in group.responses}) > 1]
+        assert learned == varied[:4] and varied
+        assert len({group.problem for group in groups}) == len(groups) == record["groups/drawn"]
+        assert record["groups/dropped"] == len(groups) - len(learned)
+        assert len(learned) == 4 or len(groups) == 6 or record["groups/refills"] == 2  # full, pool empty, or limit
+        refills.append(record["groups/refills"])
+    assert max(refills) > 0
+
+
+def test_a_step_whose_groups_are_all_dropped_learns_from_nothing(small, trained, tmp_path, monkeypatch):
+    """Every response gets one reward, those near the limit are punished for it: no bit of the state may move."""
+    run = trained("dapo")
+    judge = loop.Dialogue.judge
+    monkeypatch.setattr(loop.Dialogue, "judge", lambda *asked: judge(*asked)._replace(reward=1.0))
+    plan = loop.plan_step(run.spec.stages, loop.Progress(step=STEPS - 1, place=1, stage=2))
+    with Checkpoints(run.spec.workdir / "checkpoints") as checkpoints:
+        state = checkpoints.restore(run.machine.abstract())[0]  # with moments that would move it
+    before = jax.device_get(state)
+    drawn = run.steps.draw(state, None, plan)
+    after, record = run.steps.learn(state, plan, drawn)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(after), before)
+    assert record["groups/dropped"] == record["groups/drawn"] == 6 and record["tokens/update"] == 0
+    check(record)
+    advantages = {response.advantage for group in run.steps.records(plan, drawn) for response in group.responses}
+    assert advantages == {None}
+
+
+@pytest.mark.parametrize(("minibatches", "exact"), [(1, True), (2, False)])
+def test_one_step_a_rollout_has_a_ratio_of_one_with_the_kl_in_the_reward(small, tmp_path, minibatches, exact):
+    """In bfloat16 another program's log-probabilities differ from the update's own."""
+    run = small.run(
+        small.fields(
+            tmp_path / "run",
+            {"algorithm.recipe": "reinforce_pp", "dtype": "bfloat16", "algorithm.minibatches": minibatches},
+        )
+    )
+    plan = loop.plan_step(run.spec.stages, loop.Progress())
+    state = first_state(run.machine, run.spec, run.folder)
+    drawn = run.steps.draw(state, load_weights(run.machine, run.folder), plan)
+    assert drawn.batch.ref_logp is not None and (drawn.batch.old_logp is None) == exact
+    _, record = run.steps.learn(state, plan, drawn)
+    assert (record["ratio/mean"] == 1) == exact
+
+
+def test_spare_problems_are_all_others_in_an_order_of_the_step(trained):
+    run = trained("dapo")
+    plans = [loop.plan_step(run.spec.stages, loop.Progress(step=place, place=place)) for place in range(8)]
+    for plan in plans:
+        assert sorted([*run.steps.indices(plan), *run.steps.spare(plan)]) == list(range(6))
+    assert len({tuple(run.steps.spare(plan)) for plan in plans}) > 1
+
+
+def test_a_completion_of_a_refill_is_drawn_again(trained):
+    run = trained("dapo")
+    assert len(rollouts(run, 1)) > 4
+    found = replay(run, 1, 4, 1)
+    assert found.identical and found.stored.text == rollouts(run, 1)[4].responses[1].response
+
+
+def completions(rows, length=3):
+    ones = np.ones((rows, length), np.float32)
+    return Completions(
+        np.arange(rows)[:, None] * np.ones((1, length), np.int32),
+        np.full(rows, length, np.int32),
+        np.ones(rows, bool),
+        ones,
+        ones,
+        0.5,
+    )
+
+
+VERDICT = Verdict("correct", (), 0.0, 0.0, 1.0, "strict-1", ())
+
+
+class Dialogue:
+    """Judges a response by its first token."""
+
+    def decode(self, tokens):
+        return str(tokens[0])
+
+    def judge(self, problem, response, truncated):
+        return VERDICT._replace(reward=float(response))
+
+
+def test_groups_are_split_joined_and_selected_with_all_that_is_theirs():
+    scored = score_completions(Dialogue(), ["a", "b"], [[1], [2]], completions(6), samples=2)
+    assert scored.rewards.tolist() == [[0, 1], [3, 4]] and scored.greedy.tolist() == [2, 5]
+    assert scored.greedy_lengths.tolist() == [3, 3]
+    assert scored.completions.tokens[:, 0].tolist() == [0, 1, 3, 4] and scored.responses == ["0", "1", "3", "4"]
+    both = join([scored, scored._replace(problems=["c", "d"])])
+    chosen = select(both, np.array([3, 0]))
+    assert chosen.problems == ["d", "a"] and chosen.prompts == [[2], [1]] and chosen.greedy.tolist() == [5, 2]
+    assert chosen.greedy_lengths.tolist() == [3, 3]
+    assert chosen.rewards.tolist() == [[3, 4], [0, 1]]
+    assert chosen.completions.tokens[:, 0].tolist() == [3, 4, 0, 1]
+    assert with_variance(np.array([[1, 1], [0, 1], [2, 2]])).tolist() == [1]
+
+
+def test_the_penalty_for_length_is_counted_in_tokens():
+    """Limit 10, the last half of it: 8 tokens cost 0.6, whatever number of characters they are."""
+    lengths = np.array([5, 8, 10, 2], np.int32)
+    rollout = Rollout(["a", "b"], [[1], [2]], completions(4)._replace(lengths=lengths), [""] * 4, [VERDICT] * 4)
+    loss = recipe("dapo", overlong_buffer=0.5)
+    np.testing.assert_allclose(shaped_rewards(rollout, loss, 10)[0], [[1, 0.4], [0, 1]], rtol=1e-6)
+    assert rollout.rewards.tolist() == [[1, 1], [1, 1]] and shaped_rewards(rollout, loss, 10)[1] is None
+    assert (shaped_rewards(rollout, RECIPES["grpo"], 10)[0] == 1).all()
+    greedy = rollout._replace(greedy=np.array([3, -1], np.float32), greedy_lengths=np.array([9, 5], np.int32))
+    np.testing.assert_allclose(shaped_rewards(greedy, loss, 10)[1], [2.2, -1], rtol=1e-6)  # the baseline too
+    assert shaped_rewards(greedy, RECIPES["remax"], 10)[1].tolist() == [3, -1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"algorithm.reference.every": 5, "algorithm.recipe": "dapo"}, "does nothing without a KL"),
+        ({"algorithm.reference.decay": 0.9}, "decay=0.9 does nothing"),
+        ({"algorithm.surrogate": "ppo"}, "surrogate: expected one of clip, .* got 'ppo'"),
+        ({"algorithm.advantage": "gae"}, "advantage: expected one of group_zscore, .* got 'gae'"),
+        ({"algorithm.refills": 2}, "only with drop_equal=True"),
+        ({"algorithm.kl": "k1"}, "k1 in the loss has no gradient"),
+        ({"stages.stage2.samples": 1}, "stage2.samples: expected 2 or more"),
+        ({"stages.stage2.samples": 1, "algorithm.recipe": "ppo", "algorithm.drop_equal": True}, "expected 2 or more"),
+    ],
+)
+def test_what_can_not_work_is_refused_before_anything_runs(small, tmp_path, changes, said):
+    with pytest.raises(ValueError, match=said):
+        run_spec(small.fields(tmp_path / "run", changes))
+
+
+def test_every_field_of_a_row_is_one_of_the_config():
+    """But for those that a stage sets: the weight of the KL and the limit of new tokens."""
+    fields = {field.name for field in dataclasses.fields(LossSpec)} - {"kl_coefficient", "max_length"}
+    assert fields <= set(base.get_run().algorithm)
+
+
+def test_a_row_is_changed_field_by_field(small, tmp_path):
+    """One line for a recipe as its paper has it, one more for each field that is to differ."""
+    spec = run_spec(
+        small.fields(
+            tmp_path / "run",
+            {
+                "algorithm.recipe": "ppo",
+                "algorithm.kl": "k2",
+                "algorithm.entropy_coefficient": 0.01,
+                "algorithm.advantage": "leave_one_out",
+                "algorithm.surrogate": "likelihood",
+                "stages.stage2.kl_coefficient": 0.3,
+            },
+        )
+    )
+    row = recipe(
+        "ppo", kl="k2", entropy_coefficient=0.01, max_length=8, advantage="leave_one_out", surrogate="likelihood"
+    )
+    assert spec.loss == row
+    assert [stage.kl_coefficient for stage in spec.stages] == [row.kl_coefficient, 0.3, row.kl_coefficient]
+
+
+@pytest.mark.parametrize(
+    ("changes", "inherited"),
+    [
+        ({}, ("opt_state", "critic")),
+        ({"algorithm.recipe": "grpo"}, ("opt_state",)),
+        ({"optimizer.kind": "sgd", "algorithm.recipe": "remax"}, ()),
+    ],
+)
+def test_a_run_that_starts_from_another_goes_on_with_its_moments_and_its_critic(
+    small, trained, tmp_path, changes, inherited
+):
+    """Those that it has itself, to the bit; a stage alone then begins as it does within a run of several."""
+    source = trained("ppo")
+    fields = small.fields(tmp_path / "run", SETTINGS["ppo"] | {"init_from": str(source.spec.workdir)} | changes)
+    run = small.run(fields)
+    state, then = first_state(run.machine, run.spec, run.folder), state_of(source)
+    alone = run.machine.begin(load_weights(run.machine, run.folder))
+    for part in ("opt_state", "critic"):
+        mine, theirs = jax.tree.leaves(getattr(state, part)), jax.tree.leaves(getattr(then, part))
+        same = len(mine) == len(theirs) and all(map(np.array_equal, mine, theirs))
+        assert same == (part in inherited), part
+        assert len(mine) == len(jax.tree.leaves(getattr(alone, part)))
+    assert int(state.step) == 0

@@ -1,0 +1,130 @@
+"""Which step comes next is a function of stored numbers: stages that end early, remedies, and seeds of other draws."""
+
+import importlib
+
+import pytest
+
+from jaxrl.flags import plain
+from jaxrl.training.progress import Progress, advance, draw_seed, gone_back, plan_step, stored_plan
+from jaxrl.training.run_spec import run_spec
+
+
+def spec_of(**changes):
+    config = importlib.import_module("configs.three_stage").get_config("tiny")
+    config.update_from_flattened_dict(changes)
+    return run_spec(plain(config))
+
+
+UNTIL = {"evaluation.every": 1, "stages.stage1.until.accuracy": 0.5, "stages.stage1.until.evaluations": 2}
+
+
+def walk(stages, accuracies):
+    """(stage, place) of each step, with these accuracies measured after the first steps."""
+    progress, seen = Progress(), []
+    while progress.stage < len(stages):
+        plan = plan_step(stages, progress)
+        seen.append((plan.stage.name, plan.place))
+        found = {"evaluation/p3/sampled/accuracy": accuracies[plan.step - 1]} if plan.step <= len(accuracies) else {}
+        progress = advance(stages, progress, found)
+    return seen
+
+
+def test_a_stage_ends_after_so_many_good_evaluations_in_a_row():
+    stages = spec_of(**UNTIL).stages
+    seen = walk(stages, [0.6, 0.4, 0.5, 0.7, 0.9, 0.9, 0.9])
+    assert [stage for stage, _ in seen].count("stage1") == 4
+    assert seen[4] == ("stage2", 0)
+    assert len(seen) == 4 + stages[1].steps + stages[2].steps
+
+
+def test_without_a_mark_every_stage_takes_its_steps():
+    stages = spec_of().stages
+    seen = walk(stages, [1.0] * 40)
+    assert seen == [(stage.name, place) for stage in stages for place in range(stage.steps)]
+
+
+def test_stages_follow_each_other_by_their_numbers():
+    """Stage 10 comes after stage 2, although its name comes before as text."""
+    config = importlib.import_module("configs.three_stage").get_config("tiny")
+    for old, new in (("stage1", "stage2"), ("stage2", "stage10"), ("stage3", "stage11")):
+        config[new] = config.stages[old]
+    config.stages = {name: config[name] for name in ("stage11", "stage10", "stage2")}
+    assert [stage.name for stage in run_spec(plain(config)).stages] == ["stage2", "stage10", "stage11"]
+
+
+def test_a_step_of_the_metrics_is_the_step_that_was_planned():
+    stages = spec_of().stages
+    progress = Progress(step=20, stage=2, place=3, draw=2, rate=0.5, temperature=0.8)
+    plan = plan_step(stages, progress)
+    record = {
+        "step": plan.step,
+        "stage": plan.stage.name,
+        "stage_step": plan.place + 1,
+        "guard/draw": plan.draw,
+        "guard/rate": plan.rate,
+        "learning_rate": plan.learning_rate,
+        "temperature": plan.temperature,
+    }
+    assert stored_plan(stages, record) == plan
+    plain_plan = plan_step(stages, progress._replace(rate=1.0, temperature=1.0))
+    assert plan.learning_rate == 0.5 * plain_plan.learning_rate
+    assert plan.temperature == 0.8 * plain_plan.temperature
+
+
+def test_truncation_may_change_over_a_stage_and_is_planned_again_from_the_metrics():
+    """Linear from the first step on, as the temperature; top_k in whole numbers. What has no end stays."""
+    fields = {"top_k": 100, "top_k_end": 50, "top_p": 1.0, "top_p_end": 0.9, "min_p": 0.0}
+    stages = spec_of(**{f"stages.stage1.sampling.{name}": value for name, value in fields.items()}).stages
+    first, later = (plan_step(stages, Progress(step=place, place=place)) for place in (0, 3))
+    assert stages[0].truncates and not stages[1].truncates
+    assert (first.top_k, first.top_p, first.min_p) == (100, 1.0, 0.0)
+    assert (later.top_k, later.top_p, later.min_p) == (85, pytest.approx(0.97), 0.0)
+    record = {
+        "step": later.step,
+        "stage": "stage1",
+        "stage_step": 4,
+        "guard/draw": 0,
+        "learning_rate": later.learning_rate,
+        "temperature": later.temperature,
+    }
+    assert stored_plan(stages, record) == later
+
+
+@pytest.mark.parametrize(
+    ("remedy", "changed"), [("skip", {"draw": 2}), ("rate", {"rate": 0.125}), ("temperature", {"temperature": 0.5})]
+)
+def test_remedies_add_up_and_the_checkpoint_says_where(remedy, changed):
+    saved, now = Progress(step=10, place=10), Progress(step=14, place=14, trips=1, draw=1, rate=0.25)
+    guard = spec_of(**{"guard.remedy": remedy, "guard.factor": 0.5}).guard
+    assert gone_back(guard, saved, now) == now._replace(step=10, place=10, trips=2, **changed)
+
+
+def test_a_rate_does_not_take_the_refused_step_again_from_the_same_weights():
+    """Directly behind the checkpoint weights, prompts and tokens would be those that tripped."""
+    saved, guard = Progress(step=10, place=10), spec_of(**{"guard.remedy": "rate", "guard.factor": 0.5}).guard
+    first = gone_back(guard, saved, saved)
+    assert (first.rate, first.draw) == (0.5, 1)
+    again = gone_back(guard, saved, first)
+    assert (again.rate, again.draw) == (0.25, 2)
+    assert gone_back(guard, saved, again._replace(step=11, place=11)).draw == 2
+
+
+def test_other_draws_have_another_seed_each():
+    seeds = [draw_seed(seed, draw) for seed in (0, 1) for draw in range(4)]
+    assert len(set(seeds)) == 8
+    assert draw_seed(7, 0) == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({**UNTIL, "evaluation.every": 0}, "evaluation.every and evaluation.samples above 0"),
+        ({**UNTIL, "stages.stage1.until.kind": "p9"}, r"stage1.until.kind: expected a kind of evaluation.pool .*'p9'"),
+        ({**UNTIL, "stages.stage1.until.evaluations": 0}, "1 or more evaluations"),
+        ({"checkpoint.best": 2}, "checkpoint.best: expected evaluation.every above 0"),
+        ({"checkpoint.patience": -1}, "checkpoint.patience: expected 0 or more"),
+    ],
+)
+def test_ends_and_best_checkpoints_that_nothing_measures_are_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        spec_of(**changes)

@@ -1,0 +1,145 @@
+"""Supervised steps inside a run: the loss is the cross entropy of the solver's words, and all else is as ever."""
+
+import dataclasses
+import importlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrl.checkpointing.restore import restore_params
+from jaxrl.flags import plain
+from jaxrl.reporting.rollouts import read_rollouts, rollout_path
+from jaxrl.tasks.prompting import Dialogue
+from jaxrl.training import trainer as loop
+from jaxrl.training.components import first_state
+from jaxrl.training.progress import Progress, plan_step
+from jaxrl.training.replay import replay
+from jaxrl.training.run_spec import run_spec
+from models.tokenizer import eos_ids, load_tokenizer
+
+TINY = Path(__file__).parents[2] / "models" / "tiny"
+STAGE = {
+    "samples": 1,
+    "prompts": 8,
+    "steps": 2,
+    "pool.p3": 8,
+    "sampling.max_new_tokens": 420,
+    "sampling.temperature": 1.0,
+    "sampling.temperature_end": 1.0,
+    "learning_rate.value": 2.5e-4,
+}
+SFT = {
+    "algorithm.recipe": "sft",
+    "model": str(TINY),
+    "layout.micro_tokens": 4096,
+    "layout.ratio": 9.0,
+    "checkpoint.keep": 9,
+    **{f"stages.stage{stage}.{field}": value for stage in (1, 2, 3) for field, value in STAGE.items()},
+}
+
+
+@pytest.fixture(scope="module")
+def taught(small, tmp_path_factory):
+    """Three stages of the embedded model, which must not be judged but by its lessons."""
+    workdir = tmp_path_factory.mktemp("taught") / "run"
+    run = small.run(small.fields(workdir, SFT))
+    run.train()
+    return run, workdir, list(small.said)
+
+
+def test_the_loss_is_the_cross_entropy_of_the_lessons_and_falls(small, taught):
+    run, workdir, _ = taught
+    records = small.numbers(workdir)[1:]
+    plan = plan_step(run.spec.stages, Progress())
+    problems = [run.pools["stage1"][index] for index in run.steps.indices(plan)]
+    prompts, lessons = (list(map(write, problems)) for write in (run.dialogue.encode, run.dialogue.lesson))
+    rows = [prompt + lesson for prompt, lesson in zip(prompts, lessons, strict=True)]
+    lengths = np.array(list(map(len, rows)), np.int32)
+    tokens = np.array([row + [0] * (run.machine.longest - len(row)) for row in rows], np.int32)
+    logp = run.machine.logp(first_state(run.machine, run.spec, TINY).params, tokens, lengths, 1.0)
+    taught = [row[len(prompt) :].sum() for row, prompt in zip(logp, prompts, strict=True)]
+    assert records[0]["loss/total"] == pytest.approx(-sum(taught) / sum(map(len, lessons)), rel=1e-5)
+    assert all(record["loss/total"] < 0.8 * records[0]["loss/total"] for record in records[2:])
+
+
+def test_what_was_taught_is_stored_and_judged_and_nothing_is_said_of_a_sampler(small, taught):
+    run, workdir, said = taught
+    records = small.numbers(workdir)
+    assert {record["share/correct"] for record in records[1:]} == {1.0}
+    missing = {"mismatch/mean", "tokens/slot_occupancy", "speed/rollout_tokens_per_second", "groups/no_variance"}
+    assert not any((missing | {"warnings"}) & record.keys() for record in records)
+    groups = read_rollouts(rollout_path(workdir / "rollouts", 1))
+    assert {
+        (response.verdict, response.advantage, response.finished) for group in groups for response in group.responses
+    } == {("correct", 1.0, True)}
+    assert groups[0].responses[0].response.startswith("<think>Try ") and not any("warning" in line for line in said)
+    assert replay(run, 2, 1, 0).identical
+
+
+def test_a_run_of_lessons_goes_on_exactly(small, taught, tmp_path, monkeypatch):
+    real, fields = loop.Ledger.write, small.fields(tmp_path / "run", SFT)
+
+    def dies(self, record):
+        real(self, record)
+        if record["step"] == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Ledger, "write", dies)
+        with pytest.raises(KeyboardInterrupt):
+            small.run(fields).train()
+    run = small.run(fields)
+    run.train()
+    assert small.numbers(tmp_path / "run") == small.numbers(taught[1])
+    mine, theirs = (
+        jax.tree.leaves(restore_params(folder, run.machine.config)[0]) for folder in (tmp_path / "run", taught[1])
+    )
+    for first, second in zip(mine, theirs, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"stages.stage2.samples": 2}, "stage2: expected samples=1 and a sampling.temperature of 1 .* got 2 and 1.0"),
+        ({"stages.stage3.sampling.temperature": 1.2}, "stage3: expected samples=1 .* got 1 and 1.2 to 1.0"),
+        (
+            {"stages.stage3.sampling.max_new_tokens": 90},
+            r"stage3: the solver writes up to \d+ tokens .*max_new_tokens=90",
+        ),
+    ],
+)
+def test_what_can_not_be_taught_is_refused(small, tmp_path, changes, said):
+    with pytest.raises(ValueError, match=said):
+        small.run(small.fields(tmp_path / "run", SFT | changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_task_without_a_solver_is_refused():
+    fields = plain(importlib.import_module("configs.gsm8k").get_config("tiny"))
+    fields["algorithm"]["recipe"], fields["samples"] = "sft", 1
+    with pytest.raises(ValueError, match="sft learns what the task's solver writes, and gsm8k has none"):
+        run_spec(fields)
+
+
+@pytest.mark.parametrize("opens_think", [False, True])
+def test_lessons_are_right_for_any_prompt_that_opens_the_thinking_or_does_not(opens_think):
+    """What is taught begins where the prompt ends, and ends with the token that ends responses."""
+    spec = run_spec(plain(importlib.import_module("configs.stage1").get_config("tiny")))
+    tokenizer = load_tokenizer(TINY)
+    dialogue = Dialogue(
+        spec.task,
+        dataclasses.replace(spec.prompt, opens_think=opens_think),
+        spec.rule,
+        spec.values,
+        tokenizer,
+        eos_ids(TINY, tokenizer),
+    )
+    for problem in spec.task.draw("train", (("p2", 4), ("p3", 4), ("p5", 4)), seed=5):
+        lesson = dialogue.lesson(problem)
+        assert lesson[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id not in lesson[:-1]
+        text = dialogue.decode(lesson)
+        assert text.startswith("Try " if opens_think else "<think>Try ")
+        assert dialogue.judge(problem, text, False).verdict == "correct"
