@@ -243,7 +243,7 @@ def update(size: str, rows: list[int], contexts: list[int]) -> None:
     from jaxrl.learning.state import init_params
     from jaxrl.learning.update import Scalars
     from jaxrl.planning.plan import Job, plan_shapes
-    from jaxrl.training.components import build_machine
+    from jaxrl.training.components import build_components
     from jaxrl.training.run_spec import run_spec
     from models.flops import forward_flops
     from models.lora import LoRASpec
@@ -268,8 +268,8 @@ def update(size: str, rows: list[int], contexts: list[int]) -> None:
     else:
         return
     reached = matmul_rate() if device.accelerator else 0.0
-    machine = build_machine(spec, config, job.longest, jax.devices()[:1])
-    state = machine.begin(init_params(machine.model.clone(lora=None), machine.mesh, jax.random.key(0)))
+    components = build_components(spec, config, job.longest, jax.devices()[:1])
+    state = components.begin(init_params(components.model.clone(lora=None), components.mesh, jax.random.key(0)))
     generator = np.random.default_rng(0)
     lengths = np.clip(np.exp(generator.normal(np.log(job.longest / 3), 0.5, UPDATED)), job.prompt + 8, job.longest)
     lengths = lengths.astype(np.int32)
@@ -287,7 +287,7 @@ def update(size: str, rows: list[int], contexts: list[int]) -> None:
     took = []
     for _ in range(ROUNDS + 1):
         began = time.perf_counter()
-        state, info = machine.update(state, batch, Scalars(1e-7, 1.0, spec.stages[0].kl_coefficient))
+        state, info = components.update(state, batch, Scalars(1e-7, 1.0, spec.stages[0].kl_coefficient))
         jax.block_until_ready((state, info))
         took.append(time.perf_counter() - began)
     best = min(took[1:])

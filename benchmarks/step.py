@@ -82,7 +82,7 @@ def ours(pipe: Connection) -> None:
     from jaxrl.reporting.terminal import Terminal
     from jaxrl.runtime.devices import prepare_devices
     from jaxrl.tasks.problem import Problem
-    from jaxrl.training.components import build_machine
+    from jaxrl.training.components import build_components
     from jaxrl.training.progress import Progress, plan_step
     from jaxrl.training.run_spec import run_spec
     from jaxrl.training.step import Steps
@@ -98,14 +98,14 @@ def ours(pipe: Connection) -> None:
     spec = run_spec(plain(config))
     prepare_devices(spec.devices, "", spec.sampler_devices)
     model = Qwen2Config(**SHAPE, head_dim=HEAD_DIM, max_position_embeddings=POSITIONS)
-    machine = build_machine(spec, model, PROMPT + NEW)
+    components = build_components(spec, model, PROMPT + NEW)
     pool = [
         Problem(str(i), "p3", " ".join(map(str, tokens)), "", str(i), False, (), None)
         for i, tokens in enumerate(prompts(64))
     ]
-    steps = Steps(spec, machine, Counting(), {spec.stages[0].name: pool}, Terminal(1, console=Console(quiet=True)))
-    reference = init_params(machine.model, machine.mesh, jax.random.key(0))
-    state, place = machine.begin(reference), 0
+    steps = Steps(spec, components, Counting(), {spec.stages[0].name: pool}, Terminal(1, console=Console(quiet=True)))
+    reference = init_params(components.model, components.mesh, jax.random.key(0))
+    state, place = components.begin(reference), 0
     while True:
         if place >= WARM:
             pipe.recv()

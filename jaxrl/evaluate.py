@@ -27,7 +27,6 @@ from jaxrl.evaluation.endpoint import KEY_VARIABLE, LIMIT_FIELDS, Endpoint, is_e
 if TYPE_CHECKING:
     from jaxrl.evaluation.results import EvaluationResult
     from jaxrl.inference.load import Source
-    from jaxrl.tasks.prompting import Dialogue
 
 # What a model is asked where no run says otherwise: the generator's and the recipe's own defaults.
 OPERATORS = {"tells_truth": 0.5, "lies": 0.5, "not": 1.0, "and": 1.0, "or": 1.0, "implies": 1.0, "iff": 1.0}
@@ -120,13 +119,13 @@ def _settings(given: argparse.Namespace) -> Asked:
 def _dialogue(asked: Asked, tokenizer: Any = None, ends: tuple[int, ...] = ()) -> "Dialogue":
     from data_gen.prompts import PromptSpec
     from jaxrl.rewards import RewardValues
-    from jaxrl.tasks.prompting import Dialogue
+    from jaxrl.tasks.prompting import PromptFormat
     from jaxrl.tasks.registry import make_task
 
     reward = dict(asked.fields["reward"])
     rule = reward.pop("rule")
     task, prompt = make_task(asked.fields["task"], rule), PromptSpec(**asked.fields["prompt"])
-    return Dialogue(task, prompt, rule, RewardValues(**reward), tokenizer, ends, tuple(asked.fields["stop"]))
+    return PromptFormat(task, prompt, rule, RewardValues(**reward), tokenizer, ends, tuple(asked.fields["stop"]))
 
 
 def evaluate_model(source: "Source", asked: Asked, label: str) -> "EvaluationResult":
@@ -137,31 +136,31 @@ def evaluate_model(source: "Source", asked: Asked, label: str) -> "EvaluationRes
     from jaxrl.inference.load import load_policy
     from jaxrl.sampling import Coordinates
 
-    dialogue = _dialogue(asked, source.tokenizer, source.eos_ids)
-    problems = dialogue.task.draw("test", asked.pool, asked.seed)
-    longest = max(len(dialogue.encode(problem)) for problem in problems) + asked.max_new_tokens
+    prompt_format = _dialogue(asked, source.tokenizer, source.eos_ids)
+    problems = prompt_format.task.draw("test", asked.pool, asked.seed)
+    longest = max(len(prompt_format.encode(problem)) for problem in problems) + asked.max_new_tokens
     sampler, weights = load_policy(source, asked.fields, longest)
 
     def generate(prompts: list[list[int]], group_size: int, step: int, greedy: bool):
         coordinates = Coordinates(
             asked.seed, step, np.arange(len(prompts), dtype=np.int32), np.arange(group_size, dtype=np.int32)
         )
-        drawing = dialogue.drawing(asked.max_new_tokens, 0.0 if greedy else asked.temperature)
+        drawing = prompt_format.drawing(asked.max_new_tokens, 0.0 if greedy else asked.temperature)
         return sampler.sample(weights, prompts, group_size, coordinates, drawing)
 
     settings = {"temperature": asked.temperature, "max_new_tokens": asked.max_new_tokens, "seed": asked.seed}
     return evaluate(
         generate,
         problems,
-        encode=dialogue.encode,
-        decode=dialogue.decode,
-        judge=dialogue.judge,
+        encode=prompt_format.encode,
+        decode=prompt_format.decode,
+        judge=prompt_format.judge,
         samples=asked.samples,
         greedy=asked.greedy,
         name=label,
         model=source.name,
         settings=settings,
-        way_of=dialogue.way_of if dialogue.prompt.form == "terse" else None,
+        way_of=prompt_format.way_of if prompt_format.prompt.form == "terse" else None,
     )
 
 
@@ -175,15 +174,15 @@ def prepare_endpoint(
     from jaxrl.evaluation.answer_log import AnswerLog
     from jaxrl.evaluation.remote import Asking, evaluate_endpoint
 
-    dialogue = _dialogue(asked)
-    if dialogue.stop:
+    prompt_format = _dialogue(asked)
+    if prompt_format.stop:
         raise ValueError(
             f"responses end at {', '.join(map(repr, dialogue.stop))} here (config.stop), which a server "
             "would cut away before the rule can see it; take a --like without stop strings."
         )
-    problems = dialogue.task.draw("test", asked.pool, asked.seed)
+    problems = prompt_format.task.draw("test", asked.pool, asked.seed)
     for problem in problems:
-        dialogue.messages(problem)
+        prompt_format.messages(problem)
     asking = Asking(asked.samples, asked.temperature, asked.max_new_tokens, asked.seed, asked.greedy, concurrency)
     log = AnswerLog(answers, asking.settings(endpoint))
 
@@ -194,10 +193,10 @@ def prepare_endpoint(
                 problems,
                 asking,
                 log,
-                messages=dialogue.messages,
-                judge=dialogue.judge,
+                messages=prompt_format.messages,
+                judge=prompt_format.judge,
                 name=label,
-                way_of=dialogue.way_of if dialogue.prompt.form == "terse" else None,
+                way_of=prompt_format.way_of if prompt_format.prompt.form == "terse" else None,
             )
 
     return evaluate

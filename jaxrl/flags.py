@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from jaxrl.runtime.multihost import joined, leave, lost
+from jaxrl.runtime.multihost import is_lost_peer, is_multiprocess, leave
 from jaxrl.runtime.signals import Ended, Interrupts, Stopped
 from jaxrl.runtime.streams import unfailing
 
@@ -67,10 +67,10 @@ def run(name: str, command: Callable[[ConfigDict | None], int | None], instead: 
             return _refuse(name, str(ended), ended.status)
         except BaseException as error:
             sentence, status = _told(error)
-            if joined():
+            if is_multiprocess():
                 said = f"{name}: {sentence}" if sentence else traceback.format_exc()
-                leave(said, status, others=lost(error))
-            if not sentence or lost(error):
+                leave(said, status, others=is_lost_peer(error))
+            if not sentence or is_lost_peer(error):
                 raise
             return _refuse(name, sentence, status)
 
@@ -90,7 +90,7 @@ def _told(error: BaseException) -> tuple[str, int]:
     """What an error says in a sentence, empty for one that is not foreseen, and its exit status."""
     if isinstance(error, KeyboardInterrupt):  # before or after the part that takes signals itself
         return f"stopped by {str(error) or 'SIGINT'}; start the same command again to go on.", Stopped.status
-    if lost(error):
+    if is_lost_peer(error):
         return str(error), 1
     return (str(error), 2) if isinstance(error, REFUSALS) else ("", 1)
 

@@ -55,7 +55,7 @@ def plan(config: ConfigDict) -> int:
 
 def _model_and_prompt(spec: Any) -> tuple[Any, int]:
     """The model's shape and its longest prompt: from its folder, or by its name."""
-    from jaxrl.training.problem_pools import load_asked
+    from jaxrl.training.problem_pools import load_problem_set
     from models.config import preset
     from models.folder import read_config
 
@@ -64,21 +64,21 @@ def _model_and_prompt(spec: Any) -> tuple[Any, int]:
         return preset(spec.model), _PROMPT.value or PROMPT
     if _PROMPT.value:
         return read_config(folder), _PROMPT.value
-    asked, config = load_asked(spec, folder)
+    asked, config = load_problem_set(spec, folder)
     return config, asked.longest_prompt()
 
 
 def _plan(job: Any) -> Any:
     from jaxrl.planning.compile_only import compile_only_devices, compiler_at_hand
     from jaxrl.planning.plan import plan_compiled, plan_shapes
-    from jaxrl.training.components import build_machine, check_attention, check_positions
+    from jaxrl.training.components import build_components, check_attention, check_positions
 
     check_positions(job.longest, job.config)
     check_attention(job.spec.attention, on_cpu=job.devices.on_cpu)
     if job.devices.on_cpu or _SHAPES.value or not compiler_at_hand():
         return plan_shapes(job)
     devices = compile_only_devices(job.devices.name, job.devices.count, job.devices.hosts)
-    return plan_compiled(job, build_machine(job.spec, job.config, job.longest, devices))
+    return plan_compiled(job, build_components(job.spec, job.config, job.longest, devices))
 
 
 def _text(plan: Any, report: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ _MANIFEST = flags.DEFINE_string("manifest", None, "manifest.json of a past run t
 def train(config: ConfigDict | None) -> None:
     """The command behind the flags. Raises ValueError and OSError with one sentence each."""
     from jaxrl.runtime.devices import prepare_devices
-    from jaxrl.runtime.multihost import join_processes, leads, led, started_together
+    from jaxrl.runtime.multihost import is_primary, join_processes, run_on_primary, started_together
     from jaxrl.training.manifest import compare_manifests
     from jaxrl.training.run_spec import run_spec
     from jaxrl.training.workdir import check_start, check_workdir
@@ -48,8 +48,8 @@ def train(config: ConfigDict | None) -> None:
         join_processes(*given)
     spec = run_spec(fields)
     model_folder = resolve_model(spec.model)
-    led(lambda: check_start(spec))
-    led(lambda: check_workdir(spec.workdir, fields))
+    run_on_primary(lambda: check_start(spec))
+    run_on_primary(lambda: check_workdir(spec.workdir, fields))
 
     from rich.console import Console
 
@@ -63,15 +63,15 @@ def train(config: ConfigDict | None) -> None:
     from jaxrl.runtime.hardware import present_devices
     from jaxrl.training.trainer import AFTER, BEFORE, Run
 
-    console = None if leads() else Console(quiet=True)
+    console = None if is_primary() else Console(quiet=True)
     with Terminal(spec.total_steps, f"jaxrl {spec.name}", console) as terminal:
         training = Run(spec, model_folder, terminal, fields)
-        devices = present_devices(training.machine.mesh.devices.flat)
-        refuse_unfit(Job(spec, training.machine.config, training.asked.longest_prompt(), devices), terminal.say)
+        devices = present_devices(training.components.mesh.devices.flat)
+        refuse_unfit(Job(spec, training.components.config, training.asked.longest_prompt(), devices), terminal.say)
         for line in compare_manifests(then, training.manifest()) if then else ():
             terminal.say(line)
         found = training.train()
-    if not leads():
+    if not is_primary():
         return
     page = write_page(spec.workdir / "report.html", [read_run(spec.workdir)])
     print(side_by_side(found[BEFORE], found[AFTER]))

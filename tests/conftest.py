@@ -23,9 +23,10 @@ from jaxrl.runtime.devices import prepare_devices
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Many tests build the same programs anew; they are compiled once a session, and never taken from an older one.
-_COMPILED = tempfile.mkdtemp(prefix="jaxrl-compiled-")
-atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
+# Tests build the same programs many times: they are compiled once, or never where JAXRL_TEST_CACHE names a folder to keep.
+_COMPILED = os.environ.get("JAXRL_TEST_CACHE") or tempfile.mkdtemp(prefix="jaxrl-compiled-")
+if "JAXRL_TEST_CACHE" not in os.environ:
+    atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
 jax.config.update("jax_compilation_cache_dir", _COMPILED)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -29,7 +29,7 @@ from jaxrl.planning.roofline import expected_collectives
 from jaxrl.runtime.hardware import read_devices
 from jaxrl.sampling import Sampler
 from jaxrl.sampling.sampler import abstract_weights
-from jaxrl.training.components import build_machine
+from jaxrl.training.components import build_components
 from jaxrl.training.run_spec import run_spec
 from models.config import preset
 from models.lora import LoRASpec
@@ -118,7 +118,7 @@ def job(name="stage2", size="7b", devices="4xA100-80GB", **fields):
 
 def compiled_plan(planned):
     devices = compile_only_devices("A100-80GB", planned.devices.count)
-    return plan_compiled(planned, build_machine(planned.spec, planned.config, planned.longest, devices))
+    return plan_compiled(planned, build_components(planned.spec, planned.config, planned.longest, devices))
 
 
 @pytest.fixture(scope="module")
@@ -180,11 +180,11 @@ def test_the_largest_micro_batch_fits_when_it_is_compiled(stage2):
 def test_adapters_are_merged_layer_by_layer(devices):
     """A product of all layers in float32 would be 7 GiB on one device, 1.8 GiB on each of four."""
     planned = job(lora=LoRASpec(16, 32.0), devices=devices)
-    machine = build_machine(
+    components = build_components(
         planned.spec, planned.config, planned.longest, compile_only_devices("A100-80GB", planned.devices.count)
     )
-    state = machine.abstract()
-    real = machine.merge.lower(state.base, state.params).compile().memory_analysis().temp_size_in_bytes
+    state = components.abstract()
+    real = components.merge.lower(state.base, state.params).compile().memory_analysis().temp_size_in_bytes
     print(f"\nmerge: {real / MIB:.1f} MiB")
     assert real <= merge_temporaries(state.base) < 0.3 * GIB
 
@@ -205,9 +205,11 @@ def test_an_optimizers_step_is_within_a_tenth_of_the_compilers(kind, size, devic
     """Of all that it holds: Muon's temporaries are several times those of the others."""
     planned = job(size=size, devices=f"{devices}xA100-80GB")
     planned = planned.changed(optimizer=dataclasses.replace(planned.spec.optimizer, kind=kind))
-    machine = build_machine(planned.spec, planned.config, planned.longest, compile_only_devices("A100-80GB", devices))
-    state = machine.abstract()
-    program = lower_update(machine.update, state, devices, 128)["finish"]
+    components = build_components(
+        planned.spec, planned.config, planned.longest, compile_only_devices("A100-80GB", devices)
+    )
+    state = components.abstract()
+    program = lower_update(components.update, state, devices, 128)["finish"]
     memory = program.compile().memory_analysis()
     said = finish_temporaries(state.params, kind)
     print(f"\n{kind}: shapes {said / GIB:.2f}, compiler {memory.temp_size_in_bytes / GIB:.2f} GiB")

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 
 from jaxrl.checkpointing.array_layout import array_handler, restore_arguments, save_arguments
 from jaxrl.learning.state import TrainState
-from jaxrl.runtime.multihost import Meeting, any_process, leads, shared, until_seen
+from jaxrl.runtime.multihost import Meeting, any_process, broadcast_from_primary, is_primary, until_seen
 
 _LONGEST_WRITE = 86_400  # seconds; Orbax needs some limit, and 20 minutes are too few for a slow disk
 _DELETED = "deleted"  # a checkpoint is renamed into this folder before the first of its files goes
@@ -64,7 +64,7 @@ class Checkpoints:
         with _explained(self.folder):
             _lead(self._clear)
             self._manager = self._open()
-            self._see(shared(self.steps()))
+            self._see(broadcast_from_primary(self.steps()))
         self._read_notes()
 
     def __enter__(self) -> "Checkpoints":
@@ -174,7 +174,7 @@ class Checkpoints:
             return
         self._give_up(step)
         with contextlib.suppress(Exception):  # the first error is the one to tell
-            self._see(shared(self.steps()))
+            self._see(broadcast_from_primary(self.steps()))
             self._read_notes()
         with _explained(self.folder):
             raise failure or self._meeting.failure()
@@ -273,7 +273,7 @@ class Checkpoints:
 
     def _begin_clearing(self) -> None:
         """Take away the files of deleted checkpoints while the run goes on."""
-        if leads():
+        if is_primary():
             self._clearing = threading.Thread(target=shutil.rmtree, args=(self.folder / _DELETED, True))
             self._clearing.start()
 
@@ -303,7 +303,7 @@ class Checkpoints:
             self._manager.close()
         self._meeting = Meeting()
         replaced = self.folder / _DELETED / str(step)
-        if leads() and is_whole(replaced) and not (self.folder / str(step)).exists():
+        if is_primary() and is_whole(replaced) and not (self.folder / str(step)).exists():
             with contextlib.suppress(OSError):
                 replaced.rename(self.folder / str(step))
         self._manager = self._open()
@@ -340,12 +340,12 @@ def is_whole(folder: Path) -> bool:
 def _lead(action: Callable[[], None]) -> None:
     """Do it in the leading process; the others wait for it. All raise the OSError that it raises."""
     refusal = None
-    if leads():
+    if is_primary():
         try:
             action()
         except OSError as error:
             refusal = error.errno, error.strerror
-    refusal = shared(refusal)
+    refusal = broadcast_from_primary(refusal)
     if refusal:
         raise OSError(*refusal)
 

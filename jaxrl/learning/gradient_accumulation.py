@@ -26,7 +26,7 @@ class Accumulator(NamedTuple):
     info: dict[str, Array]
 
 
-class Descent:
+class GradientAccumulation:
     """One trained thing: `accumulate` is compiled once a shape of micro-batch, `zeros` and `finish` once.
 
     places: shardings of its parameters and moments; gradients lie as the parameters do.

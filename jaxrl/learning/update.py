@@ -17,7 +17,7 @@ from jaxrl.algorithms.batch import Batch, Totals
 from jaxrl.algorithms.critic_loss import explained_variance, value_loss
 from jaxrl.algorithms.logp import shift, token_logp
 from jaxrl.algorithms.losses import LossSpec, policy_loss
-from jaxrl.learning.gradient_accumulation import Descent
+from jaxrl.learning.gradient_accumulation import GradientAccumulation
 from jaxrl.learning.mesh import row_sharding, row_shards
 from jaxrl.learning.micro_batches import LayoutSpec, Piece, cut, padding_share, take
 from jaxrl.learning.state import Critic, Learned, TrainState, abstract_state
@@ -163,8 +163,8 @@ class Update:
             values = forward_values(critic.model, params, micro.tokens, micro.lengths)
             return value_loss(values, micro, loss, totals=totals)
 
-        self.policy = Descent(policy, optimizer, Learned(places.params, places.opt_state), mesh)
-        self.critic = critic and Descent(value, critic.optimizer, places.critic, mesh)
+        self.policy = GradientAccumulation(policy, optimizer, Learned(places.params, places.opt_state), mesh)
+        self.critic = critic and GradientAccumulation(value, critic.optimizer, places.critic, mesh)
 
     @property
     def traces(self) -> Counter[tuple[int, int]]:

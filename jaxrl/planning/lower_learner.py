@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from jaxrl.algorithms.batch import Batch, Totals
-from jaxrl.learning.gradient_accumulation import Accumulator, Descent
+from jaxrl.learning.gradient_accumulation import Accumulator, GradientAccumulation
 from jaxrl.learning.mesh import replicated, row_sharding, row_shards
 from jaxrl.learning.state import Learned, TrainState
 from jaxrl.learning.update import Scalars, Update
@@ -36,7 +36,9 @@ def lower(update: Update, state: TrainState, rows: int, length: int) -> dict[str
     )
     scalars, totals = Scalars(*(scalar,) * len(Scalars._fields)), Totals(scalar, scalar)
 
-    def descend(descent: Descent, learned: Learned, base: Any) -> tuple[jax.stages.Lowered, jax.stages.Lowered]:
+    def descend(
+        descent: GradientAccumulation, learned: Learned, base: Any
+    ) -> tuple[jax.stages.Lowered, jax.stages.Lowered]:
         blocks = shape((row_shards(update.mesh),))
         names = descent.names(learned.params, base, micro, totals, scalars)
         total = Accumulator(

@@ -33,7 +33,7 @@ from jaxrl.planning.memory import (
 from jaxrl.runtime.devices import sampling_count
 from jaxrl.runtime.hardware import Devices
 from jaxrl.sampling.sampler import batches_within, default_cache_lengths, default_prompt_lengths
-from jaxrl.training.components import Machine, learner_parts, update_spec
+from jaxrl.training.components import Components, learner_parts, update_spec
 from jaxrl.training.run_spec import RunSpec
 from models.cache import cache_bytes
 from models.config import Qwen2Config
@@ -156,10 +156,10 @@ def plan_shapes(job: Job) -> Plan:
     return Plan(job, _phases(job, _estimate(job)), "shapes", {}, {})
 
 
-def plan_compiled(job: Job, machine: Machine) -> Plan:
+def plan_compiled(job: Job, components: Components) -> Plan:
     """The plan with the temporaries of the compiler; `machine` is built for devices that can be compiled for."""
     temporaries, seconds, collectives = {}, {}, {}
-    for name, program in lower_programs(job, machine).items():
+    for name, program in lower_programs(job, components).items():
         began = time.perf_counter()
         compiled = program.compile()
         seconds[name] = time.perf_counter() - began
@@ -168,15 +168,15 @@ def plan_compiled(job: Job, machine: Machine) -> Plan:
     return Plan(job, _phases(job, temporaries), "compiler", collectives, seconds)
 
 
-def lower_programs(job: Job, machine: Machine) -> dict[str, jax.stages.Lowered]:
+def lower_programs(job: Job, components: Components) -> dict[str, jax.stages.Lowered]:
     """The largest programs of every phase, as the run would compile them."""
-    state, cache = machine.abstract(), machine.sampler.cache_lengths[-1]
+    state, cache = components.abstract(), components.sampler.cache_lengths[-1]
     truncated = any(stage.truncates for stage in job.spec.stages)
-    merging = {"merge": machine.merge.lower(state.base, state.params)} if machine.merge else {}
+    merging = {"merge": components.merge.lower(state.base, state.params)} if components.merge else {}
     return merging | {
-        "sync": machine.sampler.programs.unroll.lower(state.params if state.base is None else state.base),
-        **sampler.lower(machine.sampler, cache, job.prompt_bucket, truncated),
-        **learner.lower(machine.update, state, *largest_shape(job)),
+        "sync": components.sampler.programs.unroll.lower(state.params if state.base is None else state.base),
+        **sampler.lower(components.sampler, cache, job.prompt_bucket, truncated),
+        **learner.lower(components.update, state, *largest_shape(job)),
     }
 
 

@@ -33,12 +33,12 @@ _NAMED = 45  # seconds in which JAX has found out which process is lost, and end
 _COLLECTIVE = re.compile(r"\b(Gloo|NCCL)\b")  # said by a program that waited for another process
 
 
-def joined() -> bool:
+def is_multiprocess() -> bool:
     """Whether this process is one of several; does not wait for the others, as JAX's own count may."""
     return jax.distributed.is_initialized()
 
 
-def lost(error: BaseException) -> bool:
+def is_lost_peer(error: BaseException) -> bool:
     """Whether it is that of a program that missed another process; JAX raises it as ValueError or RuntimeError."""
     return isinstance(error, ValueError | RuntimeError) and bool(_COLLECTIVE.search(str(error)))
 
@@ -62,35 +62,35 @@ def leave(said: str, status: int, *, others: bool = False) -> NoReturn:
     os._exit(status)
 
 
-def leads() -> bool:
+def is_primary() -> bool:
     """Whether this process is the one that writes."""
     return jax.process_index() == 0
 
 
-def shared(value: Any) -> Any:
+def broadcast_from_primary(value: Any) -> Any:
     """What the leading process has for a JSON value, in every process; all have to call it, and wait for each other."""
     if jax.process_count() == 1:
         return value
-    said = np.frombuffer(json.dumps(value).encode(), np.uint8) if leads() else np.zeros(0, np.uint8)
+    said = np.frombuffer(json.dumps(value).encode(), np.uint8) if is_primary() else np.zeros(0, np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.int32(said.size)))
-    said = multihost_utils.broadcast_one_to_all(said if leads() else np.zeros(size, np.uint8))
+    said = multihost_utils.broadcast_one_to_all(said if is_primary() else np.zeros(size, np.uint8))
     return json.loads(np.asarray(said, np.uint8).tobytes())
 
 
-def led(act: Callable[[], Any]) -> Any:
+def run_on_primary(act: Callable[[], Any]) -> Any:
     """What `act` gives the leading process, a JSON value, in every process; the others do nothing but wait.
 
     What it refuses, by ValueError or OSError, all refuse.
     """
-    if not joined():
+    if not is_multiprocess():
         return act()
     value, refused = None, None
-    if leads():
+    if is_primary():
         try:
             value = act()
         except (OSError, ValueError) as error:
             refused = error
-    value, refusal = shared([value, str(refused) if refused else None])
+    value, refusal = broadcast_from_primary([value, str(refused) if refused else None])
     if refusal is not None:
         raise refused or OSError(refusal)
     return value

@@ -17,7 +17,7 @@ from jaxrl.tasks.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
-class Dialogue:
+class PromptFormat:
     """A task as a model meets it: prompts as token ids, responses as text, verdicts by the run's rule."""
 
     task: Task

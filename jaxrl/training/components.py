@@ -30,7 +30,7 @@ from models.value_head import Qwen2Value, value_config
 
 
 @dataclasses.dataclass(frozen=True)
-class Machine:
+class Components:
     """The compiled parts of a run.
 
     `logp` is the learner's forward pass, for references and old log-probabilities; `longest` the most tokens of prompt
@@ -121,9 +121,9 @@ def check_attention(attention: str, *, on_cpu: bool) -> None:
         )
 
 
-def build_machine(
+def build_components(
     spec: RunSpec, config: Qwen2Config, longest: int, devices: Sequence[jax.Device] | None = None
-) -> Machine:
+) -> Components:
     """Everything but the state, for these devices (None: as the specification says, out of those there are).
 
     Raises ValueError as `check_positions`.
@@ -142,7 +142,7 @@ def build_machine(
         rows=spec.sampler_rows,
         chunk=spec.sampler_chunk,
     )
-    return Machine(
+    return Components(
         config,
         mesh,
         model,
@@ -160,43 +160,43 @@ def build_machine(
     )
 
 
-def load_weights(machine: Machine, folder: Path) -> Any:
+def load_weights(components: Components, folder: Path) -> Any:
     """Parameters of a Hugging Face folder as the learner wants them: their shards, float32 masters or a frozen base."""
-    shardings = _param_shardings(machine)
-    return load_params(folder, machine.config, shardings=shardings, dtype=machine.model.param_dtype)
+    shardings = _param_shardings(components)
+    return load_params(folder, components.config, shardings=shardings, dtype=components.model.param_dtype)
 
 
-def restore_weights(machine: Machine, run: Path, step: int | None) -> Any:
+def restore_weights(components: Components, run: Path, step: int | None) -> Any:
     """The same of a run's checkpoint (None: the newest), its adapters merged."""
-    params = restore_params(run, machine.config, step, shardings=_param_shardings(machine))[0]
-    return jax.tree.map(lambda leaf: leaf.astype(machine.model.param_dtype), params)
+    params = restore_params(run, components.config, step, shardings=_param_shardings(components))[0]
+    return jax.tree.map(lambda leaf: leaf.astype(components.model.param_dtype), params)
 
 
-def first_weights(machine: Machine, spec: RunSpec, folder: Path) -> Any:
+def first_weights(components: Components, spec: RunSpec, folder: Path) -> Any:
     """The weights before step 1: those of `init_from`, or of the model's folder."""
     if not spec.init_from:
-        return load_weights(machine, folder)
-    return restore_weights(machine, *split_run(spec.init_from))
+        return load_weights(components, folder)
+    return restore_weights(components, *split_run(spec.init_from))
 
 
-def first_state(machine: Machine, spec: RunSpec, folder: Path) -> TrainState:
+def first_state(components: Components, spec: RunSpec, folder: Path) -> TrainState:
     """The state before step 1: the first weights, fresh moments and adapters.
 
     A run that starts from another of the same optimizer goes on with its moments (which a stage with `fresh_optimizer`
     then forgets), and with its critic; new adapters have neither.
     """
-    state = machine.begin(first_weights(machine, spec, folder))
+    state = components.begin(first_weights(components, spec, folder))
     if not spec.init_from or spec.lora:
         return state
     run, step = split_run(spec.init_from)
     return inherit(run, state, step)
 
 
-def frozen_reference(machine: Machine, spec: RunSpec, folder: Path, state: TrainState) -> Any:
+def frozen_reference(components: Components, spec: RunSpec, folder: Path, state: TrainState) -> Any:
     """The first model, for a KL that is taken to it: a copy, or the base with adapters that do nothing (no copy)."""
     if state.base is None:
-        return load_weights(machine, folder)
-    base = load_weights(machine, folder) if spec.init_from else state.base
+        return load_weights(components, folder)
+    base = load_weights(components, folder) if spec.init_from else state.base
     return join(base, jax.tree.map(jnp.zeros_like, state.params))
 
 
@@ -205,5 +205,5 @@ def _make_merge(model: Qwen2, mesh: Mesh) -> Callable[[Any, Any], Any]:
     return jax.jit(functools.partial(merge, spec=model.lora), out_shardings=shardings)
 
 
-def _param_shardings(machine: Machine) -> Any:
-    return jax.tree.map(lambda leaf: leaf.sharding, abstract_params(machine.model.clone(lora=None), machine.mesh))
+def _param_shardings(components: Components) -> Any:
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract_params(components.model.clone(lora=None), components.mesh))

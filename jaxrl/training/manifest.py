@@ -14,7 +14,7 @@ import jax
 
 from jaxrl.checkpointing.restore import origin
 from jaxrl.reporting.files import write_text
-from jaxrl.runtime.multihost import leads
+from jaxrl.runtime.multihost import is_primary
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
@@ -43,7 +43,7 @@ def make_manifest(rule: str, problems: Mapping[str, list[str]], weights: str, in
             "platform": device.platform,
             "kind": device.device_kind,
             "devices": jax.device_count(),
-            "processor": platform.processor() or platform.machine(),
+            "processor": platform.processor() or platform.components(),
         },
         "rule": rule,
         "weights": weights,
@@ -63,11 +63,11 @@ def write_manifest(workdir: Path, manifest: Mapping[str, Any], step: int) -> lis
     """
     path = workdir / "manifest.json"
     if not path.is_file():
-        if leads():
+        if is_primary():
             write_text(path, json.dumps(manifest, indent=2) + "\n")
         return []
     lines = check_manifest(workdir, manifest)
-    if leads() and lines:
+    if is_primary() and lines:
         _put_down(workdir, step, lines, {part: manifest[part] for part in _TOLD})
     return lines
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jaxrl.tasks.overlap import refuse_overlap
 from jaxrl.tasks.problem import Problem
-from jaxrl.tasks.prompting import Dialogue
+from jaxrl.tasks.prompting import PromptFormat
 from jaxrl.training.run_spec import RunSpec
 from models.config import Qwen2Config
 from models.folder import read_config
@@ -14,10 +14,10 @@ from models.tokenizer import check_vocabulary, eos_ids, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class ProblemSet:
     """Problems by stage and held-out ones, and how they are put to the model."""
 
-    dialogue: Dialogue
+    prompt_format: PromptFormat
     held_out: Sequence[Problem]
     pools: Mapping[str, Sequence[Problem]]
 
@@ -32,10 +32,10 @@ class Asked:
         return max(max(self._lengths(pool)) + limit for pool, limit in limits)
 
     def _lengths(self, pool: Sequence[Problem]) -> list[int]:
-        return [len(self.dialogue.encode(problem)) for problem in pool]
+        return [len(self.prompt_format.encode(problem)) for problem in pool]
 
 
-def load_asked(spec: RunSpec, folder: Path) -> tuple[Asked, Qwen2Config]:
+def load_problem_set(spec: RunSpec, folder: Path) -> tuple[ProblemSet, Qwen2Config]:
     """The problems of a run, drawn anew, for the tokenizer of a model folder; and the model's shape.
 
     Raises ValueError where the folder's parts don't fit together, or where training problems are held out too.
@@ -43,9 +43,9 @@ def load_asked(spec: RunSpec, folder: Path) -> tuple[Asked, Qwen2Config]:
     tokenizer = load_tokenizer(folder)
     ends, config = eos_ids(folder, tokenizer), read_config(folder)
     check_vocabulary(tokenizer, config.vocab_size, ends)
-    dialogue = Dialogue(spec.task, spec.prompt, spec.rule, spec.values, tokenizer, ends, spec.stop)
+    prompt_format = PromptFormat(spec.task, spec.prompt, spec.rule, spec.values, tokenizer, ends, spec.stop)
     held_out = spec.task.draw("test", spec.evaluation.pool, spec.seed)
     known = {problem.form for problem in held_out}
     pools = {stage.name: spec.task.draw("train", stage.pool, spec.seed, known) for stage in spec.stages}
     refuse_overlap(held_out, [problem for pool in pools.values() for problem in pool])
-    return Asked(dialogue, held_out, pools), config
+    return ProblemSet(prompt_format, held_out, pools), config

@@ -69,9 +69,9 @@ def replay(run: Run, step: int, prompt: int, sample: int) -> Replayed:
     prompts, completions = run.steps.complete(_state(run, step), plan, index, np.array([sample]))
     length = int(completions.lengths[0])
     again = Response(
-        run.dialogue.decode(completions.tokens[0, :length].tolist()), length, bool(completions.finished[0])
+        run.prompt_format.decode(completions.tokens[0, :length].tolist()), length, bool(completions.finished[0])
     )
-    shown = run.dialogue.tokenizer.decode(prompts[0], skip_special_tokens=False)
+    shown = run.prompt_format.tokenizer.decode(prompts[0], skip_special_tokens=False)
     stored = group.responses[sample]
     return Replayed(shown, Response(stored.response, stored.length, stored.finished), again)
 
@@ -88,7 +88,7 @@ def _plan(run: Run, step: int) -> StepPlan:
 def _state(run: Run, step: int) -> TrainState:
     """The weights that step `step` sampled from, as a state without its moments."""
     if step == 1:
-        return first_state(run.machine, run.begun_from(), run.folder)
+        return first_state(run.components, run.begun_from(), run.folder)
     workdir: Path = run.spec.workdir
     steps = run_steps(workdir) if (workdir / "checkpoints").is_dir() else []
     if step - 1 not in steps:
@@ -99,10 +99,10 @@ def _state(run: Run, step: int) -> TrainState:
             f"steps that can be drawn again: {usable} (checkpoint.keep_every keeps more)."
         )
     if not run.spec.lora:
-        return TrainState(np.int32(step - 1), restore_weights(run.machine, workdir, step - 1), None)
-    base = first_weights(run.machine, run.begun_from(), run.folder)
+        return TrainState(np.int32(step - 1), restore_weights(run.components, workdir, step - 1), None)
+    base = first_weights(run.components, run.begun_from(), run.folder)
     check_base(workdir, base, run.spec.dtype)
-    adapters = {"params": run.machine.abstract().params}
+    adapters = {"params": run.components.abstract().params}
     return TrainState(
         np.int32(step - 1), **restore_tree(checkpoint_folder(workdir, step - 1)[0], adapters), opt_state=None, base=base
     )

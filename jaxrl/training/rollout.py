@@ -14,7 +14,7 @@ from jaxrl.reporting.rollouts import GroupRecord, ResponseRecord
 from jaxrl.rewards import Verdict
 from jaxrl.sampling import Completions
 from jaxrl.tasks.problem import Problem
-from jaxrl.tasks.prompting import Dialogue
+from jaxrl.tasks.prompting import PromptFormat
 
 _advantages = jax.jit(compute_advantages, static_argnums=0, static_argnames=("gamma", "lam"))
 _targets = jax.jit(value_targets, static_argnames=("gamma", "lam"))
@@ -43,15 +43,19 @@ class Rollout(NamedTuple):
 
 
 def score_completions(
-    dialogue: Dialogue, problems: list[Problem], prompts: list[list[int]], completions: Completions, samples: int
+    prompt_format: PromptFormat,
+    problems: list[Problem],
+    prompts: list[list[int]],
+    completions: Completions,
+    samples: int,
 ) -> Rollout:
     """Decode and judge every completion. One more than `samples` a problem is its greedy one."""
     group = len(completions.lengths) // len(problems)
     responses, verdicts = [], []
     for row, length in enumerate(completions.lengths):
-        response = dialogue.decode(completions.tokens[row, :length].tolist())
+        response = prompt_format.decode(completions.tokens[row, :length].tolist())
         responses.append(response)
-        verdicts.append(dialogue.judge(problems[row // group], response, not completions.finished[row]))
+        verdicts.append(prompt_format.judge(problems[row // group], response, not completions.finished[row]))
     if group == samples:
         return Rollout(problems, prompts, completions, responses, verdicts)
     drawn = [row for row in range(len(verdicts)) if row % group < samples]
@@ -169,7 +173,7 @@ def to_records(
     rollout: Rollout,
     batch: Batch,
     groups: np.ndarray,
-    dialogue: Dialogue,
+    prompt_format: PromptFormat,
     step: int,
     stage: str,
     indices: Sequence[int],
@@ -196,12 +200,12 @@ def to_records(
                 _finite(advantages[row]),
                 int(rollout.completions.lengths[row]),
                 bool(rollout.completions.finished[row]),
-                dialogue.way_of(rollout.responses[row]),
+                prompt_format.way_of(rollout.responses[row]),
             )
             for row in rows
             for verdict in (rollout.verdicts[row],)
         )
-        prompt = dialogue.tokenizer.decode(rollout.prompts[place], skip_special_tokens=False)
+        prompt = prompt_format.tokenizer.decode(rollout.prompts[place], skip_special_tokens=False)
         records.append(
             GroupRecord(
                 step,

@@ -13,7 +13,7 @@ from jaxrl.reporting.run_folder import drop_evaluations_after, write_evaluation
 from jaxrl.reporting.terminal import Terminal
 from jaxrl.reporting.wandb_writer import WandbWriter
 from jaxrl.reporting.writers import JsonlWriter
-from jaxrl.runtime.multihost import leads, shared
+from jaxrl.runtime.multihost import broadcast_from_primary, is_primary
 from jaxrl.training.run_spec import RunSpec
 
 
@@ -43,20 +43,20 @@ class Ledger:
         self.patience = Patience(spec.checkpoint.patience, terminal.say)
         self._owed: collections.deque[tuple[str, Callable[[], None]]] = collections.deque()
         self.cut_back(done)
-        self.wandb = WandbWriter(spec.wandb, spec.workdir, config, terminal.say) if leads() else None
-        self.begun: bool = shared(bool(self.metrics) and self.metrics.last_step >= 0)
+        self.wandb = WandbWriter(spec.wandb, spec.workdir, config, terminal.say) if is_primary() else None
+        self.begun: bool = broadcast_from_primary(bool(self.metrics) and self.metrics.last_step >= 0)
 
     def __enter__(self) -> "Ledger":
         return self
 
     def __exit__(self, *error) -> None:
-        if leads():
+        if is_primary():
             self.metrics.close()
             self.wandb.close()
 
     def cut_back(self, done: int) -> None:
         """Take away all that was written of the steps after `done`."""
-        if not leads():
+        if not is_primary():
             return
         if self.metrics:
             self.metrics.close()
@@ -67,18 +67,18 @@ class Ledger:
 
     def write_samples(self, step: int, groups: Sequence[GroupRecord]) -> None:
         """The responses of a step, for the run's folder and where somebody wants to read some."""
-        if leads():
+        if is_primary():
             self._owe(f"the rollouts of step {step}", write_rollouts, self.spec.workdir / "rollouts", step, groups)
             self.wandb.write_samples(step, groups)
 
     def write_evaluation(self, result: EvaluationResult) -> None:
         """An evaluation, under its name."""
-        if leads():
+        if is_primary():
             self._owe(f"the evaluation of step {result.step}", write_evaluation, self.spec.workdir, result)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """One step's line, for everywhere."""
-        if leads():
+        if is_primary():
             self._owe(f"the metrics of step {record['step']}", self.metrics.write, record)
             self.wandb.write(record)
         self.terminal.step(record)
@@ -98,7 +98,7 @@ class Ledger:
         except OSError as error:
             said = OSError(error.errno, f"{error.strerror or error}; make room")
             self.patience.refused(f"{what} can't be written", said, again, final=final)
-        return shared(not self._owed)
+        return broadcast_from_primary(not self._owed)
 
     def _owe(self, what: str, write: Callable[..., None], *given: Any) -> None:
         self._owed.append((what, partial(write, *given)))

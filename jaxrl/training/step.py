@@ -20,9 +20,9 @@ from jaxrl.reporting.terminal import Terminal
 from jaxrl.runtime.hardware import peak_flops
 from jaxrl.sampling import Completions, Coordinates
 from jaxrl.tasks.problem import Problem
-from jaxrl.tasks.prompting import Dialogue
+from jaxrl.tasks.prompting import PromptFormat
 from jaxrl.tasks.task import choose
-from jaxrl.training.components import Machine
+from jaxrl.training.components import Components
 from jaxrl.training.progress import StepPlan, draw_seed
 from jaxrl.training.rollout import (
     Rollout,
@@ -41,7 +41,7 @@ from jaxrl.training.step_metrics import rollout_metrics, update_metrics, warning
 _SPARE = 0x5BA2E  # what tells the order of spare problems from that of an epoch
 
 
-class Drawn(NamedTuple):
+class Collected(NamedTuple):
     """What a step draws and learns from; when it began and how long all took."""
 
     began: float
@@ -59,14 +59,20 @@ class Steps:
     def __init__(
         self,
         spec: RunSpec,
-        machine: Machine,
-        dialogue: Dialogue,
+        components: Components,
+        prompt_format: PromptFormat,
         pools: Mapping[str, Sequence[Problem]],
         terminal: Terminal,
     ):
-        self.spec, self.machine, self.dialogue, self.pools, self.terminal = spec, machine, dialogue, pools, terminal
+        self.spec, self.components, self.prompt_format, self.pools, self.terminal = (
+            spec,
+            components,
+            prompt_format,
+            pools,
+            terminal,
+        )
 
-    def draw(self, state: TrainState, reference: Any, plan: StepPlan) -> Drawn:
+    def draw(self, state: TrainState, reference: Any, plan: StepPlan) -> Collected:
         """The step's rollout and its batch; nothing is changed yet. FloatingPointError where logits are not finite."""
         began, times, loss = time.perf_counter(), {}, self.spec.loss
         rollout, indices, refills = self._roll(state, plan, times)
@@ -74,13 +80,13 @@ class Steps:
         if loss.drop_equal:
             groups = with_variance(rollout.rewards)[: plan.stage.prompts]
         learned = select(rollout, groups)
-        batch = make_batch(learned, self.machine.longest)
+        batch = make_batch(learned, self.components.longest)
         if len(groups):
             with self._phase("reference", times):
                 batch, penalty = self._refer(batch, state, reference, plan)
                 rewards, greedy = shaped_rewards(learned, loss, plan.stage.max_new_tokens)
                 batch = with_advantages(batch, rewards, greedy, loss, penalty)
-        return Drawn(began, times, indices, rollout, groups, batch, refills)
+        return Collected(began, times, indices, rollout, groups, batch, refills)
 
     def _roll(self, state: TrainState, plan: StepPlan, times: dict[str, float]) -> tuple[Rollout, np.ndarray, int]:
         """All completions of a step, the indices of its problems, and how often others were asked (dynamic sampling).
@@ -99,19 +105,19 @@ class Steps:
                 prompts, completions = self.complete(state, plan, indices, samples)
             with self._phase("reward", times):
                 problems = [self.pools[stage.name][index] for index in indices]
-                parts.append(score_completions(self.dialogue, problems, prompts, completions, stage.samples))
+                parts.append(score_completions(self.prompt_format, problems, prompts, completions, stage.samples))
             missing -= len(with_variance(parts[-1].rewards)) if loss.refills else missing
         return join(parts), queue[:asked], len(parts) - 1
 
-    def learn(self, state: TrainState, plan: StepPlan, drawn: Drawn) -> tuple[TrainState, dict[str, Any]]:
+    def learn(self, state: TrainState, plan: StepPlan, drawn: Collected) -> tuple[TrainState, dict[str, Any]]:
         """The update of a step, and the numbers of the whole of it."""
         stage, times = plan.stage, dict(drawn.times)
         scalars = Scalars(
             plan.learning_rate, plan.temperature, stage.kl_coefficient, self.spec.critic_learning_rate * plan.rate
         )
         with self._phase("update", times):
-            state, info = self.machine.update(state, drawn.batch, scalars)
-            state = self.machine.follow(state, plan.step)
+            state, info = self.components.update(state, drawn.batch, scalars)
+            state = self.components.follow(state, plan.step)
             info = jax.device_get(info)
         record = {
             "step": plan.step,
@@ -139,18 +145,18 @@ class Steps:
             "speed/update_tokens_per_second": record["tokens/update"] / times["time/update"],
             "speed/update_flops": record["flops/update"] / times["time/update"],
             "memory/peak_bytes": _peak_bytes(),
-            "compiled/sampler": sum(self.machine.sampler.traces.values()),
-            "compiled/update": sum(self.machine.update.traces.values()),
+            "compiled/sampler": sum(self.components.sampler.traces.values()),
+            "compiled/update": sum(self.components.update.traces.values()),
         }
-        devices = self.machine.mesh.devices
+        devices = self.components.mesh.devices
         if peak := peak_flops(devices.flat[0].device_kind, self.spec.dtype):
             speeds["speed/update_mfu"] = speeds["speed/update_flops"] / (devices.size * peak)
         return state, record | times | speeds
 
-    def records(self, plan: StepPlan, drawn: Drawn) -> list[GroupRecord]:
+    def records(self, plan: StepPlan, drawn: Collected) -> list[GroupRecord]:
         """The step's responses as they are stored."""
         return to_records(
-            drawn.rollout, drawn.batch, drawn.groups, self.dialogue, plan.step, plan.stage.name, drawn.indices
+            drawn.rollout, drawn.batch, drawn.groups, self.prompt_format, plan.step, plan.stage.name, drawn.indices
         )
 
     def indices(self, plan: StepPlan) -> np.ndarray:
@@ -175,16 +181,16 @@ class Steps:
         They are functions of the arguments alone (law 1), so a few of a step's completions are those of the whole step.
         """
         stage = plan.stage
-        prompts = [self.dialogue.encode(self.pools[stage.name][index]) for index in indices]
-        weights = self.machine.decode_weights(state)
+        prompts = [self.prompt_format.encode(self.pools[stage.name][index]) for index in indices]
+        weights = self.components.decode_weights(state)
         coordinates = Coordinates(
             draw_seed(self.spec.seed, plan.draw), plan.step, indices.astype(np.int32), samples.astype(np.int32)
         )
         heat = np.tile(np.where(samples < stage.samples, plan.temperature, 0.0), len(indices))
-        drawing = self.dialogue.drawing(
+        drawing = self.prompt_format.drawing(
             stage.max_new_tokens, heat, top_k=plan.top_k, top_p=plan.top_p, min_p=plan.min_p
         )
-        return prompts, self.machine.sampler.sample(
+        return prompts, self.components.sampler.sample(
             weights, prompts, len(samples), coordinates, drawing, partial(self.terminal.phase, "rollout")
         )
 
@@ -193,20 +199,22 @@ class Steps:
     ) -> tuple[Batch, np.ndarray | None]:
         """The batch with reference log-probabilities, and the penalty [B, T] where the KL stands in the reward."""
         loss = self.spec.loss
-        if self.machine.values:
-            values = self.machine.values(state.critic.params, batch.tokens, batch.lengths)
+        if self.components.values:
+            values = self.components.values(state.critic.params, batch.tokens, batch.lengths)
             batch = batch._replace(values=values * batch.loss_mask)
-        reference = state.weights(state.reference) if self.machine.follows else reference
+        reference = state.weights(state.reference) if self.components.follows else reference
         if reference is None:
             return batch, None
-        referred = self.machine.logp(reference, batch.tokens, batch.lengths, plan.temperature)
+        referred = self.components.logp(reference, batch.tokens, batch.lengths, plan.temperature)
         batch = batch._replace(ref_logp=referred * batch.loss_mask)
         if loss.kl_placement != "reward":
             return batch, None
         weights = state.weights(state.params)
-        own = self.machine.logp(weights, batch.tokens, batch.lengths, plan.temperature) * batch.loss_mask
+        own = self.components.logp(weights, batch.tokens, batch.lengths, plan.temperature) * batch.loss_mask
         divergence = ESTIMATORS[loss.kl](jnp.asarray(own), jnp.asarray(batch.ref_logp))
-        if self.machine.update.spec.steps > 1:  # else the update's own are the old ones: another program's differ a bit
+        if (
+            self.components.update.spec.steps > 1
+        ):  # else the update's own are the old ones: another program's differ a bit
             batch = batch._replace(old_logp=own)
         return batch, plan.stage.kl_coefficient * np.asarray(divergence) * batch.loss_mask
 

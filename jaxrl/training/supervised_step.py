@@ -9,16 +9,16 @@ from jaxrl.learning.state import TrainState
 from jaxrl.reporting.terminal import Terminal
 from jaxrl.sampling import Completions
 from jaxrl.tasks.problem import Problem
-from jaxrl.tasks.prompting import Dialogue
-from jaxrl.training.components import Machine
+from jaxrl.tasks.prompting import PromptFormat
+from jaxrl.training.components import Components
 from jaxrl.training.progress import StepPlan
 from jaxrl.training.run_spec import RunSpec
-from jaxrl.training.step import Drawn, Steps
+from jaxrl.training.step import Collected, Steps
 
 _SAMPLED = ("tokens/slot_occupancy", "speed/rollout_tokens_per_second")  # of a sampler that has nothing to do here
 
 
-class Lessons(Steps):
+class SupervisedSteps(Steps):
     """Steps that learn what the solver writes to each problem. They are judged and stored as completions are, so the
     metrics of a step say what was taught; what the model writes itself is seen in the evaluations.
 
@@ -28,13 +28,13 @@ class Lessons(Steps):
     def __init__(
         self,
         spec: RunSpec,
-        machine: Machine,
-        dialogue: Dialogue,
+        components: Components,
+        prompt_format: PromptFormat,
         pools: Mapping[str, Sequence[Problem]],
         terminal: Terminal,
     ):
-        super().__init__(spec, machine, dialogue, pools, terminal)
-        self.lessons = {name: [dialogue.lesson(problem) for problem in pool] for name, pool in pools.items()}
+        super().__init__(spec, components, prompt_format, pools, terminal)
+        self.lessons = {name: [prompt_format.lesson(problem) for problem in pool] for name, pool in pools.items()}
         for stage in spec.stages:
             longest = max(map(len, self.lessons[stage.name]))
             if longest > stage.max_new_tokens:
@@ -43,12 +43,12 @@ class Lessons(Steps):
                     f"sampling.max_new_tokens={stage.max_new_tokens}; raise it, or take easier problems."
                 )
 
-    def draw(self, state: TrainState, reference: Any, plan: StepPlan) -> Drawn:
+    def draw(self, state: TrainState, reference: Any, plan: StepPlan) -> Collected:
         """As `Steps.draw`, with no sampler to be compared with."""
         drawn = super().draw(state, reference, plan)
         return drawn._replace(batch=drawn.batch._replace(sample_logp=None))
 
-    def learn(self, state: TrainState, plan: StepPlan, drawn: Drawn) -> tuple[TrainState, dict[str, Any]]:
+    def learn(self, state: TrainState, plan: StepPlan, drawn: Collected) -> tuple[TrainState, dict[str, Any]]:
         """As `Steps.learn`."""
         state, record = super().learn(state, plan, drawn)
         return state, {name: value for name, value in record.items() if name not in _SAMPLED}
@@ -65,5 +65,5 @@ class Lessons(Steps):
         for row, lesson in enumerate(lessons):
             tokens[row, : len(lesson)] = lesson
         nothing = np.zeros(tokens.shape, np.float32)
-        prompts = [self.dialogue.encode(self.pools[stage.name][index]) for index in indices]
+        prompts = [self.prompt_format.encode(self.pools[stage.name][index]) for index in indices]
         return prompts, Completions(tokens, lengths, np.ones(len(lessons), bool), nothing, nothing, 0.0)

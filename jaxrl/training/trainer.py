@@ -20,20 +20,20 @@ from jaxrl.learning.state import TrainState, fresh_moments
 from jaxrl.reporting.run_folder import read_evaluations
 from jaxrl.reporting.terminal import Terminal
 from jaxrl.runtime.hardware import present_devices
-from jaxrl.runtime.multihost import fetch, leads, led, shared
+from jaxrl.runtime.multihost import broadcast_from_primary, fetch, is_primary, run_on_primary
 from jaxrl.runtime.signals import Ended, Signals, Stopped
 from jaxrl.sampling import Coordinates
-from jaxrl.tasks.prompting import Dialogue
-from jaxrl.training.components import build_machine, check_attention, first_state, first_weights, frozen_reference
+from jaxrl.tasks.prompting import PromptFormat
+from jaxrl.training.components import build_components, check_attention, first_state, first_weights, frozen_reference
 from jaxrl.training.guard import drop_trips_after, dump, find_cause
 from jaxrl.training.manifest import check_manifest, make_manifest, manifest_weights, write_manifest
-from jaxrl.training.problem_pools import load_asked
+from jaxrl.training.problem_pools import load_problem_set
 from jaxrl.training.progress import Progress, StepPlan, advance, gone_back, plan_step
 from jaxrl.training.run_log import Ledger, explained
 from jaxrl.training.run_spec import RunSpec
-from jaxrl.training.step import Drawn, Steps
+from jaxrl.training.step import Collected, Steps
 from jaxrl.training.step_metrics import stage_warnings, suspect_warnings
-from jaxrl.training.supervised_step import Lessons
+from jaxrl.training.supervised_step import SupervisedSteps
 from jaxrl.training.workdir import claimed
 from models.adapter_folder import save_adapter
 from models.convert import save_params
@@ -50,15 +50,15 @@ class Run:
     saver: Saver
     ledger: Ledger
     found: dict[str, EvaluationResult]
-    dialogue: Dialogue
+    prompt_format: PromptFormat
 
     def __init__(self, spec: RunSpec, model_folder: Path, terminal: Terminal, config: dict[str, Any]):
         self.spec, self.folder, self.terminal, self.config = spec, model_folder, terminal, config
-        self.asked, model_config = load_asked(spec, model_folder)
-        self.dialogue, self.held_out, self.pools = self.asked.dialogue, self.asked.held_out, self.asked.pools
-        self.machine = build_machine(spec, model_config, self.asked.longest_row(spec))
-        kind = Lessons if spec.loss.needs == "solver" else Steps
-        self.steps = kind(spec, self.machine, self.dialogue, self.pools, terminal)
+        self.asked, model_config = load_problem_set(spec, model_folder)
+        self.prompt_format, self.held_out, self.pools = self.asked.prompt_format, self.asked.held_out, self.asked.pools
+        self.components = build_components(spec, model_config, self.asked.longest_row(spec))
+        kind = SupervisedSteps if spec.loss.needs == "solver" else Steps
+        self.steps = kind(spec, self.components, self.prompt_format, self.pools, terminal)
 
     def train(self) -> dict[str, EvaluationResult]:
         """All steps that are still to be done; returns the evaluations before and after.
@@ -67,9 +67,9 @@ class Run:
         with what was learned saved; Ended where the guard gives up. A signal while it does not learn is not taken here.
         """
         spec = self.spec
-        devices = present_devices(self.machine.mesh.devices.flat)
+        devices = present_devices(self.components.mesh.devices.flat)
         check_attention(spec.attention, on_cpu=devices.on_cpu)
-        if shared(manifest_weights(spec.workdir)):
+        if broadcast_from_primary(manifest_weights(spec.workdir)):
             check_manifest(spec.workdir, self.manifest())
         with claimed(spec.workdir, self.config) as changes:
             state = self._learn(changes)
@@ -88,15 +88,15 @@ class Run:
             elif spec.init_from:
                 self.terminal.say(f"starts from {self.spec.init_from}: its weights{self._inherited(state)}")
             self.ledger = stack.enter_context(Ledger(spec, self.config, self.terminal, progress.step))
-            if leads():
+            if is_primary():
                 drop_trips_after(spec.workdir / "guard", progress.trips)
             now = self.manifest(None if progress.step else _first_weights(state))
             for line in (*changes, *write_manifest(spec.workdir, now, progress.step)):
                 self.terminal.say(line)
             reference = None
             if self._needs_reference:
-                reference = frozen_reference(self.machine, spec, self.folder, state)
-            self.found = {result.name: result for result in read_evaluations(spec.workdir)} if leads() else {}
+                reference = frozen_reference(self.components, spec, self.folder, state)
+            self.found = {result.name: result for result in read_evaluations(spec.workdir)} if is_primary() else {}
             if not self.ledger.begun:
                 self._keep(self._evaluate(state, 0), BEFORE)
                 self.ledger.write({"step": 0} | to_metrics(self.found[BEFORE]))
@@ -114,8 +114,8 @@ class Run:
         """
         problems = {name: [problem.id for problem in pool] for name, pool in self.pools.items()}
         problems["held_out"] = [problem.id for problem in self.held_out]
-        weights = "" if params else shared(manifest_weights(self.spec.workdir))
-        weights = weights or fingerprint(params or first_weights(self.machine, self.begun_from(), self.folder))
+        weights = "" if params else broadcast_from_primary(manifest_weights(self.spec.workdir))
+        weights = weights or fingerprint(params or first_weights(self.components, self.begun_from(), self.folder))
         return make_manifest(self.spec.rule, problems, weights, self.spec.init_from)
 
     def _state_of(self, step: int | None, base: Any = None) -> tuple[TrainState, Progress]:
@@ -124,12 +124,14 @@ class Run:
         base: of a model with adapters, its frozen weights, if they are at hand. Raises ValueError where they are no
         longer to be had as they were.
         """
-        machine = self.machine
+        components = self.components
         if step is None:
-            return machine.begin(base) if base else first_state(machine, self.begun_from(), self.folder), Progress()
-        state, meta = self.saver.checkpoints.restore(machine.abstract(), step)
+            return components.begin(base) if base else first_state(
+                components, self.begun_from(), self.folder
+            ), Progress()
+        state, meta = self.saver.checkpoints.restore(components.abstract(), step)
         if self.spec.lora and base is None:
-            base = first_weights(machine, self.begun_from(), self.folder)
+            base = first_weights(components, self.begun_from(), self.folder)
             check_base(self.spec.workdir, base, self.spec.dtype)
         return state._replace(base=base), Progress(**meta)
 
@@ -142,7 +144,7 @@ class Run:
                     self._announce(plan, state)
                     shown = plan.stage
                 if plan.stage.fresh_optimizer and plan.place == 0:
-                    state = fresh_moments(state, self.machine.optimizer, self.machine.critic)
+                    state = fresh_moments(state, self.components.optimizer, self.components.critic)
                 drawn, record, cause = None, {"step": plan.step}, ""
                 try:
                     drawn = self.steps.draw(state, reference, plan)
@@ -198,7 +200,7 @@ class Run:
         state: TrainState,
         progress: Progress,
         plan: StepPlan,
-        drawn: Drawn,
+        drawn: Collected,
         record: dict[str, Any],
         result: EvaluationResult | None,
     ) -> Progress:
@@ -231,7 +233,7 @@ class Run:
         state: TrainState,
         progress: Progress,
         plan: StepPlan,
-        drawn: Drawn | None,
+        drawn: Collected | None,
         record: dict[str, Any],
         cause: str,
     ) -> tuple[TrainState, Progress]:
@@ -239,7 +241,7 @@ class Run:
         self.saver.before_going_back()
         guard, trips = self.spec.guard, progress.trips + 1
         folder = self.spec.workdir / "guard" / f"trip_{trips}"
-        if leads():
+        if is_primary():
             groups = self.steps.records(plan, drawn) if drawn else []
             with explained(f"the refused step {plan.step}"):
                 dump(folder, plan.step, cause, record, drawn and drawn.batch, groups)
@@ -262,7 +264,7 @@ class Run:
     def _evaluate(self, state: TrainState, step: int) -> EvaluationResult:
         """The held-out problems with the weights of `state`."""
         spec, asked = self.spec.evaluation, self.spec
-        weights = self.machine.decode_weights(state)
+        weights = self.components.decode_weights(state)
 
         def generate(prompts: list[list[int]], group_size: int, step: int, greedy: bool):
             told = partial(self.terminal.phase, f"evaluation, {'greedy' if greedy else 'sampled'}")
@@ -273,22 +275,22 @@ class Run:
                 np.arange(len(prompts), dtype=np.int32),
                 np.arange(group_size, dtype=np.int32),
             )
-            drawing = self.dialogue.drawing(spec.max_new_tokens, 0.0 if greedy else spec.temperature)
-            return self.machine.sampler.sample(weights, prompts, group_size, coordinates, drawing, told)
+            drawing = self.prompt_format.drawing(spec.max_new_tokens, 0.0 if greedy else spec.temperature)
+            return self.components.sampler.sample(weights, prompts, group_size, coordinates, drawing, told)
 
-        judge = dataclasses.replace(self.dialogue, rule=spec.rule or asked.rule).judge
+        judge = dataclasses.replace(self.prompt_format, rule=spec.rule or asked.rule).judge
         settings = {"temperature": spec.temperature, "max_new_tokens": spec.max_new_tokens, "seed": asked.seed}
         return evaluate(
             generate,
             self.held_out,
-            encode=self.dialogue.encode,
-            decode=self.dialogue.decode,
+            encode=self.prompt_format.encode,
+            decode=self.prompt_format.decode,
             judge=judge,
             samples=spec.samples,
             step=step,
             model=str(asked.model),
             settings=settings,
-            way_of=self.dialogue.way_of if asked.prompt.form == "terse" else None,
+            way_of=self.prompt_format.way_of if asked.prompt.form == "terse" else None,
         )
 
     def _keep(self, result: EvaluationResult, name: str) -> None:
@@ -301,7 +303,7 @@ class Run:
             self.terminal.phase("export")
             workdir, lora = self.spec.workdir, self.spec.lora
             params = state.params if jax.process_count() == 1 else fetch(state.params)
-            if leads() and lora:
+            if is_primary() and lora:
                 if self.spec.init_from:
                     self.terminal.say(
                         f"no adapter/ is written: the adapters belong to the weights of {self.spec.init_from}, which "
@@ -310,16 +312,18 @@ class Run:
                     )
                 else:
                     save_adapter(workdir / "adapter", params, lora, self.spec.model)
-                params, _ = open_params(workdir, self.machine.config, folder=self.folder)  # with the base's own digits
-            if leads():
-                save_params(workdir / "export", params, self.machine.config, source_folder=self.folder)
-            shared(True)  # no process ends before all is written
+                params, _ = open_params(
+                    workdir, self.components.config, folder=self.folder
+                )  # with the base's own digits
+            if is_primary():
+                save_params(workdir / "export", params, self.components.config, source_folder=self.folder)
+            broadcast_from_primary(True)  # no process ends before all is written
 
     def begun_from(self) -> RunSpec:
         """The specification with the step of the run that this one starts from. The newest is asked for once, for that
         run may be going on; the manifest keeps it. Raises as `with_step`."""
         if self.spec.init_from:
-            begun = led(lambda: with_step(origin(self.spec.workdir, self.spec.init_from)))
+            begun = run_on_primary(lambda: with_step(origin(self.spec.workdir, self.spec.init_from)))
             self.spec = dataclasses.replace(self.spec, init_from=begun)
         return self.spec
 

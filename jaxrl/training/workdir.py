@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxrl.checkpointing.restore import run_steps, split_run
 from jaxrl.reporting.files import drop_partial, write_text
-from jaxrl.runtime.multihost import leads, led, until_seen
+from jaxrl.runtime.multihost import is_primary, run_on_primary, until_seen
 from jaxrl.training.manifest import _flat, _put_down
 from jaxrl.training.run_spec import RunSpec
 from models.file_lock import lock
@@ -51,8 +51,8 @@ def claimed(workdir: Path, config: Mapping[str, Any]) -> Iterator[list[str]]:
     it can't be written, and as `check_workdir`. Of several processes one locks and writes; the others wait for it.
     """
     with ExitStack() as stack:
-        said = led(lambda: _claim(workdir, config, stack))
-        if not leads():
+        said = run_on_primary(lambda: _claim(workdir, config, stack))
+        if not is_primary():
             until_seen(lambda: _listed(workdir / "config.json"), workdir / "config.json")
             check_workdir(workdir, config)  # each has to be the same command
         yield said

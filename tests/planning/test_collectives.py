@@ -9,7 +9,7 @@ import pytest
 from jaxrl.learning.mesh import MeshSpec
 from jaxrl.planning.collectives import Collective, read_collectives
 from jaxrl.planning.lower_learner import lower
-from jaxrl.training.components import build_machine
+from jaxrl.training.components import build_components
 from jaxrl.training.run_spec import run_spec
 from models.config import Qwen2Config
 
@@ -65,16 +65,16 @@ def test_twice_the_tokens_move_the_same_weights(small, tmp_path):
     """All that grows with the tokens is the lookup of their embeddings."""
     config = Qwen2Config(288, 64, 192, 2, 4, 2, 16, max_position_embeddings=256)
     spec = run_spec(small.fields(tmp_path, {"devices": 0, "layout.head_tokens": 1024, "remat": "full"}.items()))
-    machine = build_machine(dataclasses.replace(spec, mesh=MeshSpec(data=1, fsdp=4)), config, 128)
+    components = build_components(dataclasses.replace(spec, mesh=MeshSpec(data=1, fsdp=4)), config, 128)
     moved = []
     for rows in (4, 8):
         found = Counter()
         for collective in read_collectives(
-            lower(machine.update, machine.abstract(), rows, 128)["accumulate"].compile().as_text()
+            lower(components.update, components.abstract(), rows, 128)["accumulate"].compile().as_text()
         ):
             found["lookup" if collective.kind == "all-to-all" else "rest"] += collective.sent
         moved.append(found)
-    parameters = sum(x.size for x in jax.tree.leaves(machine.abstract().params)) * 4
+    parameters = sum(x.size for x in jax.tree.leaves(components.abstract().params)) * 4
     assert moved[1]["rest"] == pytest.approx(moved[0]["rest"], rel=0.02)
     # Gathered forward and backward, scattered once, and the head's kernel once more.
     assert 2 * parameters < moved[0]["rest"] < 4 * parameters

@@ -17,7 +17,7 @@ from jaxrl.planning.plan import Job, held_state, largest_shape, lower_programs, 
 from jaxrl.planning.roofline import link_rate, step_times
 from jaxrl.runtime.hardware import ACCELERATORS, Devices, read_devices
 from jaxrl.training import trainer as loop
-from jaxrl.training.components import build_machine, load_weights
+from jaxrl.training.components import build_components, load_weights
 from jaxrl.training.run_spec import run_spec
 from models.config import Qwen2Config, preset
 from models.folder import read_config
@@ -44,9 +44,9 @@ def test_the_parts_of_a_plan_are_the_bytes_of_the_run(small, tmp_path):
     spec = dataclasses.replace(
         spec, mesh=MeshSpec(data=2, fsdp=2), optimizer=dataclasses.replace(spec.optimizer, moment_dtype="bfloat16")
     )
-    machine = build_machine(spec, small.config, 48)
-    state = machine.begin(load_weights(machine, small.base))
-    weights = machine.sampler.decode_weights(state.params)
+    components = build_components(spec, small.config, 48)
+    state = components.begin(load_weights(components, small.base))
+    weights = components.sampler.decode_weights(state.params)
     planned = {
         phase.name: phase.parts
         for phase in plan_shapes(Job(spec, small.config, 40, Devices("cpu", 4, 1, GIB, None))).phases
@@ -56,8 +56,8 @@ def test_the_parts_of_a_plan_are_the_bytes_of_the_run(small, tmp_path):
     assert planned["update"]["moments"] == nbytes(state.opt_state)
     assert planned["update"]["critic"] == nbytes(state.critic)
     assert planned["decode"]["decode_weights"] == nbytes(weights)
-    longest = machine.sampler.cache_lengths[-1]
-    cache = nbytes(machine.sampler.programs.empty_cache(longest))
+    longest = components.sampler.cache_lengths[-1]
+    cache = nbytes(components.sampler.programs.empty_cache(longest))
     batches = planned["decode"]["cache"] / cache  # on a CPU every row has its slot at once
     assert batches == 1
 
@@ -73,8 +73,8 @@ def test_the_estimate_for_the_embedded_model_is_near_what_the_compiler_for_cpus_
     spec = run_spec(plain(importlib.import_module("configs.three_stage").get_config("tiny")))
     config, devices = read_config("models/tiny"), Devices("cpu", 1, 1, GIB, None)
     tiny = Job(spec, config, 76, devices)
-    machine = build_machine(spec, config, tiny.longest, jax.devices()[:1])
-    programs = lower(machine.update, machine.abstract(), *largest_shape(tiny))
+    components = build_components(spec, config, tiny.longest, jax.devices()[:1])
+    programs = lower(components.update, components.abstract(), *largest_shape(tiny))
     said = {phase.name: phase.parts["temporaries"] for phase in plan_shapes(tiny).phases}
     for name, phase in (("accumulate", "update"), ("reference", "reference")):
         real = programs[name].compile().memory_analysis().temp_size_in_bytes
@@ -238,7 +238,7 @@ def test_a_plan_compiles_and_estimates_the_merging_of_adapters(small, tmp_path):
     spec = run_spec(small.fields(tmp_path, {"lora.rank": 4, "devices": 1}.items()))
     config = Qwen2Config(288, 64, 512, 12, 4, 2, 16, max_position_embeddings=256)
     planned = Job(spec, config, 40, Devices("cpu", 1, 1, GIB, None))
-    assert "merge" in lower_programs(planned, build_machine(spec, config, planned.longest))
+    assert "merge" in lower_programs(planned, build_components(spec, config, planned.longest))
     assert plan_shapes(planned).phases[0].parts["temporaries"] == 64 * 512 * 4
 
 

@@ -28,6 +28,6 @@ def test_a_step_on_a_known_device_says_its_share(small, tmp_path, monkeypatch):
     run = small.run(small.fields(tmp_path / "run", {"evaluation.every": 0}))
     run.train()
     record = read_metrics(tmp_path / "run" / "metrics.jsonl")[1]
-    needed = record["speed/update_mfu"] * record["time/update"] * run.machine.mesh.devices.size * 1e6
+    needed = record["speed/update_mfu"] * record["time/update"] * run.components.mesh.devices.size * 1e6
     parameters = 16 * 288 + 2 * (16 * 8 * (2 * 2 + 2) + 3 * 16 * 32)
     assert 6 * parameters * record["tokens/update"] < needed < 8 * parameters * record["tokens/update"]

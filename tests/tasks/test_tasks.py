@@ -10,7 +10,7 @@ import pytest
 from data_gen.prompts import PromptSpec, build_prompt
 from jaxrl.rewards import RewardValues
 from jaxrl.tasks.knights_and_knaves import PuzzleTask
-from jaxrl.tasks.prompting import Dialogue
+from jaxrl.tasks.prompting import PromptFormat
 from jaxrl.tasks.registry import make_task
 from jaxrl.tasks.task import choose
 
@@ -53,9 +53,9 @@ def sums(tmp_path, monkeypatch):
 
 
 def judged(task, problem, answer, rule):
-    dialogue = Dialogue(task, PromptSpec("base"), rule, VALUES, None, ())
+    prompt_format = PromptFormat(task, PromptSpec("base"), rule, VALUES, None, ())
     response = f"<think>Let me add the numbers up one after another.</think><answer>{answer}</answer>"
-    return dialogue.judge(problem, response, False).verdict
+    return prompt_format.judge(problem, response, False).verdict
 
 
 def test_a_file_gives_each_question_once_and_none_that_is_held_out(sums):

@@ -42,14 +42,14 @@ SETTINGS = {
 def rare():
     """Only responses to some problems may be called correct, so that whole groups get one reward and others do not."""
     patch = pytest.MonkeyPatch()
-    judge = loop.Dialogue.judge
+    judge = loop.PromptFormat.judge
 
     def some(self, problem, response, truncated):
         verdict = judge(self, problem, response, truncated)
         teaches = sum(map(ord, problem.id)) % 2 and len(response) % 2
         return verdict._replace(verdict="correct", reward=3.0 if teaches else 1.0)
 
-    patch.setattr(loop.Dialogue, "judge", some)
+    patch.setattr(loop.PromptFormat, "judge", some)
     yield
     patch.undo()
 
@@ -71,7 +71,7 @@ def trained(small, tmp_path_factory):
 def state_of(run):
     """The newest checkpoint's whole state, critic and reference too."""
     with Checkpoints(run.spec.workdir / "checkpoints") as checkpoints:
-        return jax.device_get(checkpoints.restore(run.machine.abstract())[0])
+        return jax.device_get(checkpoints.restore(run.components.abstract())[0])
 
 
 def rollouts(run, step):
@@ -117,7 +117,7 @@ def test_the_guards_factor_is_of_all_rates(trained):
     run = trained("ppo")
     plan = loop.plan_step(run.spec.stages, loop.Progress(step=STEPS - 1, place=1, stage=2, rate=0.0))
     with Checkpoints(run.spec.workdir / "checkpoints") as checkpoints:
-        state = checkpoints.restore(run.machine.abstract())[0]
+        state = checkpoints.restore(run.components.abstract())[0]
     before = jax.device_get(state)
     after, record = run.steps.learn(state, plan, run.steps.draw(state, None, plan))
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(after.critic.params), before.critic.params)
@@ -139,15 +139,15 @@ def test_a_reference_that_follows_moves_half_way_every_second_step(small, traine
 def load(run, step):
     """The embedding after a step."""
     if step == 0:
-        return np.asarray(load_weights(run.machine, run.folder)["embed"]["embedding"])
-    return np.asarray(restore_params(run.spec.workdir, run.machine.config, step)[0]["embed"]["embedding"])
+        return np.asarray(load_weights(run.components, run.folder)["embed"]["embedding"])
+    return np.asarray(restore_params(run.spec.workdir, run.components.config, step)[0]["embed"]["embedding"])
 
 
 def test_samples_behind_those_of_the_stage_are_greedy(trained):
     """ReMax: the same text whatever the sample number; those of the stage differ."""
     run = trained("remax")
     plan = loop.plan_step(run.spec.stages, loop.Progress())
-    state = first_state(run.machine, run.spec, run.folder)
+    state = first_state(run.components, run.spec, run.folder)
     _, drawn = run.steps.complete(state, plan, np.array([0, 1]), np.array([0, 1, 2]))
     assert (drawn.tokens[[1, 4]] == drawn.tokens[[2, 5]]).all() and (drawn.tokens[[0, 3]] != drawn.tokens[[1, 4]]).any()
 
@@ -179,11 +179,11 @@ def test_a_step_asks_other_problems_in_place_of_those_that_teach_nothing(small, 
 def test_a_step_whose_groups_are_all_dropped_learns_from_nothing(small, trained, tmp_path, monkeypatch):
     """Every response gets one reward, those near the limit are punished for it: no bit of the state may move."""
     run = trained("dapo")
-    judge = loop.Dialogue.judge
-    monkeypatch.setattr(loop.Dialogue, "judge", lambda *asked: judge(*asked)._replace(reward=1.0))
+    judge = loop.PromptFormat.judge
+    monkeypatch.setattr(loop.PromptFormat, "judge", lambda *asked: judge(*asked)._replace(reward=1.0))
     plan = loop.plan_step(run.spec.stages, loop.Progress(step=STEPS - 1, place=1, stage=2))
     with Checkpoints(run.spec.workdir / "checkpoints") as checkpoints:
-        state = checkpoints.restore(run.machine.abstract())[0]  # with moments that would move it
+        state = checkpoints.restore(run.components.abstract())[0]  # with moments that would move it
     before = jax.device_get(state)
     drawn = run.steps.draw(state, None, plan)
     after, record = run.steps.learn(state, plan, drawn)
@@ -204,8 +204,8 @@ def test_one_step_a_rollout_has_a_ratio_of_one_with_the_kl_in_the_reward(small, 
         )
     )
     plan = loop.plan_step(run.spec.stages, loop.Progress())
-    state = first_state(run.machine, run.spec, run.folder)
-    drawn = run.steps.draw(state, load_weights(run.machine, run.folder), plan)
+    state = first_state(run.components, run.spec, run.folder)
+    drawn = run.steps.draw(state, load_weights(run.components, run.folder), plan)
     assert drawn.batch.ref_logp is not None and (drawn.batch.old_logp is None) == exact
     _, record = run.steps.learn(state, plan, drawn)
     assert (record["ratio/mean"] == 1) == exact
@@ -241,7 +241,7 @@ def completions(rows, length=3):
 VERDICT = Verdict("correct", (), 0.0, 0.0, 1.0, "strict-1", ())
 
 
-class Dialogue:
+class PromptFormat:
     """Judges a response by its first token."""
 
     def decode(self, tokens):
@@ -252,7 +252,7 @@ class Dialogue:
 
 
 def test_groups_are_split_joined_and_selected_with_all_that_is_theirs():
-    scored = score_completions(Dialogue(), ["a", "b"], [[1], [2]], completions(6), samples=2)
+    scored = score_completions(PromptFormat(), ["a", "b"], [[1], [2]], completions(6), samples=2)
     assert scored.rewards.tolist() == [[0, 1], [3, 4]] and scored.greedy.tolist() == [2, 5]
     assert scored.greedy_lengths.tolist() == [3, 3]
     assert scored.completions.tokens[:, 0].tolist() == [0, 1, 3, 4] and scored.responses == ["0", "1", "3", "4"]
@@ -339,8 +339,8 @@ def test_a_run_that_starts_from_another_goes_on_with_its_moments_and_its_critic(
     source = trained("ppo")
     fields = small.fields(tmp_path / "run", SETTINGS["ppo"] | {"init_from": str(source.spec.workdir)} | changes)
     run = small.run(fields)
-    state, then = first_state(run.machine, run.spec, run.folder), state_of(source)
-    alone = run.machine.begin(load_weights(run.machine, run.folder))
+    state, then = first_state(run.components, run.spec, run.folder), state_of(source)
+    alone = run.components.begin(load_weights(run.components, run.folder))
     for part in ("opt_state", "critic"):
         mine, theirs = jax.tree.leaves(getattr(state, part)), jax.tree.leaves(getattr(then, part))
         same = len(mine) == len(theirs) and all(map(np.array_equal, mine, theirs))

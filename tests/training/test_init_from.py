@@ -14,11 +14,11 @@ def test_a_run_that_starts_from_the_newest_checkpoint_takes_all_of_the_same_one(
     shutil.copytree(whole[1], source)
     shutil.move(source / "checkpoints" / "6", tmp_path / "6")
 
-    def begin(machine, spec, folder):
+    def begin(components, spec, folder):
         if not loads:  # the other run has made a step since the newest was asked for
             shutil.move(tmp_path / "6", source / "checkpoints" / "6")
         loads.append(spec.init_from)
-        return real(machine, spec, folder)
+        return real(components, spec, folder)
 
     monkeypatch.setattr(loop, "first_state", begin)
     run = small.run(small.fields(tmp_path / "run", {"init_from": str(source), "evaluation.samples": 1}))

@@ -195,8 +195,10 @@ def test_a_rate_is_lowered_for_the_rest_of_the_run(small, whole, judged, tmp_pat
 
 def test_one_and_the_same_reward_is_a_warning_and_no_harm(small, tmp_path, monkeypatch):
     """No advantage anywhere: nothing to learn, nothing that breaks."""
-    real = loop.Dialogue.judge
-    monkeypatch.setattr(loop.Dialogue, "judge", lambda *args: real(*args)._replace(verdict="bad_format", reward=-3.0))
+    real = loop.PromptFormat.judge
+    monkeypatch.setattr(
+        loop.PromptFormat, "judge", lambda *args: real(*args)._replace(verdict="bad_format", reward=-3.0)
+    )
     small.run(small.fields(tmp_path / "run")).train()
     records = small.numbers(tmp_path / "run")[1:]
     assert all("every group got one and the same reward" in " ".join(record["warnings"]) for record in records)

@@ -12,7 +12,7 @@ def test_a_run_does_not_know_the_devices_that_sample(small, judged, tmp_path):
     for count in (0, 4):
         changes = {"devices": 1, "sampler.devices": count, "stages.stage2.steps": 1, "stages.stage3.steps": 1}
         runs[count] = small.run(small.fields(tmp_path / str(count), changes))
-        assert runs[count].machine.mesh.size == 1 and runs[count].machine.sampler.devices == max(count, 1)
+        assert runs[count].components.mesh.size == 1 and runs[count].components.sampler.devices == max(count, 1)
         runs[count].train()
     one, four = (small.numbers(tmp_path / str(count)) for count in (0, 4))
     for record in one + four:

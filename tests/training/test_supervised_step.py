@@ -11,7 +11,7 @@ import pytest
 from jaxrl.checkpointing.restore import restore_params
 from jaxrl.flags import plain
 from jaxrl.reporting.rollouts import read_rollouts, rollout_path
-from jaxrl.tasks.prompting import Dialogue
+from jaxrl.tasks.prompting import PromptFormat
 from jaxrl.training import trainer as loop
 from jaxrl.training.components import first_state
 from jaxrl.training.progress import Progress, plan_step
@@ -54,11 +54,11 @@ def test_the_loss_is_the_cross_entropy_of_the_lessons_and_falls(small, taught):
     records = small.numbers(workdir)[1:]
     plan = plan_step(run.spec.stages, Progress())
     problems = [run.pools["stage1"][index] for index in run.steps.indices(plan)]
-    prompts, lessons = (list(map(write, problems)) for write in (run.dialogue.encode, run.dialogue.lesson))
+    prompts, lessons = (list(map(write, problems)) for write in (run.prompt_format.encode, run.prompt_format.lesson))
     rows = [prompt + lesson for prompt, lesson in zip(prompts, lessons, strict=True)]
     lengths = np.array(list(map(len, rows)), np.int32)
-    tokens = np.array([row + [0] * (run.machine.longest - len(row)) for row in rows], np.int32)
-    logp = run.machine.logp(first_state(run.machine, run.spec, TINY).params, tokens, lengths, 1.0)
+    tokens = np.array([row + [0] * (run.components.longest - len(row)) for row in rows], np.int32)
+    logp = run.components.logp(first_state(run.components, run.spec, TINY).params, tokens, lengths, 1.0)
     taught = [row[len(prompt) :].sum() for row, prompt in zip(logp, prompts, strict=True)]
     assert records[0]["loss/total"] == pytest.approx(-sum(taught) / sum(map(len, lessons)), rel=1e-5)
     assert all(record["loss/total"] < 0.8 * records[0]["loss/total"] for record in records[2:])
@@ -94,7 +94,7 @@ def test_a_run_of_lessons_goes_on_exactly(small, taught, tmp_path, monkeypatch):
     run.train()
     assert small.numbers(tmp_path / "run") == small.numbers(taught[1])
     mine, theirs = (
-        jax.tree.leaves(restore_params(folder, run.machine.config)[0]) for folder in (tmp_path / "run", taught[1])
+        jax.tree.leaves(restore_params(folder, run.components.config)[0]) for folder in (tmp_path / "run", taught[1])
     )
     for first, second in zip(mine, theirs, strict=True):
         np.testing.assert_array_equal(first, second)
@@ -129,7 +129,7 @@ def test_lessons_are_right_for_any_prompt_that_opens_the_thinking_or_does_not(op
     """What is taught begins where the prompt ends, and ends with the token that ends responses."""
     spec = run_spec(plain(importlib.import_module("configs.stage1").get_config("tiny")))
     tokenizer = load_tokenizer(TINY)
-    dialogue = Dialogue(
+    prompt_format = PromptFormat(
         spec.task,
         dataclasses.replace(spec.prompt, opens_think=opens_think),
         spec.rule,
@@ -138,8 +138,8 @@ def test_lessons_are_right_for_any_prompt_that_opens_the_thinking_or_does_not(op
         eos_ids(TINY, tokenizer),
     )
     for problem in spec.task.draw("train", (("p2", 4), ("p3", 4), ("p5", 4)), seed=5):
-        lesson = dialogue.lesson(problem)
+        lesson = prompt_format.lesson(problem)
         assert lesson[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id not in lesson[:-1]
-        text = dialogue.decode(lesson)
+        text = prompt_format.decode(lesson)
         assert text.startswith("Try " if opens_think else "<think>Try ")
-        assert dialogue.judge(problem, text, False).verdict == "correct"
+        assert prompt_format.judge(problem, text, False).verdict == "correct"

@@ -74,8 +74,8 @@ def test_parameters_split_over_devices_give_the_same_run(small, whole, judged, t
 def test_nothing_compiles_after_the_first_stage(whole):
     """One trace for each shape, although temperature and learning rate changed from stage to stage."""
     run, _ = whole
-    assert run.machine.update.traces
-    assert set(run.machine.update.traces.values()) == {1}
+    assert run.components.update.traces
+    assert set(run.components.update.traces.values()) == {1}
 
 
 def test_steps_ask_other_puzzles_and_draw_other_tokens(whole):
