@@ -23,7 +23,7 @@ from jaxrl.runtime.devices import prepare_devices
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Tests build the same programs many times: they are compiled once, or never where JAXRL_TEST_CACHE names a folder to keep.
+# Tests build the same programs many times. JAXRL_TEST_CACHE names a folder that keeps them between test runs.
 _COMPILED = os.environ.get("JAXRL_TEST_CACHE") or tempfile.mkdtemp(prefix="jaxrl-compiled-")
 if "JAXRL_TEST_CACHE" not in os.environ:
     atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
