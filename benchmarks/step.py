@@ -65,7 +65,7 @@ class Counting:
         value = reward([int(token) for token in response.split()])
         return Verdict("wrong_answer", (), 0.0, value, value, "counting", ())
 
-    def drawing(self, max_new_tokens: int, temperature: Any, **truncation: Any) -> Any:
+    def sampling_spec(self, max_new_tokens: int, temperature: Any, **truncation: Any) -> Any:
         from jaxrl.sampling import SamplingSpec
 
         return SamplingSpec(max_new_tokens, (), temperature, **truncation)
@@ -96,7 +96,7 @@ def ours(pipe: Connection) -> None:
     config.sampler.update(dict(rows=PROMPTS * SAMPLES, chunk=PROMPTS * SAMPLES, devices=0))
     config.layout.micro_tokens = 2 * (PROMPT + NEW)  # what a micro-batch needs stays in the cores' caches
     spec = run_spec(plain(config))
-    prepare_devices(spec.devices, "", spec.sampler_devices)
+    prepare_devices(spec.devices, "", spec.sampler.devices)
     model = Qwen2Config(**SHAPE, head_dim=HEAD_DIM, max_position_embeddings=POSITIONS)
     components = build_components(spec, model, PROMPT + NEW)
     pool = [

@@ -80,7 +80,7 @@ def think(puzzle: Puzzle, way: str, generator: np.random.Generator) -> tuple[str
     raise ValueError(f"puzzle {puzzle.id!r} has no solution; generate it with data_gen.generate.")
 
 
-def way_of(response: str) -> str:
+def classify_style(response: str) -> str:
     """The way that a response of the embedded model followed: 'guess', 'unchecked', 'careful' or 'other'."""
     if _VERIFIED in response:
         return "careful"

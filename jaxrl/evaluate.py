@@ -137,7 +137,7 @@ def evaluate_model(source: "Source", asked: Asked, label: str) -> "EvaluationRes
     from jaxrl.sampling import Coordinates
 
     prompt_format = _dialogue(asked, source.tokenizer, source.eos_ids)
-    problems = prompt_format.task.draw("test", asked.pool, asked.seed)
+    problems = prompt_format.task.select("test", asked.pool, asked.seed)
     longest = max(len(prompt_format.encode(problem)) for problem in problems) + asked.max_new_tokens
     sampler, weights = load_policy(source, asked.fields, longest)
 
@@ -145,7 +145,7 @@ def evaluate_model(source: "Source", asked: Asked, label: str) -> "EvaluationRes
         coordinates = Coordinates(
             asked.seed, step, np.arange(len(prompts), dtype=np.int32), np.arange(group_size, dtype=np.int32)
         )
-        drawing = prompt_format.drawing(asked.max_new_tokens, 0.0 if greedy else asked.temperature)
+        drawing = prompt_format.sampling_spec(asked.max_new_tokens, 0.0 if greedy else asked.temperature)
         return sampler.sample(weights, prompts, group_size, coordinates, drawing)
 
     settings = {"temperature": asked.temperature, "max_new_tokens": asked.max_new_tokens, "seed": asked.seed}
@@ -160,7 +160,7 @@ def evaluate_model(source: "Source", asked: Asked, label: str) -> "EvaluationRes
         name=label,
         model=source.name,
         settings=settings,
-        way_of=prompt_format.way_of if prompt_format.prompt.form == "terse" else None,
+        classify=prompt_format.classify,
     )
 
 
@@ -177,10 +177,10 @@ def prepare_endpoint(
     prompt_format = _dialogue(asked)
     if prompt_format.stop:
         raise ValueError(
-            f"responses end at {', '.join(map(repr, dialogue.stop))} here (config.stop), which a server "
+            f"responses end at {', '.join(map(repr, prompt_format.stop))} here (config.stop), which a server "
             "would cut away before the rule can see it; take a --like without stop strings."
         )
-    problems = prompt_format.task.draw("test", asked.pool, asked.seed)
+    problems = prompt_format.task.select("test", asked.pool, asked.seed)
     for problem in problems:
         prompt_format.messages(problem)
     asking = Asking(asked.samples, asked.temperature, asked.max_new_tokens, asked.seed, asked.greedy, concurrency)
@@ -196,7 +196,7 @@ def prepare_endpoint(
                 messages=prompt_format.messages,
                 judge=prompt_format.judge,
                 name=label,
-                way_of=prompt_format.way_of if prompt_format.prompt.form == "terse" else None,
+                classify=prompt_format.classify,
             )
 
     return evaluate
@@ -246,7 +246,7 @@ def refuse_trained(model: str, asked: Asked) -> None:
     except (OSError, ValueError) as error:
         print(f"jaxrl.evaluate: not checked whether {model} was trained on these problems ({error})", file=sys.stderr)
         return
-    refuse_overlap(_dialogue(asked).task.draw("test", asked.pool, asked.seed), trained)
+    refuse_overlap(_dialogue(asked).task.select("test", asked.pool, asked.seed), trained)
 
 
 def _beside(output: Path, label: str, labels: Sequence[str], ending: str) -> Path:

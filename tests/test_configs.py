@@ -40,7 +40,9 @@ def test_shipped_configs_load_and_their_shapes_fit(name, size):
     spec = run_spec(plain(load(name, size)))
     config = read_config("models/tiny") if size == "tiny" else PRESETS[size or "7b"]
     mesh = make_mesh(MeshSpec(data=1, fsdp=-1) if size != "tiny" else spec.mesh)
-    model = Qwen2(config, dtype=spec.dtype, remat=spec.remat, attention=spec.attention, unroll=spec.unroll)
+    model = Qwen2(
+        config, dtype=spec.model.dtype, remat=spec.model.remat, attention=spec.model.attention, unroll=spec.model.unroll
+    )
     state = abstract_state(model, make_optimizer(spec.optimizer), mesh)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     # Published sizes: Qwen2.5-7B has 7.62, 1.5B has 1.54 billion parameters; ours 0.87 million.
@@ -90,13 +92,15 @@ def test_every_setting_of_a_shipped_sweep_makes_a_run_of_its_own(name, size, tmp
         for fields in module.get_sweep(size)["settings"].values()
     ]
     assert len(set(specs)) == len(specs) >= 2  # no two settings are the same run
-    assert len({(spec.evaluation, spec.evaluation.rule or spec.rule) for spec in specs}) == 1  # and all can be compared
+    assert (
+        len({(spec.evaluation, spec.evaluation.rule or spec.reward.rule) for spec in specs}) == 1
+    )  # and all can be compared
 
 
 @pytest.fixture(scope="module")
 def drawn_once():
     """Settings of a sweep draw the same problems; here they share them."""
-    patch, draw, kept = pytest.MonkeyPatch(), PuzzleTask.draw, {}
+    patch, draw, kept = pytest.MonkeyPatch(), PuzzleTask.select, {}
 
     def remembered(self, split, pool, seed, exclude=()):
         key = self, split, tuple(pool), seed, frozenset(exclude)
@@ -104,7 +108,7 @@ def drawn_once():
             kept[key] = draw(self, split, pool, seed, exclude)
         return kept[key]
 
-    patch.setattr(PuzzleTask, "draw", remembered)
+    patch.setattr(PuzzleTask, "select", remembered)
     yield
     patch.undo()
 
@@ -116,7 +120,7 @@ def test_every_setting_of_a_shipped_sweep_comes_as_far_as_its_first_step(name, d
     for setting, changes in module.get_sweep("tiny")["settings"].items():
         fields = plain(with_overrides(module.get_config("tiny"), changes))
         spec = run_spec(fields)
-        run = Run(spec, Path(spec.model), Terminal(spec.total_steps, console=Console(quiet=True)), fields)
+        run = Run(spec, Path(spec.model.path), Terminal(spec.total_steps, console=Console(quiet=True)), fields)
         assert run.manifest()["problems"]["held_out"]["count"] == sum(n for _, n in spec.evaluation.pool), setting
         assert not spec.workdir.exists()
 
@@ -143,10 +147,10 @@ def test_the_sweep_of_algorithms_has_every_row_as_its_paper_has_it():
     assert list(sweep["settings"]) == list(RECIPES)
     for name, fields in sweep["settings"].items():
         spec = run_spec(plain(with_overrides(module.get_config(), fields)))
-        row = dataclasses.replace(RECIPES[name], max_length=spec.loss.max_length)
-        assert spec.loss == row
+        row = dataclasses.replace(RECIPES[name], max_length=spec.algorithm.loss.max_length)
+        assert spec.algorithm.loss == row
         assert row.kl_placement == "none" or spec.stages[0].kl_coefficient == row.kl_coefficient
-        assert spec.epochs * spec.minibatches > 1  # else clipping does nothing
+        assert spec.algorithm.epochs * spec.algorithm.minibatches > 1  # else clipping does nothing
 
 
 @pytest.mark.parametrize(

@@ -194,8 +194,8 @@ def sums(monkeypatch):
 
 def test_the_example_of_a_task_works(sums):
     pool = (("d1", 8), ("d2", 20))
-    held_out, trained = sums.draw("test", pool, 3), sums.draw("train", pool, 3)
-    assert held_out == sums.draw("test", pool, 3) != sums.draw("test", pool, 4)
+    held_out, trained = sums.select("test", pool, 3), sums.select("train", pool, 3)
+    assert held_out == sums.select("test", pool, 3) != sums.select("test", pool, 4)
     assert not {problem.form for problem in held_out} & {problem.form for problem in trained}
     assert len({problem.form for problem in trained}) == 28
     problem = trained[0]

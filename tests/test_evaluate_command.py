@@ -94,7 +94,7 @@ def test_questions_of_a_file(tmp_path, capsys):
                      evaluation={"pool": {"sums": 3}})  # fmt: skip
     asked = asked_of("--model=FOLDER", f"--data={paths['test']}", "--count=3")
     assert (asked.pool, asked.fields["reward"]["rule"]) == ((("test", 3),), "gsm8k-1")
-    problems = evaluate._dialogue(asked).task.draw("test", asked.pool, asked.seed)
+    problems = evaluate._dialogue(asked).task.select("test", asked.pool, asked.seed)
     assert (problems[0].question, problems[0].solution) == ("What is 3 + 1?", "4")
     evaluate.refuse_trained(str(run), asked)
     with pytest.raises(ValueError, match="3 evaluation problems equal"):

@@ -44,7 +44,7 @@ def evaluate(
     name: str = "evaluation",
     model: str = "",
     settings: Mapping[str, object] | None = None,
-    way_of: Callable[[str], str] | None = None,
+    classify: Callable[[str], str] | None = None,
 ) -> EvaluationResult:
     """Evaluates a policy of tokens; see `evaluate_answers` for what is counted.
 
@@ -71,7 +71,7 @@ def evaluate(
         name=name,
         model=model,
         settings=settings,
-        way_of=way_of,
+        classify=classify,
     )
 
 
@@ -86,13 +86,13 @@ def evaluate_answers(
     name: str = "evaluation",
     model: str = "",
     settings: Mapping[str, object] | None = None,
-    way_of: Callable[[str], str] | None = None,
+    classify: Callable[[str], str] | None = None,
 ) -> EvaluationResult:
     """Evaluates greedy (one answer a problem) and sampled (`samples` answers a problem; 0 leaves it out).
 
     `answer_fn(group_size, greedy)` gives the answers to all problems, prompt-major. `judge(problem, response,
-    truncated)` is the rule of training; `way_of` names the way of answering, where that can be told. ValueError for no
-    problem or no mode.
+    truncated)` is the rule of training; `classify` names the style of an answer ("" where styles are not distinguished).
+    ValueError for no problem or no mode.
     """
     if not problems:
         raise ValueError("expected at least one problem to evaluate on, got none")
@@ -113,9 +113,9 @@ def evaluate_answers(
             for sample, answer in enumerate(answers[index * group_size : (index + 1) * group_size]):
                 verdict = judge(problem, answer.text, not answer.finished)
                 rules.add(verdict.rule)
-                way = way_of(answer.text) if way_of is not None else ""
+                style = classify(answer.text) if classify is not None else ""
                 kept = answer.text if sample == 0 else ""
-                group.append(Sample(verdict.verdict, answer.length, answer.finished, way, kept))
+                group.append(Sample(verdict.verdict, answer.length, answer.finished, style, kept))
             groups.append(tuple(group))
         return groups
 
@@ -127,4 +127,6 @@ def evaluate_answers(
 
 
 def _item(problem: Problem, greedy: tuple[Sample, ...], sampled: tuple[Sample, ...]) -> Item:
-    return Item(problem.id, problem.kind, problem.question, problem.solution, problem.blind, greedy, sampled)
+    return Item(
+        problem.id, problem.kind, problem.question, problem.solution, problem.constant_answer_right, greedy, sampled
+    )

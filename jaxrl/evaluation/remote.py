@@ -64,7 +64,7 @@ def evaluate_endpoint(
     *,
     messages: Callable[[Problem], Messages],
     judge: Callable,
-    way_of: Callable[[str], str] | None = None,
+    classify: Callable[[str], str] | None = None,
     name: str = "evaluation",
     say: Callable[[str], None] = print,
 ) -> EvaluationResult:
@@ -99,7 +99,7 @@ def evaluate_endpoint(
         name=name,
         model=f"{endpoint.name} at {endpoint.url}",
         settings=asking.settings(endpoint) | counts,
-        way_of=way_of,
+        classify=classify,
     )
 
 

@@ -28,7 +28,7 @@ class Sample(NamedTuple):
     verdict: str
     length: int  # tokens, the end token included
     finished: bool  # False: cut off by the length limit
-    way: str
+    style: str
     response: str
 
 
@@ -39,7 +39,7 @@ class Item(NamedTuple):
     kind: str
     question: str
     solution: str
-    blind: bool  # solved by the answer that looks at nothing
+    constant_answer_right: bool  # solved by the answer that looks at nothing
     greedy: tuple[Sample, ...]  # one, or none if greedy was not asked for
     sampled: tuple[Sample, ...]
 
@@ -71,7 +71,7 @@ class Row(NamedTuple):
     mean_tokens: float
     floor: float  # accuracy of the answer that looks at nothing, on these very problems
     pass_at: dict[int, Estimate]  # by k = 1, 2, 4, ... up to the samples; empty for greedy
-    ways: dict[str, float]  # share of each way of answering; empty where nobody told them
+    styles: dict[str, float]  # share of each way of answering; empty where nobody told them
 
 
 def rows(result: EvaluationResult, confidence: float = 0.95) -> list[Row]:
@@ -95,7 +95,7 @@ def _row(kind: str, mode: Mode, items: Sequence[Item], confidence: float) -> Row
     broken = [sum(sample.verdict == "bad_format" for sample in group) for group in groups]
     sizes = [len(group) for group in groups]
     formed = [size - bad for size, bad in zip(sizes, broken, strict=True)]
-    ways = Counter(sample.way for sample in samples if sample.way)
+    styles = Counter(sample.style for sample in samples if sample.style)
     each = sizes[0]
     powers = [2**i for i in range(each.bit_length()) if 2**i <= each] if mode == "sampled" else []
     return Row(
@@ -108,9 +108,9 @@ def _row(kind: str, mode: Mode, items: Sequence[Item], confidence: float) -> Row
         format_errors=clustered_share(broken, sizes, confidence),
         cut_off=sum(not sample.finished for sample in samples) / len(samples),
         mean_tokens=sum(sample.length for sample in samples) / len(samples),
-        floor=sum(item.blind for item in items) / len(items),
+        floor=sum(item.constant_answer_right for item in items) / len(items),
         pass_at={k: mean_pass_at_k(correct, each, k, confidence) for k in powers},
-        ways={way: ways[way] / len(samples) for way in sorted(ways)},
+        styles={style: styles[style] / len(samples) for style in sorted(styles)},
     )
 
 

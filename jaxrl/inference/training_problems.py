@@ -17,8 +17,8 @@ def training_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     if config.get("init_from") and is_run(config["init_from"]):
         yield from training_problems(stored_config(config["init_from"]))
     task = make_task(config["task"], config["reward"]["rule"])
-    held_out = task.draw("test", pool_table("evaluation", config["evaluation"]["pool"]), config["seed"])
+    held_out = task.select("test", pool_table("evaluation", config["evaluation"]["pool"]), config["seed"])
     known = {problem.form for problem in held_out}
     stages = config["stages"] if "stages" in config else {config["name"]: config}
     for name, stage in stages.items():
-        yield from task.draw("train", pool_table(name, stage["pool"]), config["seed"], known)
+        yield from task.select("train", pool_table(name, stage["pool"]), config["seed"], known)

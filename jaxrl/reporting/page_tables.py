@@ -20,7 +20,7 @@ from jaxrl.evaluation.results import (
 from jaxrl.reporting.behaviours import BEHAVIOURS
 from jaxrl.reporting.metrics import is_finite
 from jaxrl.reporting.page_groups import marks
-from jaxrl.reporting.run_folder import Run, stage_bands
+from jaxrl.reporting.run_folder import RunFolder, stage_bands
 from jaxrl.tasks.problem import kind_label
 
 MOST_PAIRS = 24  # problems shown side by side before and after
@@ -32,7 +32,7 @@ CURVES = (
 )
 
 
-def subtitle(run: Run) -> str:
+def subtitle(run: RunFolder) -> str:
     """What was run, in a line."""
     bands = stage_bands(run.records)
     stages = ", ".join(f"{band.stage} ({band.first} to {band.last})" for band in bands)
@@ -43,7 +43,7 @@ def subtitle(run: Run) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def cards(runs: Sequence[Run], evaluations: Sequence[EvaluationResult]) -> list[dict[str, str]]:
+def cards(runs: Sequence[RunFolder], evaluations: Sequence[EvaluationResult]) -> list[dict[str, str]]:
     """The head of the page: held-out accuracy, then where the first run's curves started and where they stand."""
     found = [_held_out_card(evaluations)] if evaluations else []
     for label, name, form in CURVES if runs else ():
@@ -62,7 +62,7 @@ def cards(runs: Sequence[Run], evaluations: Sequence[EvaluationResult]) -> list[
     return found
 
 
-def _ends(run: Run, name: str) -> tuple[float, float] | None:
+def _ends(run: RunFolder, name: str) -> tuple[float, float] | None:
     """Means over the first and the last twentieth of the steps."""
     values = [float(record[name]) for record in run.records if is_finite(record.get(name))]
     if not values:
@@ -83,14 +83,14 @@ def _held_out_card(evaluations: Sequence[EvaluationResult]) -> dict[str, str]:
     first = next((old for old in rows(evaluations[0]) if (old.kind, old.mode) == (row.kind, row.mode)), None)
     if len(evaluations) > 1 and first:
         card["before"] = f"{first.accuracy.value:.1%}"
-        changes = compared(evaluations[0], evaluations[-1])
+        changes = paired_differences(evaluations[0], evaluations[-1])
         if changes:
             change = changes[row.kind, row.mode]
             note += f"; {100 * change.value:+.1f} points [{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
     return card | {"note": note}
 
 
-def runs_table(runs: Sequence[Run]) -> dict[str, object]:
+def runs_table(runs: Sequence[RunFolder]) -> dict[str, object]:
     """One line a run: where its curves end, and its held-out accuracy before and after."""
     lines = []
     for run in runs:
@@ -105,7 +105,7 @@ def runs_table(runs: Sequence[Run]) -> dict[str, object]:
     return {"heads": heads, "lines": lines}
 
 
-def worth(run: Run) -> list[dict[str, object]]:
+def behaviour_accuracy(run: RunFolder) -> list[dict[str, object]]:
     """By stage, for each behaviour that showed: its share of the responses, and the accuracy with and without it.
 
     Counts are gathered from the records of the stage's steps; each step is a cluster of the interval, so that neither
@@ -139,7 +139,7 @@ def _bounds(estimate: Estimate) -> list[float] | None:
     return None if math.isnan(estimate.value) else list(estimate)
 
 
-def evaluation(result: EvaluationResult) -> dict[str, object]:
+def evaluation_table(result: EvaluationResult) -> dict[str, object]:
     """An evaluation as its chart and its table show it."""
     found = rows(result)
     return {
@@ -160,7 +160,7 @@ def evaluation(result: EvaluationResult) -> dict[str, object]:
                     f"{row.cut_off:.1%}",
                     f"{row.mean_tokens:.0f}", f"{row.floor:.1%}",
                     ", ".join(f"{k}: {share(value.value)}" for k, value in row.pass_at.items()),
-                    ", ".join(f"{way} {value:.0%}" for way, value in row.ways.items()),
+                    ", ".join(f"{way} {value:.0%}" for way, value in row.styles.items()),
                 ],
             }
             for row in found
@@ -168,7 +168,7 @@ def evaluation(result: EvaluationResult) -> dict[str, object]:
     }  # fmt: skip
 
 
-def published(evaluations: Sequence[EvaluationResult]) -> dict[str, object]:
+def published_table(evaluations: Sequence[EvaluationResult]) -> dict[str, object]:
     """The published numbers of other models for the kinds that were asked, below those of this page."""
     known = {kind for by_kind in PUBLISHED.values() for kind in by_kind}
     asked = dict.fromkeys(row.kind for result in evaluations for row in rows(result))
@@ -185,7 +185,7 @@ def published(evaluations: Sequence[EvaluationResult]) -> dict[str, object]:
     return {"heads": ["model", *map(kind_label, kinds)], "lines": lines}
 
 
-def compared(before: EvaluationResult, after: EvaluationResult) -> dict | None:
+def paired_differences(before: EvaluationResult, after: EvaluationResult) -> dict | None:
     """The differences, or None where the two were asked other problems: none is made up."""
     try:
         return differences(before, after)
@@ -193,12 +193,12 @@ def compared(before: EvaluationResult, after: EvaluationResult) -> dict | None:
         return None
 
 
-def comparison(evaluations: Sequence[EvaluationResult]) -> dict[str, object] | None:
+def before_and_after(evaluations: Sequence[EvaluationResult]) -> dict[str, object] | None:
     """First against last evaluation, where both answered the same problems."""
     if len(evaluations) < 2:
         return None
     before, after = evaluations[0], evaluations[-1]
-    changes = compared(before, after)
+    changes = paired_differences(before, after)
     if changes is None:
         return None
     old, new = ({(row.kind, row.mode): row for row in rows(result)} for result in (before, after))

@@ -26,7 +26,7 @@ class ResponseRecord(NamedTuple):
     advantage: float | None  # None where it was not finite, or the group was not learned from
     length: int  # tokens, the end token included
     finished: bool  # False: cut off by the length limit
-    way: str = ""  # way of answering, where the task can tell it
+    style: str = ""  # way of answering, where the task can tell it
 
 
 class GroupRecord(NamedTuple):

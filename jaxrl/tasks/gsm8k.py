@@ -11,17 +11,16 @@ from data_gen.prompts import (
     NUMBER,
 )
 from jaxrl.tasks.problem import Problem
-from jaxrl.tasks.task import Pool, known_fields, plain_form, problem_id, take_distinct
+from jaxrl.tasks.task import Pool, Task, known_fields, plain_form, problem_id, take_distinct
 
 
 @dataclasses.dataclass(frozen=True)
-class FileTask:
+class FileTask(Task):
     """Questions with a number as their answer, from JSON lines as GSM8K has them: `question`, and `answer` ending in
     `#### number`. files: (kind, split, path)."""
 
     files: tuple[tuple[str, str, Path], ...]
     answers = "target"
-    teaches = False
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
@@ -29,7 +28,7 @@ class FileTask:
         named = known_fields(cls, fields)["files"]
         return cls(tuple((kind, split, Path(path)) for kind, paths in named.items() for split, path in paths.items()))
 
-    def draw(self, split: str, pool: Pool, seed: int, exclude: Collection[str] = ()) -> list[Problem]:
+    def select(self, split: str, pool: Pool, seed: int, exclude: Collection[str] = ()) -> list[Problem]:
         """See `Task`; the first problems of each file, in its order, whatever the seed."""
         del seed
         drawn, taken = [], set(exclude)
@@ -57,7 +56,7 @@ class FileTask:
             mark, form = problem_id(kind, question, answer), plain_form(question)
             yield Problem(mark, kind, question, answer, form, False, (), answer)
 
-    def asked(self, problem: Problem, form: str) -> tuple[str, str]:
+    def prompt_parts(self, problem: Problem, form: str) -> tuple[str, str]:
         """See `Task`."""
         del form
         return problem.question, NUMBER

@@ -15,16 +15,16 @@ from data_gen.prompts import (
     question_text,
 )
 from data_gen.puzzle import Puzzle
-from data_gen.response_styles import HabitSpec, answer_text, write_response
+from data_gen.response_styles import HabitSpec, answer_text, classify_style, write_response
 from data_gen.spec import PuzzleSpec
 from jaxrl.tasks.problem import Problem
-from jaxrl.tasks.task import Pool, check_splits, known_fields
+from jaxrl.tasks.task import Pool, Task, check_splits, known_fields
 
 _CAREFUL = HabitSpec((("careful", 1.0),))
 
 
 @dataclasses.dataclass(frozen=True)
-class PuzzleTask:
+class PuzzleTask(Task):
     """Knights and knaves, written by `data_gen` as the run goes; kinds are "p2" to "p12", by number of people."""
 
     depth: int
@@ -34,7 +34,7 @@ class PuzzleTask:
     splits: tuple[tuple[str, float], ...]
     split_seed: int
     answers = "people"
-    teaches = True
+    has_solver = True
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
@@ -46,7 +46,7 @@ class PuzzleTask:
         check_splits(task.splits)
         return task
 
-    def draw(self, split: str, pool: Pool, seed: int, exclude: Collection[str] = ()) -> list[Problem]:
+    def select(self, split: str, pool: Pool, seed: int, exclude: Collection[str] = ()) -> list[Problem]:
         """See `Task`; no two puzzles are equal up to renaming people and reordering operands."""
         drawn = []
         for kind, count in pool:
@@ -56,7 +56,7 @@ class PuzzleTask:
             drawn.extend(_puzzle_problem(kind, *pair) for pair in itertools.islice(mine, count))
         return drawn
 
-    def asked(self, problem: Problem, form: str) -> tuple[str, str]:
+    def prompt_parts(self, problem: Problem, form: str) -> tuple[str, str]:
         """See `Task`."""
         return question_text(problem.content, form), puzzle_instruction(problem.content)
 
@@ -65,9 +65,13 @@ class PuzzleTask:
         puzzle: Puzzle = problem.content
         return {"quiz": puzzle.quiz, "people": puzzle.people, "roles": puzzle.roles}
 
-    def lesson(self, problem: Problem) -> str:
+    def demonstration(self, problem: Problem) -> str:
         """Every case tried in turn until all statements fit, as the solver finds it, and the answer."""
         return write_response(problem.content, _CAREFUL, np.random.default_rng(0))  # one way only: nothing is drawn
+
+    def classify(self, response: str, form: str) -> str:
+        """See `Task`; only the short responses of the embedded model have styles."""
+        return classify_style(response) if form == "terse" else ""
 
     def _spec(self, kind: str) -> PuzzleSpec:
         people = re.fullmatch(r"p(\d+)", kind)

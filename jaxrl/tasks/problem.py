@@ -12,7 +12,7 @@ class Problem(NamedTuple):
     question: str  # as reports show it, without the instruction
     solution: str  # what is right, in words
     form: str  # what must not stand in two splits, such as a puzzle's canonical form
-    blind: bool  # solved by the task's answer that looks at nothing ("everybody tells the truth")
+    constant_answer_right: bool  # solved by the task's answer that looks at nothing ("everybody tells the truth")
     names: tuple[str, ...]  # names in the question, no sign of a foreign language
     content: Any  # what the task's own judge needs
 

@@ -9,7 +9,6 @@ from data_gen.prompts import (
     build_messages,
     build_prompt,
 )
-from data_gen.response_styles import way_of
 from jaxrl.rewards import RewardValues, Verdict, score
 from jaxrl.sampling import SamplingSpec, StopStrings
 from jaxrl.tasks.problem import Problem
@@ -30,12 +29,12 @@ class PromptFormat:
 
     def encode(self, problem: Problem) -> list[int]:
         """The prompt as token ids; special tokens only where the prompt text has them."""
-        text = build_prompt(*self.task.asked(problem, self.prompt.form), self.prompt, self.tokenizer)
+        text = build_prompt(*self.task.prompt_parts(problem, self.prompt.form), self.prompt, self.tokenizer)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def lesson(self, problem: Problem) -> list[int]:
+    def demonstration(self, problem: Problem) -> list[int]:
         """What the task's solver writes, as the tokens that the model should have drawn, the last of which ends it."""
-        text = self.task.lesson(problem)
+        text = self.task.demonstration(problem)
         if self.prompt.opens_think:
             text = text.removeprefix("<think>")
         tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -43,7 +42,7 @@ class PromptFormat:
 
     def messages(self, problem: Problem) -> list[dict[str, str]]:
         """The prompt as chat messages, for a server that has the template; ValueError where they can't say it."""
-        return build_messages(*self.task.asked(problem, self.prompt.form), self.prompt)
+        return build_messages(*self.task.prompt_parts(problem, self.prompt.form), self.prompt)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Response tokens as text, special tokens visible, the one final end token left out."""
@@ -63,11 +62,11 @@ class PromptFormat:
             rule=self.rule,
         )
 
-    def drawing(self, max_new_tokens: int, temperature: float, **truncation: float) -> SamplingSpec:
+    def sampling_spec(self, max_new_tokens: int, temperature: float, **truncation: float) -> SamplingSpec:
         """How responses of this dialogue are drawn: what ends them, and the settings given."""
         stop = StopStrings(self.stop, lambda tokens: self.tokenizer.decode(tokens, skip_special_tokens=False))
         return SamplingSpec(max_new_tokens, self.eos_ids, temperature, stop=stop, **truncation)
 
-    def way_of(self, response: str) -> str:
-        """Which taught way a response follows; only the embedded model's own wording can be told apart."""
-        return way_of(response) if self.prompt.form == "terse" else ""
+    def classify(self, response: str) -> str:
+        """The response's style, as the task names it; "" where the task doesn't distinguish styles."""
+        return self.task.classify(response, self.prompt.form)

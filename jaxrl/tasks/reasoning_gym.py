@@ -9,11 +9,11 @@ from data_gen.prompts import (
     TEXT,
 )
 from jaxrl.tasks.problem import Problem
-from jaxrl.tasks.task import Pool, check_splits, known_fields, plain_form, problem_id, take_distinct
+from jaxrl.tasks.task import Pool, Task, check_splits, known_fields, plain_form, problem_id, take_distinct
 
 
 @dataclasses.dataclass(frozen=True)
-class GymTask:
+class GymTask(Task):
     """Any dataset of the package reasoning-gym (Stojanovski et al. 2025, arXiv 2505.24760), checked by its own program.
 
     Kinds are the package's dataset names; splits divide all questions by their text. Needs `pip install jaxrl[gym]`.
@@ -22,7 +22,6 @@ class GymTask:
     splits: tuple[tuple[str, float], ...]
     split_seed: int
     answers = "verifier"
-    teaches = False
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
@@ -31,7 +30,7 @@ class GymTask:
         check_splits(task.splits)
         return task
 
-    def draw(self, split: str, pool: Pool, seed: int, exclude: Collection[str] = ()) -> list[Problem]:
+    def select(self, split: str, pool: Pool, seed: int, exclude: Collection[str] = ()) -> list[Problem]:
         """See `Task`."""
         try:
             import reasoning_gym
@@ -61,7 +60,7 @@ class GymTask:
                 # package's version, which the manifest has, decides what is right.
                 yield Problem(problem_id(kind, question), kind, question, answer, form, False, (), (dataset, entry))
 
-    def asked(self, problem: Problem, form: str) -> tuple[str, str]:
+    def prompt_parts(self, problem: Problem, form: str) -> tuple[str, str]:
         """See `Task`."""
         del form
         return problem.question, TEXT

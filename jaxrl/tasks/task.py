@@ -18,24 +18,33 @@ class Task(Protocol):
 
     answers: str
     """What a rule needs to judge it: "people", "target" or "verifier" (`jaxrl.rewards.Rule.needs`)."""
-    teaches: bool
-    """Whether it has a solver that writes responses, `lesson(problem) -> str`, to learn from."""
+    has_solver: bool = False
+    """Whether it has a solver that writes responses, `demonstration(problem) -> str`, to learn from."""
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
         """The task of `config.task` without its name. Raises ValueError, before anything is read, for wrong fields."""
 
-    def draw(self, split: str, pool: Pool, seed: int, exclude: Collection[str] = ()) -> list[Problem]:
+    def select(self, split: str, pool: Pool, seed: int, exclude: Collection[str] = ()) -> list[Problem]:
         """Problems of a split ("train" or "test"), no two of one form, none of a form in `exclude`.
 
         A function of its arguments. Raises ValueError for an unknown kind or where there are not so many.
         """
 
-    def asked(self, problem: Problem, form: str) -> tuple[str, str]:
+    def prompt_parts(self, problem: Problem, form: str) -> tuple[str, str]:
         """(question, instruction) for a prompt of the form."""
 
     def facts(self, problem: Problem) -> dict[str, Any]:
         """What `jaxrl.rewards.score` has to know of the problem."""
+
+    def demonstration(self, problem: Problem) -> str:
+        """A correct response to learn from, written by the task's solver (where `has_solver`)."""
+        raise NotImplementedError(f"{type(self).__name__} has no solver.")
+
+    def classify(self, response: str, form: str) -> str:
+        """The style of a response to a prompt of the form, for reports; "" where styles aren't distinguished."""
+        del response, form
+        return ""
 
 
 def choose(pool: int, prompts: int, seed: Sequence[int], step: int) -> np.ndarray:

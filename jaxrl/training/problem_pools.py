@@ -43,9 +43,11 @@ def load_problem_set(spec: RunSpec, folder: Path) -> tuple[ProblemSet, Qwen2Conf
     tokenizer = load_tokenizer(folder)
     ends, config = eos_ids(folder, tokenizer), read_config(folder)
     check_vocabulary(tokenizer, config.vocab_size, ends)
-    prompt_format = PromptFormat(spec.task, spec.prompt, spec.rule, spec.values, tokenizer, ends, spec.stop)
-    held_out = spec.task.draw("test", spec.evaluation.pool, spec.seed)
+    prompt_format = PromptFormat(
+        spec.task, spec.prompt, spec.reward.rule, spec.reward.values, tokenizer, ends, spec.stop
+    )
+    held_out = spec.task.select("test", spec.evaluation.pool, spec.seed)
     known = {problem.form for problem in held_out}
-    pools = {stage.name: spec.task.draw("train", stage.pool, spec.seed, known) for stage in spec.stages}
+    pools = {stage.name: spec.task.select("train", stage.pool, spec.seed, known) for stage in spec.stages}
     refuse_overlap(held_out, [problem for pool in pools.values() for problem in pool])
     return ProblemSet(prompt_format, held_out, pools), config

@@ -200,7 +200,7 @@ def to_records(
                 _finite(advantages[row]),
                 int(rollout.completions.lengths[row]),
                 bool(rollout.completions.finished[row]),
-                prompt_format.way_of(rollout.responses[row]),
+                prompt_format.classify(rollout.responses[row]),
             )
             for row in rows
             for verdict in (rollout.verdicts[row],)

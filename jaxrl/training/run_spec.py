@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from data_gen.prompts import PromptSpec
 from jaxrl.algorithms.losses import LossSpec
@@ -106,47 +106,103 @@ class EvaluationSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunSpec:
-    """A whole training run."""
+class ModelSpec:
+    """The model and how it is computed.
 
-    name: str
-    seed: int
-    model: str
+    path: Hugging Face folder or hub name. init_from: run folder to start from, `RUN` or `RUN@step`; empty: start from
+    `path`. dtype: of matrix products, decode weights and KV cache. remat: a name in `models.qwen2.REMAT`. unroll:
+    layers per iteration of the scan over layers. lora: None trains all weights.
+    """
+
+    path: str
     init_from: str
-    lora: LoRASpec | None
-    workdir: Path
-    devices: int
-    mesh: MeshSpec
     dtype: str
     attention: str
     remat: str
     unroll: int
-    prompt: PromptSpec
-    stop: tuple[str, ...]
-    task: Task
+    lora: LoRASpec | None
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardSpec:
+    """The scoring rule and the reward of each verdict."""
+
     rule: str
     values: RewardValues
+
+
+@dataclasses.dataclass(frozen=True)
+class AlgorithmSpec:
+    """The loss, its reference policy, and how often a rollout is used."""
+
     loss: LossSpec
     reference: ReferenceSpec
     critic_learning_rate: float
     epochs: int
     minibatches: int
-    optimizer: OptimizerSpec
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Optimizer steps per rollout."""
+        return self.epochs * self.minibatches
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchLayoutSpec:
+    """Sizes of micro-batches. `micro_tokens` and `head_tokens` count tokens over all devices.
+
+    Row lengths are padded to multiples of `multiple`, each bucket at most `ratio` times the previous one.
+    """
+
     micro_tokens: int
-    length_multiple: int
-    length_ratio: float
+    multiple: int
+    ratio: float
     head_tokens: int
-    sampler_devices: int
-    sampler_memory: float
-    sampler_rows: int
-    sampler_chunk: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerSpec:
+    """Size of the sampler. See `configs/base.py` for units."""
+
+    rows: int
+    chunk: int
+    memory: float
+    devices: int
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+    """A training run: its config as validated, frozen groups."""
+
+    name: str
+    seed: int
+    workdir: Path
+    devices: int
+    mesh: MeshSpec
+    model: ModelSpec
+    prompt: PromptSpec
+    stop: tuple[str, ...]
+    task: Task
+    reward: RewardSpec
+    algorithm: AlgorithmSpec
+    optimizer: OptimizerSpec
+    layout: BatchLayoutSpec
+    sampler: SamplerSpec
     evaluation: EvaluationSpec
     checkpoint: CheckpointSpec
     guard: GuardSpec
-    rollouts_every: int
     wandb: WandbSpec
+    rollouts_every: int
     export: bool
     stages: tuple[StageSpec, ...]
+
+    def changed(self, **fields: Any) -> Self:
+        """A copy with other fields; a dict changes single fields of a group: `changed(model={"remat": "none"})`."""
+        groups = {
+            name: dataclasses.replace(getattr(self, name), **value) if isinstance(value, dict) else value
+            for name, value in fields.items()
+        }
+        return dataclasses.replace(self, **groups)
 
     @property
     def total_steps(self) -> int:
@@ -164,7 +220,7 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
         raise ValueError(f"reward.rule: expected one of {', '.join(RULES)}, got {rule!r}.")
     task = make_task(c["task"], rule)
     loss, algorithm = _algorithm(c["algorithm"], stages)
-    if loss.needs == "solver" and not task.teaches:
+    if loss.needs == "solver" and not task.has_solver:
         raise ValueError(
             f"algorithm.recipe: {c['algorithm']['recipe']} learns what the task's solver writes, and "
             f"{c['task']['name']} has none; take another recipe or the task knights_and_knaves."
@@ -200,40 +256,25 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
     return RunSpec(
         name=c["name"],
         seed=c["seed"],
-        model=c["model"],
-        init_from=c["init_from"],
-        lora=lora,
         workdir=Path(c["workdir"]),
         devices=c["devices"],
         mesh=MeshSpec(**c["mesh"]),
-        dtype=c["dtype"],
-        attention=c["attention"],
-        remat=c["remat"],
-        unroll=c["unroll"],
+        model=ModelSpec(
+            path=c["model"], lora=lora, **{f: c[f] for f in ("init_from", "dtype", "attention", "remat", "unroll")}
+        ),
         prompt=PromptSpec(**c["prompt"]),
         stop=tuple(c["stop"]),
         task=task,
-        rule=rule,
-        values=RewardValues(**reward),
-        loss=loss,
-        reference=ReferenceSpec(**algorithm["reference"]),
-        critic_learning_rate=algorithm["critic_learning_rate"],
-        epochs=algorithm["epochs"],
-        minibatches=algorithm["minibatches"],
+        reward=RewardSpec(rule, RewardValues(**reward)),
+        algorithm=AlgorithmSpec(loss, **algorithm | {"reference": ReferenceSpec(**algorithm["reference"])}),
         optimizer=OptimizerSpec(**c["optimizer"]),
-        micro_tokens=c["layout"]["micro_tokens"],
-        length_multiple=c["layout"]["multiple"],
-        length_ratio=c["layout"]["ratio"],
-        head_tokens=c["layout"]["head_tokens"],
-        sampler_devices=c["sampler"]["devices"],
-        sampler_memory=c["sampler"]["memory"],
-        sampler_rows=c["sampler"]["rows"],
-        sampler_chunk=c["sampler"]["chunk"],
+        layout=BatchLayoutSpec(**c["layout"]),
+        sampler=SamplerSpec(**c["sampler"]),
         evaluation=evaluation,
         checkpoint=CheckpointSpec(**c["checkpoint"]),
         guard=guard,
-        rollouts_every=c["rollouts"]["every"],
         wandb=WandbSpec(**c["wandb"], name=Path(c["workdir"]).name),
+        rollouts_every=c["rollouts"]["every"],
         export=c["export"],
         stages=stage_specs,
     )
@@ -269,8 +310,8 @@ def _check_evaluated(evaluation: EvaluationSpec, stages: Sequence[StageSpec], be
 
 def _algorithm(c: dict[str, Any], stages: dict[str, Any]) -> tuple[LossSpec, dict[str, Any]]:
     """The recipe's row with the fields that are given, and what of `algorithm` is no part of a row."""
-    outside = ("recipe", "epochs", "minibatches", "critic_learning_rate", "reference")
-    changes = {field: value for field, value in c.items() if field not in outside and value is not None}
+    outside = ("epochs", "minibatches", "critic_learning_rate", "reference")
+    changes = {field: value for field, value in c.items() if field not in ("recipe", *outside) and value is not None}
     # Dr.GRPO divides by the limit that the responses of this run really have.
     limit = max(fields["sampling"]["max_new_tokens"] for fields in stages.values())
     loss = recipe(c["recipe"], **{"max_length": limit} | changes)

@@ -74,7 +74,7 @@ class Steps:
 
     def draw(self, state: TrainState, reference: Any, plan: StepPlan) -> Collected:
         """The step's rollout and its batch; nothing is changed yet. FloatingPointError where logits are not finite."""
-        began, times, loss = time.perf_counter(), {}, self.spec.loss
+        began, times, loss = time.perf_counter(), {}, self.spec.algorithm.loss
         rollout, indices, refills = self._roll(state, plan, times)
         groups = np.arange(plan.stage.prompts)
         if loss.drop_equal:
@@ -94,7 +94,7 @@ class Steps:
         Each refill asks as many other problems as groups are missing, so what is drawn depends on nothing but the
         arguments (law 1), and a step that is taken again draws the same.
         """
-        stage, loss = plan.stage, self.spec.loss
+        stage, loss = plan.stage, self.spec.algorithm.loss
         queue = np.concatenate([self.indices(plan), self.spare(plan)]) if loss.refills else self.indices(plan)
         samples = np.arange(stage.samples + (loss.needs == "greedy"))
         parts, asked, missing = [], 0, stage.prompts
@@ -113,7 +113,10 @@ class Steps:
         """The update of a step, and the numbers of the whole of it."""
         stage, times = plan.stage, dict(drawn.times)
         scalars = Scalars(
-            plan.learning_rate, plan.temperature, stage.kl_coefficient, self.spec.critic_learning_rate * plan.rate
+            plan.learning_rate,
+            plan.temperature,
+            stage.kl_coefficient,
+            self.spec.algorithm.critic_learning_rate * plan.rate,
         )
         with self._phase("update", times):
             state, info = self.components.update(state, drawn.batch, scalars)
@@ -123,17 +126,17 @@ class Steps:
             "step": plan.step,
             "stage": stage.name,
             "stage_step": plan.place + 1,
-            "guard/draw": plan.draw,
-            "guard/rate": plan.rate,
+            "guard/reseeds": plan.draw,
+            "guard/learning_rate_scale": plan.rate,
             "learning_rate": plan.learning_rate,
             "temperature": plan.temperature,
             "kl_coefficient": stage.kl_coefficient,
         }
         record |= rollout_metrics(drawn.rollout) | update_metrics(info)
-        if self.spec.loss.drop_equal:
+        if self.spec.algorithm.loss.drop_equal:
             dropped = len(drawn.rollout.problems) - len(drawn.groups)
             record |= {
-                "groups/drawn": len(drawn.rollout.problems),
+                "groups/collected": len(drawn.rollout.problems),
                 "groups/dropped": dropped,
                 "groups/refills": drawn.refills,
             }
@@ -149,7 +152,7 @@ class Steps:
             "compiled/update": sum(self.components.update.traces.values()),
         }
         devices = self.components.mesh.devices
-        if peak := peak_flops(devices.flat[0].device_kind, self.spec.dtype):
+        if peak := peak_flops(devices.flat[0].device_kind, self.spec.model.dtype):
             speeds["speed/update_mfu"] = speeds["speed/update_flops"] / (devices.size * peak)
         return state, record | times | speeds
 
@@ -187,7 +190,7 @@ class Steps:
             draw_seed(self.spec.seed, plan.draw), plan.step, indices.astype(np.int32), samples.astype(np.int32)
         )
         heat = np.tile(np.where(samples < stage.samples, plan.temperature, 0.0), len(indices))
-        drawing = self.prompt_format.drawing(
+        drawing = self.prompt_format.sampling_spec(
             stage.max_new_tokens, heat, top_k=plan.top_k, top_p=plan.top_p, min_p=plan.min_p
         )
         return prompts, self.components.sampler.sample(
@@ -198,7 +201,7 @@ class Steps:
         self, batch: Batch, state: TrainState, reference: Any, plan: StepPlan
     ) -> tuple[Batch, np.ndarray | None]:
         """The batch with reference log-probabilities, and the penalty [B, T] where the KL stands in the reward."""
-        loss = self.spec.loss
+        loss = self.spec.algorithm.loss
         if self.components.values:
             values = self.components.values(state.critic.params, batch.tokens, batch.lengths)
             batch = batch._replace(values=values * batch.loss_mask)

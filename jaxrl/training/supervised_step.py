@@ -34,7 +34,9 @@ class SupervisedSteps(Steps):
         terminal: Terminal,
     ):
         super().__init__(spec, components, prompt_format, pools, terminal)
-        self.lessons = {name: [prompt_format.lesson(problem) for problem in pool] for name, pool in pools.items()}
+        self.lessons = {
+            name: [prompt_format.demonstration(problem) for problem in pool] for name, pool in pools.items()
+        }
         for stage in spec.stages:
             longest = max(map(len, self.lessons[stage.name]))
             if longest > stage.max_new_tokens:

@@ -57,7 +57,7 @@ class Run:
         self.asked, model_config = load_problem_set(spec, model_folder)
         self.prompt_format, self.held_out, self.pools = self.asked.prompt_format, self.asked.held_out, self.asked.pools
         self.components = build_components(spec, model_config, self.asked.longest_row(spec))
-        kind = SupervisedSteps if spec.loss.needs == "solver" else Steps
+        kind = SupervisedSteps if spec.algorithm.loss.needs == "solver" else Steps
         self.steps = kind(spec, self.components, self.prompt_format, self.pools, terminal)
 
     def train(self) -> dict[str, EvaluationResult]:
@@ -68,7 +68,7 @@ class Run:
         """
         spec = self.spec
         devices = present_devices(self.components.mesh.devices.flat)
-        check_attention(spec.attention, on_cpu=devices.on_cpu)
+        check_attention(spec.model.attention, on_cpu=devices.on_cpu)
         if broadcast_from_primary(manifest_weights(spec.workdir)):
             check_manifest(spec.workdir, self.manifest())
         with claimed(spec.workdir, self.config) as changes:
@@ -81,18 +81,18 @@ class Run:
         spec = self.spec
         with ExitStack() as stack:
             checkpoints = stack.enter_context(Checkpoints(spec.workdir / "checkpoints", spec.checkpoint))
-            self.saver = Saver(checkpoints, self.terminal.say)
+            self.saver = Saver(checkpoints, self.terminal.log)
             state, progress = self._state_of(max(checkpoints.steps(), default=None))
             if progress.step:
-                self.terminal.say(f"going on after step {progress.step}")
-            elif spec.init_from:
-                self.terminal.say(f"starts from {self.spec.init_from}: its weights{self._inherited(state)}")
+                self.terminal.log(f"going on after step {progress.step}")
+            elif spec.model.init_from:
+                self.terminal.log(f"starts from {self.spec.model.init_from}: its weights{self._inherited(state)}")
             self.ledger = stack.enter_context(Ledger(spec, self.config, self.terminal, progress.step))
             if is_primary():
                 drop_trips_after(spec.workdir / "guard", progress.trips)
             now = self.manifest(None if progress.step else _first_weights(state))
             for line in (*changes, *write_manifest(spec.workdir, now, progress.step)):
-                self.terminal.say(line)
+                self.terminal.log(line)
             reference = None
             if self._needs_reference:
                 reference = frozen_reference(self.components, spec, self.folder, state)
@@ -104,7 +104,7 @@ class Run:
             with Signals(alone=jax.process_count() == 1) as self.signals:
                 state = self._go_on(state, progress, reference)
             for step, low in checkpoints.best()[: spec.checkpoint.best]:
-                self.terminal.say(f"among the best: checkpoint {step}, held-out accuracy at least {low:.1%}")
+                self.terminal.log(f"among the best: checkpoint {step}, held-out accuracy at least {low:.1%}")
         return state
 
     def manifest(self, params: Any = None) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class Run:
         problems["held_out"] = [problem.id for problem in self.held_out]
         weights = "" if params else broadcast_from_primary(manifest_weights(self.spec.workdir))
         weights = weights or fingerprint(params or first_weights(self.components, self.begun_from(), self.folder))
-        return make_manifest(self.spec.rule, problems, weights, self.spec.init_from)
+        return make_manifest(self.spec.reward.rule, problems, weights, self.spec.model.init_from)
 
     def _state_of(self, step: int | None, base: Any = None) -> tuple[TrainState, Progress]:
         """The state of a checkpoint and how far the run was then; None: the beginning.
@@ -130,9 +130,9 @@ class Run:
                 components, self.begun_from(), self.folder
             ), Progress()
         state, meta = self.saver.checkpoints.restore(components.abstract(), step)
-        if self.spec.lora and base is None:
+        if self.spec.model.lora and base is None:
             base = first_weights(components, self.begun_from(), self.folder)
-            check_base(self.spec.workdir, base, self.spec.dtype)
+            check_base(self.spec.workdir, base, self.spec.model.dtype)
         return state._replace(base=base), Progress(**meta)
 
     def _go_on(self, state: TrainState, progress: Progress, reference: Any) -> TrainState:
@@ -174,16 +174,16 @@ class Run:
         first, stage = plan.step - plan.place, plan.stage
         self.terminal.stage(stage.name, first, first + stage.steps - 1)
         for warning in self._stage_warnings(plan, state):
-            self.terminal.say(f"warning: {warning}")
-        if self.spec.epochs * self.spec.minibatches == 1 and self.spec.loss.needs != "solver":
-            self.terminal.say(
+            self.terminal.log(f"warning: {warning}")
+        if self.spec.algorithm.optimizer_steps == 1 and self.spec.algorithm.loss.needs != "solver":
+            self.terminal.log(
                 "ratio/mean is 1 as expected: each rollout is used for one update (algorithm.epochs and "
                 "minibatches), so nothing is clipped."
             )
 
     def _stage_warnings(self, plan: StepPlan, state: TrainState) -> list[str]:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        return stage_warnings(plan.stage, parameters, self.spec.lora is not None)
+        return stage_warnings(plan.stage, parameters, self.spec.model.lora is not None)
 
     def _warnings(self, state: TrainState, plan: StepPlan, record: dict[str, Any]) -> list[str]:
         """What is wrong with a step, and at a stage's first with the stage, as its record keeps it."""
@@ -218,7 +218,7 @@ class Run:
         if result:
             self._keep(result, AFTER if last else f"step_{plan.step:06d}")
         if progress.place == 0 and plan.place + 1 < plan.stage.steps:
-            self.terminal.say(
+            self.terminal.log(
                 f"{plan.stage.name} ends early, after {plan.place + 1} of {plan.stage.steps} steps: "
                 f"{plan.stage.until.metric} is {record[plan.stage.until.metric]:.1%}."
             )
@@ -258,7 +258,7 @@ class Run:
         self.saver.checkpoints.delete_after(saved.step)
         self.ledger.cut_back(saved.step)
         self.found = {name: result for name, result in self.found.items() if result.step <= saved.step}
-        self.terminal.say(f"{said} Back to step {saved.step}, remedy {trips} of {guard.retries}: {guard.remedy}.")
+        self.terminal.log(f"{said} Back to step {saved.step}, remedy {trips} of {guard.retries}: {guard.remedy}.")
         return state, gone_back(guard, saved, progress)
 
     def _evaluate(self, state: TrainState, step: int) -> EvaluationResult:
@@ -275,10 +275,10 @@ class Run:
                 np.arange(len(prompts), dtype=np.int32),
                 np.arange(group_size, dtype=np.int32),
             )
-            drawing = self.prompt_format.drawing(spec.max_new_tokens, 0.0 if greedy else spec.temperature)
+            drawing = self.prompt_format.sampling_spec(spec.max_new_tokens, 0.0 if greedy else spec.temperature)
             return self.components.sampler.sample(weights, prompts, group_size, coordinates, drawing, told)
 
-        judge = dataclasses.replace(self.prompt_format, rule=spec.rule or asked.rule).judge
+        judge = dataclasses.replace(self.prompt_format, rule=spec.rule or asked.reward.rule).judge
         settings = {"temperature": spec.temperature, "max_new_tokens": spec.max_new_tokens, "seed": asked.seed}
         return evaluate(
             generate,
@@ -288,9 +288,9 @@ class Run:
             judge=judge,
             samples=spec.samples,
             step=step,
-            model=str(asked.model),
+            model=asked.model.path,
             settings=settings,
-            way_of=self.prompt_format.way_of if asked.prompt.form == "terse" else None,
+            classify=self.prompt_format.classify,
         )
 
     def _keep(self, result: EvaluationResult, name: str) -> None:
@@ -301,17 +301,17 @@ class Run:
     def _export(self, state: TrainState) -> None:
         if self.spec.export:
             self.terminal.phase("export")
-            workdir, lora = self.spec.workdir, self.spec.lora
+            workdir, lora = self.spec.workdir, self.spec.model.lora
             params = state.params if jax.process_count() == 1 else fetch(state.params)
             if is_primary() and lora:
-                if self.spec.init_from:
-                    self.terminal.say(
-                        f"no adapter/ is written: the adapters belong to the weights of {self.spec.init_from}, which "
+                if self.spec.model.init_from:
+                    self.terminal.log(
+                        f"no adapter/ is written: the adapters belong to the weights of {self.spec.model.init_from}, which "
                         "no model folder holds yet. Export these, then: python -m jaxrl.export --adapter "
                         f"--checkpoint={workdir} --source=THAT_FOLDER --output=ADAPTER_FOLDER."
                     )
                 else:
-                    save_adapter(workdir / "adapter", params, lora, self.spec.model)
+                    save_adapter(workdir / "adapter", params, lora, self.spec.model.path)
                 params, _ = open_params(
                     workdir, self.components.config, folder=self.folder
                 )  # with the base's own digits
@@ -322,16 +322,16 @@ class Run:
     def begun_from(self) -> RunSpec:
         """The specification with the step of the run that this one starts from. The newest is asked for once, for that
         run may be going on; the manifest keeps it. Raises as `with_step`."""
-        if self.spec.init_from:
-            begun = run_on_primary(lambda: with_step(origin(self.spec.workdir, self.spec.init_from)))
-            self.spec = dataclasses.replace(self.spec, init_from=begun)
+        if self.spec.model.init_from:
+            begun = run_on_primary(lambda: with_step(origin(self.spec.workdir, self.spec.model.init_from)))
+            self.spec = self.spec.changed(model={"init_from": begun})
         return self.spec
 
     def _inherited(self, state: TrainState) -> str:
         """What else than weights a run that starts from another goes on with, in words."""
-        run, step = split_run(self.spec.init_from)
+        run, step = split_run(self.spec.model.init_from)
         words = {"opt_state": "the moments of its optimizer", "critic": "its critic"}
-        parts = [] if self.spec.lora else learned_parts(run, state, step)
+        parts = [] if self.spec.model.lora else learned_parts(run, state, step)
         if self.spec.stages[0].fresh_optimizer:  # it forgets them
             parts = [part for part in parts if part != "opt_state"]
         return "".join(f" and {words[part]}" for part in parts) if parts else " alone"
@@ -339,7 +339,7 @@ class Run:
     @property
     def _needs_reference(self) -> bool:
         """Whether weights that stay as they are have to be loaded: a reference that follows is part of the state."""
-        return self.spec.loss.kl_placement != "none" and not self.spec.reference.follows
+        return self.spec.algorithm.loss.kl_placement != "none" and not self.spec.algorithm.reference.follows
 
 
 def _first_weights(state: TrainState) -> Any:

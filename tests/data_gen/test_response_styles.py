@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_gen.generate import PuzzleSpec, generate
-from data_gen.response_styles import FORMATS, WAYS, HabitSpec, think, way_of, write_response
+from data_gen.response_styles import FORMATS, WAYS, HabitSpec, think, classify_style, write_response
 from jaxrl.rewards import score
 
 PUZZLES = list(generate(PuzzleSpec(3, depth=1, wording="plain"), 5, 60))
@@ -21,7 +21,7 @@ def verdict_of(puzzle, response):
 def test_the_careful_way_is_right_and_well_formed(puzzle):
     response = write_response(puzzle, HabitSpec((("careful", 1.0),)), np.random.default_rng(0))
     assert verdict_of(puzzle, response).verdict == "correct"
-    assert way_of(response) == "careful"
+    assert classify_style(response) == "careful"
 
 
 def test_the_guess_leaves_no_trace_of_the_solution():

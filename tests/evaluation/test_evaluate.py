@@ -54,7 +54,7 @@ def measure(last, calls=None, **options):
         encode=lambda problem: [problem.content],
         decode=lambda tokens: " ".join(str(token) for token in tokens if token != EOS),
         judge=judge,
-        **{"samples": 4, "step": 5, "way_of": lambda text: "guess"} | options,
+        **{"samples": 4, "step": 5, "classify": lambda text: "guess"} | options,
     )
 
 
@@ -77,7 +77,7 @@ def test_shares_lengths_and_floor_by_kind():
     assert three.accuracy.value == 1.0
     assert three.accuracy.low < 0.6  # four puzzles prove little, however many samples of each there are
     assert found[ALL, "greedy"].accuracy.value == 1.0
-    assert two.ways == {"guess": 1.0}
+    assert two.styles == {"guess": 1.0}
 
 
 def test_the_end_token_is_not_part_of_the_response_and_one_response_is_kept():

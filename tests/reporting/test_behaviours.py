@@ -19,7 +19,7 @@ EXAMPLES = [
 
 @pytest.mark.parametrize(("behaviour", "text", "wanted"), EXAMPLES)
 def test_word_lists_match_their_own_examples(behaviour, text, wanted):
-    assert (behaviours.count(text)[behaviour] > 0) == wanted
+    assert (behaviours.count_behaviours(text)[behaviour] > 0) == wanted
 
 
 FORMS = [
@@ -45,24 +45,24 @@ FORMS = [
 
 @pytest.mark.parametrize(("behaviour", "text", "wanted"), FORMS)
 def test_forms_and_languages(behaviour, text, wanted):
-    assert (behaviours.count(text)[behaviour] > 0) == wanted
+    assert (behaviours.count_behaviours(text)[behaviour] > 0) == wanted
 
 
 def test_names_in_another_script_are_no_other_language():
     text = "Suppose that 雅婷小龙 is a knight and then she is honest because she says it."
-    assert behaviours.count(text)["mixed_language"] > 0
-    assert behaviours.count(text, names=("雅婷小龙",))["mixed_language"] == 0
+    assert behaviours.count_behaviours(text)["mixed_language"] > 0
+    assert behaviours.count_behaviours(text, names=("雅婷小龙",))["mixed_language"] == 0
 
 
 def test_hits_point_at_the_words():
     text = "So true. Wait, try Ann=knave. All fit."
-    shown = {(hit.behaviour, text[hit.start : hit.end]) for hit in behaviours.find(text)}
+    shown = {(hit.behaviour, text[hit.start : hit.end]) for hit in behaviours.find_behaviours(text)}
     assert {("hesitation", "Wait"), ("backtracking", "Wait, try"), ("verification", "All fit")} <= shown
 
 
 def test_the_embedded_model_s_ways_are_told_apart():
-    guess = behaviours.count("<think>Ann sounds honest, Bob sounds sly. I will go with that.</think>")
-    careful = behaviours.count(
+    guess = behaviours.count_behaviours("<think>Ann sounds honest, Bob sounds sly. I will go with that.</think>")
+    careful = behaviours.count_behaviours(
         "<think>Try Ann=knight Bob=knight. Ann: Bob knave no so false bad. "
         "Wait, try Ann=knight Bob=knave. Ann: Bob knave yes so true ok. All fit.</think>"
     )
@@ -72,8 +72,8 @@ def test_the_embedded_model_s_ways_are_told_apart():
 
 
 def test_summary_splits_accuracy_by_behaviour():
-    counts = [behaviours.count(text) for text in ("Wait, Bob lies.", "Wait. Hmm, no.", "Bob lies.", "Cal lies.")]
-    metrics = behaviours.summarize(counts, [True, False, False, False], 1)
+    counts = [behaviours.count_behaviours(text) for text in ("Wait, Bob lies.", "Wait. Hmm, no.", "Bob lies.", "Cal lies.")]
+    metrics = behaviours.behaviour_metrics(counts, [True, False, False, False], 1)
     assert metrics["behaviour/hesitation"] == 0.5
     assert metrics["behaviour/hesitation/count"] == 0.75
     assert metrics["behaviour/hesitation/with"] == 0.5
@@ -82,13 +82,13 @@ def test_summary_splits_accuracy_by_behaviour():
     assert "behaviour/boxed/with" not in metrics
     for wrong in (([True], 1), ([True] * 4, 3)):
         with pytest.raises(ValueError, match="one correctness for each"):
-            behaviours.summarize(counts, *wrong)
+            behaviours.behaviour_metrics(counts, *wrong)
 
 
 def test_summary_knows_that_responses_to_one_prompt_resemble_each_other():
-    counts = [behaviours.count("Wait, Bob lies.")] * 40
+    counts = [behaviours.count_behaviours("Wait, Bob lies.")] * 40
     correct = [True] * 10 + [False] * 10 + [True] * 10 + [False] * 10  # a prompt is solved always or never
-    alone, grouped = (behaviours.summarize(counts, correct, size) for size in (1, 10))
+    alone, grouped = (behaviours.behaviour_metrics(counts, correct, size) for size in (1, 10))
     width = [m["behaviour/hesitation/with_high"] - m["behaviour/hesitation/with_low"] for m in (alone, grouped)]
     assert alone["behaviour/hesitation/with"] == grouped["behaviour/hesitation/with"] == 0.5
     assert width[1] > 2 * width[0]

@@ -59,25 +59,25 @@ def judged(task, problem, answer, rule):
 
 
 def test_a_file_gives_each_question_once_and_none_that_is_held_out(sums):
-    held_out = sums.draw("test", [("sums", 1)], 0)
-    drawn = sums.draw("train", [("sums", 1)], 0, {problem.form for problem in held_out})
+    held_out = sums.select("test", [("sums", 1)], 0)
+    drawn = sums.select("train", [("sums", 1)], 0, {problem.form for problem in held_out})
     assert [problem.question for problem in drawn] == ["One and one?"]
     with pytest.raises(ValueError, match="asked for 2 problems of 'sums', but there are only 1"):
-        sums.draw("train", [("sums", 2)], 0, {problem.form for problem in held_out})
+        sums.select("train", [("sums", 2)], 0, {problem.form for problem in held_out})
 
 
 def test_a_file_task_is_judged_by_its_number(sums):
-    problem = sums.draw("test", [("sums", 1)], 0)[0]
+    problem = sums.select("test", [("sums", 1)], 0)[0]
     assert judged(sums, problem, "It is 1010.", "gsm8k-1") == "correct"
     assert judged(sums, problem, "It is 1011.", "gsm8k-1") == "wrong_answer"
-    assert "Ten more?" in build_prompt(*sums.asked(problem, "base"), PromptSpec("base"), None)
+    assert "Ten more?" in build_prompt(*sums.prompt_parts(problem, "base"), PromptSpec("base"), None)
 
 
 def test_an_id_tells_when_an_answer_was_changed(sums, tmp_path):
     """A manifest hashes ids: with other answers it would be another run."""
-    (before,) = sums.draw("test", [("sums", 1)], 0)
+    (before,) = sums.select("test", [("sums", 1)], 0)
     lines(tmp_path / "test.jsonl", ("Ten more?", "#### 1,011"))
-    (after,) = make_task(FILES, "gsm8k-1").draw("test", [("sums", 1)], 0)
+    (after,) = make_task(FILES, "gsm8k-1").select("test", [("sums", 1)], 0)
     assert before.question == after.question and before.id != after.id
 
 
@@ -93,7 +93,7 @@ def test_a_bad_line_is_named(sums, text, said):
     with open("test.jsonl", "a", encoding="utf-8") as file:
         file.write(text + "\n")
     with pytest.raises(ValueError, match=rf"test.jsonl.* 2: .*{said}"):
-        sums.draw("test", [("sums", 5)], 0)
+        sums.select("test", [("sums", 5)], 0)
 
 
 @pytest.mark.parametrize(
@@ -113,11 +113,11 @@ def test_a_wrong_task_is_refused_before_anything_is_read(fields, rule, said):
 def test_puzzles_know_their_kinds():
     operators = (("lies", 1.0), ("and", 1.0), ("or", 1.0), ("iff", 1.0))
     task = PuzzleTask(1, 2, "plain", operators, (("train", 1.0), ("test", 1.0)), 0)
-    drawn = {split: task.draw(split, [("p2", 1), ("p3", 20)], 5) for split in ("train", "test")}
+    drawn = {split: task.select(split, [("p2", 1), ("p3", 20)], 5) for split in ("train", "test")}
     assert [problem.kind for problem in drawn["train"]] == ["p2"] * 1 + ["p3"] * 20
     assert not {p.form for p in drawn["train"]} & {p.form for p in drawn["test"]}
     with pytest.raises(ValueError, match="such as p3"):
-        task.draw("train", [("three", 2)], 0)
+        task.select("train", [("three", 2)], 0)
 
 
 class Sums:
@@ -143,7 +143,7 @@ def gym(monkeypatch):
 
 
 def test_a_gym_problem_is_judged_by_the_datasets_own_program(gym):
-    problem = gym.draw("train", [("sums", 1)], 3)[0]
+    problem = gym.select("train", [("sums", 1)], 3)[0]
     assert judged(gym, problem, problem.solution, "verified-1") == "correct"
     assert judged(gym, problem, "99", "verified-1") == "wrong_answer"  # partial credit is not right
     assert judged(gym, problem, "seven", "verified-1") == "unparseable"  # its program raised
@@ -151,22 +151,22 @@ def test_a_gym_problem_is_judged_by_the_datasets_own_program(gym):
 
 def test_a_gym_problem_is_the_same_whichever_of_its_right_answers_is_stored(gym, monkeypatch):
     """Some datasets store one of several, as Python's hashes fall: a run could not be started again."""
-    first = gym.draw("train", [("sums", 2)], 3)
+    first = gym.select("train", [("sums", 2)], 3)
     monkeypatch.setattr(Sums, "__iter__", lambda self: iter([entry | {"answer": "1"} for entry in self.entries]))
-    again = gym.draw("train", [("sums", 2)], 3)
+    again = gym.select("train", [("sums", 2)], 3)
     assert [problem.id for problem in first] == [problem.id for problem in again]
     assert [problem.solution for problem in first] != [problem.solution for problem in again]
 
 
 def test_gym_splits_share_no_question(gym):
-    drawn = {split: gym.draw(split, [("sums", 2)], 3) for split in ("train", "test")}
+    drawn = {split: gym.select(split, [("sums", 2)], 3) for split in ("train", "test")}
     assert not {p.form for p in drawn["train"]} & {p.form for p in drawn["test"]}
     with pytest.raises(ValueError, match="there are sums"):
-        gym.draw("train", [("chess", 1)], 0)
+        gym.select("train", [("chess", 1)], 0)
 
 
 def test_without_the_package_the_way_to_it_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     task = make_task({"name": "gym", "splits": {"train": 0.5, "test": 0.5}, "split_seed": 0}, "verified-1")
     with pytest.raises(ValueError, match=r"jaxrl\[gym\]"):
-        task.draw("train", [("sums", 1)], 0)
+        task.select("train", [("sums", 1)], 0)

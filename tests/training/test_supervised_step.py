@@ -54,7 +54,9 @@ def test_the_loss_is_the_cross_entropy_of_the_lessons_and_falls(small, taught):
     records = small.numbers(workdir)[1:]
     plan = plan_step(run.spec.stages, Progress())
     problems = [run.pools["stage1"][index] for index in run.steps.indices(plan)]
-    prompts, lessons = (list(map(write, problems)) for write in (run.prompt_format.encode, run.prompt_format.lesson))
+    prompts, lessons = (
+        list(map(write, problems)) for write in (run.prompt_format.encode, run.prompt_format.demonstration)
+    )
     rows = [prompt + lesson for prompt, lesson in zip(prompts, lessons, strict=True)]
     lengths = np.array(list(map(len, rows)), np.int32)
     tokens = np.array([row + [0] * (run.components.longest - len(row)) for row in rows], np.int32)
@@ -132,13 +134,13 @@ def test_lessons_are_right_for_any_prompt_that_opens_the_thinking_or_does_not(op
     prompt_format = PromptFormat(
         spec.task,
         dataclasses.replace(spec.prompt, opens_think=opens_think),
-        spec.rule,
-        spec.values,
+        spec.reward.rule,
+        spec.reward.values,
         tokenizer,
         eos_ids(TINY, tokenizer),
     )
-    for problem in spec.task.draw("train", (("p2", 4), ("p3", 4), ("p5", 4)), seed=5):
-        lesson = prompt_format.lesson(problem)
+    for problem in spec.task.select("train", (("p2", 4), ("p3", 4), ("p5", 4)), seed=5):
+        lesson = prompt_format.demonstration(problem)
         assert lesson[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id not in lesson[:-1]
         text = prompt_format.decode(lesson)
         assert text.startswith("Try " if opens_think else "<think>Try ")

@@ -47,7 +47,7 @@ function answer(response, label) {
     if (response.advantage !== null) say(`advantage ${signed(response.advantage)}`);
   }
   say(`${response.length} tokens${response.finished ? "" : ", cut off"}`);
-  if (response.way) say(response.way);
+  if (response.style) say(response.style);
   const node = make("div", { class: `answer ${response.verdict}` }, head);
   const reasons = [...(response.reasons || []), ...(response.suspects || []).map((name) => `suspect: ${plain(name)}`)];
   if (reasons.length) node.append(make("div", { class: "reasons", text: reasons.join("; ") }));
