@@ -8,7 +8,7 @@
 # One run of a sweep in each task of an array. --list shows how many there are; from the project's folder, for twelve:
 #   sbatch --array=0-11 deploy/sweep.sh --config=configs/ablations/kl.py:1.5b --workdir=runs/kl
 # Five minutes before the time is up a run gets SIGTERM: it saves, exits with 75, and goes back to the queue, where the same
-# command goes on. So does one that waits for the others (--stop_losers). When all have ended, this makes table and page:
+# command goes on. When all have ended, this makes table and page:
 #   .venv/bin/python -m jaxrl.sweep --config=configs/ablations/kl.py:1.5b --workdir=runs/kl --report
 #SBATCH --signal=TERM@300
 set -uo pipefail

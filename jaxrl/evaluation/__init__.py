@@ -1,1 +1,1 @@
-"""How good is the model: accuracy with intervals, pass@k, paired comparisons, and the overlap check."""
+"""Evaluation of models: accuracy with confidence intervals, pass@k and paired comparisons."""

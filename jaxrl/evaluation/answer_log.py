@@ -1,4 +1,4 @@
-"""Answers that were paid for, one a line as they come: a second start asks only for what is missing."""
+"""Responses of a remote model, one per line as they arrive: a restarted evaluation requests only the missing ones."""
 
 import hashlib
 import json
@@ -11,41 +11,41 @@ from typing import Any, NamedTuple
 from jaxrl.evaluation.endpoint import Reply
 
 
-class Place(NamedTuple):
-    """Which answer it is. `asked` is a mark of the very words, so that other words are never taken for the same."""
+class AnswerKey(NamedTuple):
+    """Identifies a response. The hash of the prompt ensures that a response is never used for another prompt."""
 
-    asked: str
+    prompt_hash: str
     mode: str  # "greedy" or "sampled"
     sample: int
 
 
-def mark(messages: Sequence[Mapping[str, str]]) -> str:
-    """A mark of what was asked, the same for the same words."""
+def hash_messages(messages: Sequence[Mapping[str, str]]) -> str:
+    """A hash of the exact text of the messages."""
     return hashlib.blake2b(json.dumps(list(messages)).encode(), digest_size=12).hexdigest()
 
 
 class AnswerLog:
-    """The file of answers to one model; its first line is the settings that they were asked with.
+    """The file of responses of one model. Its first line holds the settings of the requests.
 
-    Opening takes away a last line that a killed command left torn. Raises ValueError, and leaves the file alone, where
-    it holds something else or answers of other settings. Use as a context manager; `add` may come from any thread.
+    Opening removes an incomplete last line, left by a killed process. Raises ValueError, and does not change the file,
+    if it contains something else or responses to other settings. Use as a context manager; `add` is thread-safe.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]):
         self.path, self.settings, self.replies = path, dict(settings), {}
         self._lock, self._file = threading.Lock(), None
         content = path.read_bytes() if path.is_file() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        head, *lines = whole.splitlines() or [b""]
-        if whole:
-            self._check(head)
-        elif not self._head().startswith(content):
-            raise self._foreign("line 1")
+        complete = content[: content.rfind(b"\n") + 1]
+        header, *lines = complete.splitlines() or [b""]
+        if complete:
+            self._check(header)
+        elif not self._header().startswith(content):
+            raise self._invalid("line 1")
         for number, line in enumerate(lines, start=2):
-            place, reply = self._read(number, line)
-            self.replies.setdefault(place, reply)
-        if len(whole) < len(content):
-            os.truncate(path, len(whole))
+            key, reply = self._parse(number, line)
+            self.replies.setdefault(key, reply)
+        if len(complete) < len(content):
+            os.truncate(path, len(complete))
 
     def __enter__(self) -> "AnswerLog":
         return self
@@ -54,46 +54,49 @@ class AnswerLog:
         if self._file:
             self._file.close()
 
-    def add(self, place: Place, problem: str, reply: Reply) -> None:
-        """Appends an answer, on disk on return. problem: its id, for readers."""
-        line = json.dumps({"problem": problem} | place._asdict() | reply._asdict(), ensure_ascii=False) + "\n"
+    def add(self, key: AnswerKey, problem: str, reply: Reply) -> None:
+        """Appends a response and syncs it to disk. problem: its id, for readers of the file."""
+        line = json.dumps({"problem": problem} | key._asdict() | reply._asdict(), ensure_ascii=False) + "\n"
         with self._lock:
             if not self._file:
                 self._open()
             self._file.write(line.encode())
             self._file.flush()
             os.fsync(self._file.fileno())
-            self.replies[place] = reply
+            self.replies[key] = reply
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("ab")
         if not self._file.tell():
-            self._file.write(self._head())
+            self._file.write(self._header())
 
-    def _head(self) -> bytes:
+    def _header(self) -> bytes:
         return json.dumps({"settings": self.settings}, ensure_ascii=False).encode() + b"\n"
 
-    def _check(self, head: bytes) -> None:
+    def _check(self, header: bytes) -> None:
         try:
-            stored = json.loads(head)["settings"]
+            stored = json.loads(header)["settings"]
             names = list(dict.fromkeys([*self.settings, *stored]))
         except (ValueError, TypeError, KeyError):
-            raise self._foreign("line 1") from None
+            raise self._invalid("line 1") from None
         for name in names:
-            was, wanted = stored.get(name), self.settings.get(name)
-            if was != wanted:
+            old, new = stored.get(name), self.settings.get(name)
+            if old != new:
                 raise ValueError(
-                    f"{self.path} has answers that were asked for with {name} {was!r}, this command asks "
-                    f"with {wanted!r}; choose another --output."
+                    f"{self.path} contains responses that were requested with {name} {old!r}, but this command uses "
+                    f"{new!r}; choose another --output."
                 )
 
-    def _read(self, number: int, line: bytes) -> tuple[Place, Reply]:
+    def _parse(self, number: int, line: bytes) -> tuple[AnswerKey, Reply]:
         try:
             record = json.loads(line)
-            return Place(*(record[name] for name in Place._fields)), Reply(*(record[name] for name in Reply._fields))
+            key, reply = ([record[name] for name in kind._fields] for kind in (AnswerKey, Reply))
         except (ValueError, TypeError, KeyError):
-            raise self._foreign(f"line {number}") from None
+            raise self._invalid(f"line {number}") from None
+        return AnswerKey(*key), Reply(*reply)
 
-    def _foreign(self, where: str) -> ValueError:
-        return ValueError(f"{self.path}, {where}, is no answer of an evaluation; choose another --output, or mend it.")
+    def _invalid(self, where: str) -> ValueError:
+        return ValueError(
+            f"{self.path}, {where}: expected a response of an evaluation; choose another --output, or repair the file."
+        )

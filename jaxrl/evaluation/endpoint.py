@@ -1,4 +1,4 @@
-"""One request to an OpenAI-compatible server, repeated where the fault is the server's or the network's."""
+"""Chat completion requests to an OpenAI-compatible server, retried after server and network errors."""
 
 import contextlib
 import functools
@@ -19,18 +19,18 @@ from urllib.parse import urlsplit
 
 LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
 KEY_VARIABLE = "OPENAI_API_KEY"
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before the second and before a late attempt
-LONGEST_PAUSE = 600.0  # a server that asks for more than this is left alone
-QUOTED = 300  # characters of a server's answer in an error
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before the first retry, and at most
+LONGEST_RETRY_AFTER = 600.0  # seconds; if a server requests more, the request fails
+QUOTED = 300  # characters of a server's message in an error
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A model behind an address.
+    """A model on a server.
 
-    url: up to the version, as https://HOST/v1. name: what the server calls the model. key: "" sends none; it is never
-    shown. limit_field: how the server calls the limit of tokens. timeout: seconds without a byte. retries: further
-    attempts after the first.
+    url: up to the version, as https://HOST/v1. name: of the model on the server. key: sent unless it is "", never
+    printed. limit_field: the server's name for the token limit. timeout: seconds without receiving data. retries:
+    number of attempts after the first.
     """
 
     url: str
@@ -49,16 +49,16 @@ class Endpoint:
 
 
 class Reply(NamedTuple):
-    """What a server answered. Tokens are counted by the server."""
+    """The response of a server. Tokens are counted by the server."""
 
     text: str
-    finish: str  # the server's own word; "length": cut off by the limit
+    finish: str  # finish reason as the server reports it; "length": truncated at the token limit
     prompt_tokens: int
     completion_tokens: int
 
 
 def is_endpoint(model: str) -> bool:
-    """Whether a model is named by an address."""
+    """Whether a model is given by a URL."""
     return model.startswith(("http://", "https://"))
 
 
@@ -67,42 +67,42 @@ def make_endpoint(
 ) -> Endpoint:
     """The endpoint at `url`, with its key from `environment`.
 
-    https needs a key, from `key_variable` or OPENAI_API_KEY. http, which anybody on the way can read, gets one only
-    where `key_variable` names it. Raises ValueError for an address of another form and for a key that is not there.
+    https requires a key, from `key_variable` or OPENAI_API_KEY. Over http, which is not encrypted, a key is sent only
+    if `key_variable` is given. Raises ValueError for an invalid URL and for a missing or invalid key.
     """
     parts = urlsplit(url)
-    # asking for the port raises ValueError where it is no number
+    # `parts.port` raises ValueError if the port is not a number
     if not parts.hostname or parts.port == 0 or parts.username or parts.query or parts.fragment or len(url.split()) > 1:
         raise ValueError(
-            "expected an address such as https://HOST/v1, without user, query or fragment, got one with "
-            f"host {parts.hostname!r}; keys are read from the environment."
+            "expected a URL such as https://HOST/v1, without user, query or fragment, got one with host "
+            f"{parts.hostname!r}; keys are read from the environment."
         )
     variable = key_variable or (KEY_VARIABLE if parts.scheme == "https" else None)
     key = environment.get(variable, "").strip() if variable else ""
     if variable and not key:
         raise ValueError(
-            f"expected the key for {parts.hostname} in the environment variable {variable}, found none; "
-            "set it, or name another with --key-variable."
+            f"expected the key for {parts.hostname} in the environment variable {variable}, which is not set; "
+            "set it, or choose another with --key-variable."
         )
     if not (key.isascii() and key.isprintable()):
-        raise ValueError(f"the key in {variable} has signs that no header can carry; set it again.")
+        raise ValueError(f"the key in {variable} contains characters that are not allowed in a header; set it again.")
     return Endpoint(url.rstrip("/"), name, key, **options)
 
 
-def ask(
+def request_completion(
     endpoint: Endpoint,
     messages: Sequence[Mapping[str, str]],
     max_new_tokens: int,
     temperature: float,
     seed: int | None = None,
-    rest: Callable[[float], object] = time.sleep,
+    sleep: Callable[[float], object] = time.sleep,
 ) -> Reply:
-    """The answer to `messages`; temperature 0 is greedy.
+    """Requests the response to `messages`; temperature 0 is greedy decoding.
 
-    Reasoning that a server hands over apart from the content (`reasoning_content`, or `reasoning`) is put back before
-    it, as <think>...</think>: the rule judges what the model wrote. Time-outs, lost connections, 429 and 5xx are tried
-    again after `rest(seconds)`: twice as long each time, by chance up to a half less, and at least as long as
-    Retry-After says. Raises ConnectionError when that was in vain, ValueError for what another attempt can't mend.
+    If a server returns the reasoning separately (`reasoning_content` or `reasoning`), it is put back before the content
+    as <think>...</think>, so that the rule scores the full response. Time-outs, lost connections, 429 and 5xx are
+    retried with exponential backoff and jitter, after at least Retry-After. Raises ConnectionError if all attempts
+    fail, ValueError for errors that a retry cannot fix.
     """
     body: dict[str, Any] = {
         "model": endpoint.name,
@@ -111,39 +111,40 @@ def ask(
         endpoint.limit_field: max_new_tokens,
     }
     if temperature > 0:
-        body["top_p"] = 1.0  # else some servers take the one of the model's generation_config.json
+        body["top_p"] = 1.0  # some servers default to the value in the model's generation_config.json
     if seed is not None:
         body["seed"] = seed
     content = json.dumps(body).encode()
     for attempt in range(endpoint.retries + 1):
-        found = _once(endpoint, content)
-        if isinstance(found, bytes):
-            return _reply(endpoint, found)
-        if attempt == endpoint.retries or found.pause > LONGEST_PAUSE:
+        outcome = _attempt(endpoint, content)
+        if isinstance(outcome, bytes):
+            return _reply(endpoint, outcome)
+        if attempt == endpoint.retries or outcome.retry_after > LONGEST_RETRY_AFTER:
             break
-        rest(max(found.pause, random.uniform(0.5, 1.0) * min(FIRST_WAIT * 2**attempt, LONGEST_WAIT)))
-    asked = f" and asks for a pause of {found.pause:.0f} s" if found.pause > LONGEST_PAUSE else ""
+        sleep(max(outcome.retry_after, random.uniform(0.5, 1.0) * min(FIRST_WAIT * 2**attempt, LONGEST_WAIT)))
+    long = outcome.retry_after > LONGEST_RETRY_AFTER
+    retry_after = f", and it requests a pause of {outcome.retry_after:.0f} s" if long else ""
     raise ConnectionError(
-        f"{endpoint.url} gave no answer in {attempt + 1} attempts (the last: {found.reason}){asked}; "
-        "start the same command again later, it goes on where it was."
+        f"{endpoint.url} did not respond in {attempt + 1} attempts (last error: {outcome.reason}){retry_after}; "
+        "run the same command later to resume."
     )
 
 
 class _Failure(NamedTuple):
-    """An attempt that another one may mend; `pause`: seconds that the server asks for."""
+    """A failed attempt that can be retried. retry_after: seconds that the server requests."""
 
     reason: str
-    pause: float = 0.0
+    retry_after: float = 0.0
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key to another host and the request as a GET, so it is an error."""
+    """Turns redirects into errors: they would send the key to another host, and the request as a GET."""
 
     def redirect_request(self, *_):
         return None
 
 
-def _once(endpoint: Endpoint, content: bytes) -> bytes | _Failure:
+def _attempt(endpoint: Endpoint, content: bytes) -> bytes | _Failure:
     headers = {"Content-Type": "application/json", "User-Agent": "jaxrl"}
     if endpoint.key:
         headers["Authorization"] = f"Bearer {endpoint.key}"
@@ -152,20 +153,22 @@ def _once(endpoint: Endpoint, content: bytes) -> bytes | _Failure:
         with _opener(_is_loopback(endpoint.url)).open(request, timeout=endpoint.timeout) as response:
             return response.read()
     except urllib.error.HTTPError as error:
-        said = _quoted(endpoint, _read(error))
+        message = _quoted(endpoint, _read(error))
         if error.code in (408, 409, 429) or error.code >= 500:
-            return _Failure(f"{error.code} {said}", _pause(error.headers.get("Retry-After")))
-        hint = "; --model ends before /chat/completions, usually in /v1" if error.code in (404, 405) else ""
-        raise ValueError(f"{endpoint.url} refuses what it was asked ({error.code} {said}){hint}.") from None
+            return _Failure(f"{error.code} {message}", _retry_after(error.headers.get("Retry-After")))
+        hint = (
+            "; expected a --model without /chat/completions, usually ending in /v1" if error.code in (404, 405) else ""
+        )
+        raise ValueError(f"{endpoint.url} refused the request ({error.code} {message}){hint}.") from None
     except (OSError, http.client.HTTPException) as error:
         cause = getattr(error, "reason", error)
         if isinstance(cause, ssl.SSLCertVerificationError):
-            raise ValueError(f"the certificate of {endpoint.url} is not to be trusted ({cause}).") from error
+            raise ValueError(f"the certificate of {endpoint.url} could not be verified ({cause}).") from error
         return _Failure(str(cause) or type(cause).__name__)
 
 
 def _read(error: urllib.error.HTTPError) -> bytes:
-    """What stands in a refusal, if it came."""
+    """The body of an error response, if it was received."""
     with error, contextlib.suppress(OSError, http.client.HTTPException):
         return error.read()
     return b""
@@ -173,7 +176,7 @@ def _read(error: urllib.error.HTTPError) -> bytes:
 
 @functools.cache
 def _opener(direct: bool) -> urllib.request.OpenerDirector:
-    """direct: past any proxy, as this machine itself is reached."""
+    """direct: without a proxy, for servers on this machine."""
     proxies = [urllib.request.ProxyHandler({})] if direct else []
     return urllib.request.build_opener(_NoRedirect, *proxies)
 
@@ -186,20 +189,20 @@ def _is_loopback(url: str) -> bool:
         return host == "localhost"
 
 
-def _pause(header: str | None) -> float:
-    """Seconds of a Retry-After, which is a number or a date; 0 without one."""
+def _retry_after(header: str | None) -> float:
+    """Seconds of a Retry-After header, which is a number or a date; 0 if it is missing or invalid."""
     try:
         return max(0.0, float(header or 0))
     except ValueError:
         pass
     try:
         return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):  # no date either, or one without a zone
+    except (ValueError, TypeError):  # not a date, or a date without a time zone
         return 0.0
 
 
 def _quoted(endpoint: Endpoint, content: bytes) -> str:
-    """The start of what a server said, on one line, without the key that it may repeat."""
+    """The first characters of a server's message on one line, with the key masked if the server repeats it."""
     text = " ".join(content.decode(errors="replace").split())
     text = text.replace(endpoint.key, "***") if endpoint.key else text
     return repr(text[:QUOTED])
@@ -210,15 +213,16 @@ def _reply(endpoint: Endpoint, content: bytes) -> Reply:
         record = json.loads(content)
         choice, usage = record["choices"][0], record["usage"]
         message = choice["message"]
-        thought = message.get("reasoning_content") or message.get("reasoning") or ""
-        said = (message.get("content") if thought else message["content"]) or ""
+        reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
+        text = (message.get("content") if reasoning else message["content"]) or ""
         finish = choice["finish_reason"] or ""
-        if thought:  # cut off inside it, the thinking never ended
-            said = f"<think>{thought}{'' if finish == 'length' and not said else '</think>'}{said}"
-        text = said.encode(errors="replace").decode()  # half a character can't be stored
+        if reasoning:
+            truncated = finish == "length" and not text  # inside the reasoning, so it has no end tag
+            text = f"<think>{reasoning}{'' if truncated else '</think>'}{text}"
+        text = text.encode(errors="replace").decode()  # a lone surrogate cannot be encoded as UTF-8
         return Reply(text, finish, int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise ValueError(
-            f"expected a chat completion with its usage from {endpoint.url}, got "
-            f"{_quoted(endpoint, content)}; is it OpenAI-compatible?"
+            f"expected a chat completion with its usage from {endpoint.url}, got {_quoted(endpoint, content)}; "
+            "use an OpenAI-compatible server."
         ) from error

@@ -1,4 +1,4 @@
-"""Ask a model problems, score the answers with the training's own rule, and collect what came out."""
+"""Generates responses to problems, scores them with the rule of training, and collects the results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -10,25 +10,25 @@ from jaxrl.rewards import Verdict
 from jaxrl.tasks.problem import Problem
 
 
-class Answers(Protocol):
-    """What a policy gives back, prompt-major: `tokens[B, C]`, `lengths[B]` (with the end token, where there is one)
-    and `finished[B]` (False: cut off by the length limit)."""
+class GeneratedTokens(Protocol):
+    """The output of a policy, prompt-major: `tokens[B, C]`, `lengths[B]` (including the end token, if there is one)
+    and `finished[B]` (False: truncated at the length limit)."""
 
     tokens: np.ndarray
     lengths: np.ndarray
     finished: np.ndarray
 
 
-class Answer(NamedTuple):
-    """One answer as text; `length` in tokens, `finished` False where the length limit cut it off."""
+class TextResponse(NamedTuple):
+    """One response as text. `length` in tokens; `finished` is False if it was truncated at the length limit."""
 
     text: str
     length: int
     finished: bool
 
 
-GenerateFn = Callable[[list[list[int]], int, int, bool], Answers]
-AnswerFn = Callable[[int, bool], Sequence[Answer]]
+GenerateFn = Callable[[list[list[int]], int, int, bool], GeneratedTokens]
+RespondFn = Callable[[int, bool], Sequence[TextResponse]]
 
 
 def evaluate(
@@ -44,25 +44,25 @@ def evaluate(
     name: str = "evaluation",
     model: str = "",
     settings: Mapping[str, object] | None = None,
-    classify: Callable[[str], str] | None = None,
+    classify: Callable[[str], str] = lambda response: "",
 ) -> EvaluationResult:
-    """Evaluates a policy of tokens; see `evaluate_answers` for what is counted.
+    """Evaluates a policy over tokens; see `evaluate_responses` for the arguments that are not described here.
 
-    `generate_fn(prompts, group_size, step, greedy)` is called once a mode with all prompts, so that a
-    prompt's global index is its place in the list; it splits into batches as it likes. `decode` gets a row up
-    to its length, leaves out the final end token and keeps other special tokens visible.
+    `generate_fn(prompts, group_size, step, greedy)` is called once per mode with all prompts, so that the global index
+    of a prompt is its index in the list; it may split them into batches. `decode` gets a row up to its length; it drops
+    the final end token and keeps other special tokens visible.
     """
     prompts = [encode(problem) for problem in problems]
 
-    def answer(group_size: int, is_greedy: bool) -> list[Answer]:
-        answers = generate_fn(prompts, group_size, step, is_greedy)
+    def respond(group_size: int, is_greedy: bool) -> list[TextResponse]:
+        output = generate_fn(prompts, group_size, step, is_greedy)
         return [
-            Answer(decode([int(token) for token in answers.tokens[row, :length]]), int(length), bool(finished))
-            for row, (length, finished) in enumerate(zip(answers.lengths, answers.finished, strict=True))
+            TextResponse(decode([int(token) for token in output.tokens[row, :length]]), int(length), bool(finished))
+            for row, (length, finished) in enumerate(zip(output.lengths, output.finished, strict=True))
         ]
 
-    return evaluate_answers(
-        answer,
+    return evaluate_responses(
+        respond,
         problems,
         judge=judge,
         samples=samples,
@@ -75,8 +75,8 @@ def evaluate(
     )
 
 
-def evaluate_answers(
-    answer_fn: AnswerFn,
+def evaluate_responses(
+    respond_fn: RespondFn,
     problems: Sequence[Problem],
     *,
     judge: Callable[[Problem, str, bool], Verdict],
@@ -86,40 +86,43 @@ def evaluate_answers(
     name: str = "evaluation",
     model: str = "",
     settings: Mapping[str, object] | None = None,
-    classify: Callable[[str], str] | None = None,
+    classify: Callable[[str], str] = lambda response: "",
 ) -> EvaluationResult:
-    """Evaluates greedy (one answer a problem) and sampled (`samples` answers a problem; 0 leaves it out).
+    """Evaluates one greedy response (unless `greedy` is False) and `samples` sampled responses per problem.
 
-    `answer_fn(group_size, greedy)` gives the answers to all problems, prompt-major. `judge(problem, response,
-    truncated)` is the rule of training; `classify` names the style of an answer ("" where styles are not distinguished).
-    ValueError for no problem or no mode.
+    `respond_fn(group_size, greedy)` returns the responses to all problems, prompt-major. `judge(problem, response,
+    truncated)` is the rule of training. `classify` returns the style of a response ("" if styles are not
+    distinguished). Raises ValueError if there are no problems, or neither mode is enabled.
     """
     if not problems:
-        raise ValueError("expected at least one problem to evaluate on, got none")
+        raise ValueError("expected at least one problem to evaluate, got none")
     if samples < 0 or (samples == 0 and not greedy):
         raise ValueError(f"expected samples >= 1, or samples=0 with greedy; got {samples} and greedy={greedy}")
     rules: set[str] = set()
 
-    def ask(group_size: int, is_greedy: bool) -> list[tuple[Sample, ...]]:
+    def score(problem: Problem, responses: Sequence[TextResponse]) -> tuple[Sample, ...]:
+        scored = []
+        for index, response in enumerate(responses):
+            verdict = judge(problem, response.text, not response.finished)
+            rules.add(verdict.rule)
+            text = response.text if index == 0 else ""
+            style = classify(response.text)
+            scored.append(Sample(verdict.verdict, response.length, response.finished, style, text))
+        return tuple(scored)
+
+    def evaluate_mode(group_size: int, is_greedy: bool) -> list[tuple[Sample, ...]]:
         if group_size == 0:
             return [()] * len(problems)
-        answers = answer_fn(group_size, is_greedy)
+        responses = respond_fn(group_size, is_greedy)
         expected = len(problems) * group_size
-        if len(answers) != expected:
-            raise ValueError(f"expected {expected} answers ({len(problems)} problems), got {len(answers)}")
-        groups = []
-        for index, problem in enumerate(problems):
-            group = []
-            for sample, answer in enumerate(answers[index * group_size : (index + 1) * group_size]):
-                verdict = judge(problem, answer.text, not answer.finished)
-                rules.add(verdict.rule)
-                style = classify(answer.text) if classify is not None else ""
-                kept = answer.text if sample == 0 else ""
-                group.append(Sample(verdict.verdict, answer.length, answer.finished, style, kept))
-            groups.append(tuple(group))
-        return groups
+        if len(responses) != expected:
+            raise ValueError(f"expected {expected} responses ({len(problems)} problems), got {len(responses)}")
+        return [
+            score(problem, responses[index * group_size : (index + 1) * group_size])
+            for index, problem in enumerate(problems)
+        ]
 
-    greedy_groups, sampled_groups = ask(int(greedy), True), ask(samples, False)
+    greedy_groups, sampled_groups = evaluate_mode(int(greedy), True), evaluate_mode(samples, False)
     items = tuple(
         _item(problem, *groups) for problem, *groups in zip(problems, greedy_groups, sampled_groups, strict=True)
     )

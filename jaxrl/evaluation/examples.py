@@ -1,28 +1,30 @@
-"""Responses before and after training on the same problems, as plain text for the terminal."""
+"""Responses before and after training to the same problems, as plain text for the terminal."""
 
 from jaxrl.evaluation.results import EvaluationResult, Item
 
 
 def side_by_side(before: EvaluationResult, after: EvaluationResult, count: int = 3) -> str:
-    """The first `count` problems of the most frequent kind, with the sampled response of both.
+    """The first `count` problems of the most frequent kind, each with one response before and one after training.
 
-    The choice looks at no verdict: nothing is picked because it looks good.
+    The selection does not depend on the verdicts.
     """
-    later = {item.problem: item for item in after.items}
+    after_by_problem = {item.problem: item for item in after.items}
     kinds = [item.kind for item in before.items]
-    usual = max(sorted(set(kinds)), key=kinds.count)
-    pairs = [(item, later[item.problem]) for item in before.items if item.kind == usual and item.problem in later]
-    blocks = []
-    for first, last in pairs[:count]:
-        blocks.append(
-            "\n".join([first.question, f"  solution: {first.solution}", *_told("before", first), *_told("after", last)])
-        )
-    return "\n\n".join(blocks)
+    most_frequent = max(sorted(set(kinds)), key=kinds.count)
+    pairs = [
+        (item, after_by_problem[item.problem])
+        for item in before.items
+        if item.kind == most_frequent and item.problem in after_by_problem
+    ]
+    return "\n\n".join(
+        "\n".join([old.question, f"  solution: {old.solution}", *_response("before", old), *_response("after", new)])
+        for old, new in pairs[:count]
+    )
 
 
-def _told(name: str, item: Item) -> list[str]:
-    samples = item.sampled or item.greedy
+def _response(name: str, item: Item) -> list[str]:
+    sample = (item.sampled or item.greedy)[0]
     return [
-        f"  {name} ({samples[0].verdict}, {samples[0].length} tokens):",
-        *(f"    {line}" for line in samples[0].response.splitlines()),
+        f"  {name} ({sample.verdict}, {sample.length} tokens):",
+        *(f"    {line}" for line in sample.response.splitlines()),
     ]

@@ -1,4 +1,4 @@
-"""Estimates with intervals: Wilson, Wilson for clustered samples, pass@k, paired differences."""
+"""Estimates with confidence intervals: Wilson, Wilson for clustered samples, pass@k, paired differences."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from scipy.special import stdtrit
 
 
 class Estimate(NamedTuple):
-    """A share or a difference of shares, with the ends of its interval."""
+    """A proportion or a difference of proportions, with the bounds of its interval."""
 
     value: float
     low: float
@@ -18,7 +18,8 @@ class Estimate(NamedTuple):
 
 
 class PairedDifference(NamedTuple):
-    """Mean of after - before over the same puzzles, its interval, and how many puzzles went up and down."""
+    """Mean of after - before over the same problems, its interval, and the number of problems that improved, got worse
+    and stayed equal."""
 
     value: float
     low: float
@@ -31,15 +32,15 @@ class PairedDifference(NamedTuple):
 def critical_value(confidence: float) -> float:
     """The two-sided normal quantile, 1.96 for confidence 0.95. ValueError outside (0, 1)."""
     if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}; 0.95 is usual")
+        raise ValueError(f"expected a confidence between 0 and 1, such as 0.95, got {confidence}")
     return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
 def wilson(successes: float, trials: float, confidence: float = 0.95) -> Estimate:
-    """Wilson's score interval of a share; unlike p +- 2 sqrt(pq/n) it stays honest near 0 and 1.
+    """Wilson's score interval of a proportion. Unlike p +- 2 sqrt(pq/n) it keeps its coverage near 0 and 1.
 
     Source: E. B. Wilson (1927), Probable inference, the law of succession, and statistical inference.
-    With no trials nothing is known: value nan, interval [0, 1]. ValueError unless 0 <= successes <= trials.
+    Without trials the value is nan and the interval [0, 1]. Raises ValueError unless 0 <= successes <= trials.
     """
     if trials < 0 or not 0 <= successes <= trials:
         raise ValueError(f"expected 0 <= successes <= trials, got {successes} of {trials}")
@@ -55,60 +56,54 @@ def wilson(successes: float, trials: float, confidence: float = 0.95) -> Estimat
     return Estimate(p, low, high)
 
 
-def clustered_share(correct: Sequence[int], trials: Sequence[int], confidence: float = 0.95) -> Estimate:
-    """Share of right trials, with an interval that knows that the trials of one puzzle resemble each other.
+def clustered_proportion(correct: Sequence[int], trials: Sequence[int], confidence: float = 0.95) -> Estimate:
+    """Proportion of correct trials, with an interval that accounts for the correlation between trials of one problem.
 
-    correct[i] of trials[i] trials of puzzle i are right. All trials taken as independent would promise too
-    much. The variance between puzzles (of the ratio estimator) gives the effective number of trials, n_eff =
-    p (1 - p) / var, held between the number of puzzles and of trials, and Wilson's interval is taken at
-    n_eff. Source: Franco, Little, Louis, Slud (2019), Comparative study of confidence intervals for
-    proportions in complex sample surveys.
+    correct[i] of the trials[i] trials of problem i are correct. Treating all trials as independent would give too
+    narrow an interval. The variance between problems (of the ratio estimator) gives the effective number of trials,
+    n_eff = p (1 - p) / var, clipped to between the number of problems and of trials; the interval is Wilson's at n_eff.
+    Source: Franco, Little, Louis, Slud (2019), Comparative study of confidence intervals for proportions in complex
+    sample surveys.
     """
     right, count = np.asarray(correct, np.float64), np.asarray(trials, np.float64)
     if right.shape != count.shape or right.ndim != 1 or (right < 0).any() or (right > count).any():
-        raise ValueError("expected 0 <= correct[i] <= trials[i] for every puzzle, and as many of each")
-    puzzles, total = int((count > 0).sum()), float(count.sum())
+        raise ValueError("expected 0 <= correct[i] <= trials[i] for every problem i, in arrays of one length")
+    problems, total = int((count > 0).sum()), float(count.sum())
     if total == 0:
         return wilson(0, 0, confidence)
     p = float(right.sum()) / total
-    effective = float(puzzles)
-    if puzzles > 1 and 0.0 < p < 1.0:
-        variance = float(((right - p * count) ** 2).sum()) * puzzles / (puzzles - 1) / total**2
+    effective = float(problems)
+    if problems > 1 and 0.0 < p < 1.0:
+        variance = float(((right - p * count) ** 2).sum()) * problems / (problems - 1) / total**2
         effective = min(max(p * (1 - p) / variance, effective), total) if variance > 0 else total
     estimate = wilson(p * effective, effective, confidence)
     return Estimate(p, estimate.low, estimate.high)
 
 
 def mean_over_seeds(values: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """Mean of one number a seed, with Student's t interval; the spread among seeds is all that it knows of chance.
+    """Mean of one value per seed, with Student's t interval for the mean over all seeds.
 
-    It stands for seeds that were not run, and supposes values about normal. Of one value there is no interval: its ends
-    are nan. Source: Student (1908), The probable error of a mean. ValueError for no value.
+    The interval assumes approximately normal values and is based on the variance between seeds alone. For a single
+    value the bounds are nan. Source: Student (1908), The probable error of a mean. Raises ValueError for no value.
     """
-    found = np.asarray(values, np.float64)
-    if len(found) == 0:
-        raise ValueError("a mean over seeds needs at least one seed, got none")
-    mean, count = float(found.mean()), len(found)
+    array = np.asarray(values, np.float64)
+    if len(array) == 0:
+        raise ValueError("expected at least one seed for a mean over seeds, got none")
+    mean, count = float(array.mean()), len(array)
     if count == 1:
         return Estimate(mean, math.nan, math.nan)
-    reach = float(stdtrit(count - 1, 0.5 + confidence / 2) * found.std(ddof=1)) / math.sqrt(count)
+    reach = float(stdtrit(count - 1, 0.5 + confidence / 2) * array.std(ddof=1)) / math.sqrt(count)
     return Estimate(mean, mean - reach, mean + reach)
 
 
-def average_at_k(correct: Sequence[int], samples: int, confidence: float = 0.95) -> Estimate:
-    """avg@k: the mean accuracy of `samples` samples a puzzle; correct[i] = right samples of puzzle i."""
-    counts = _checked_counts(correct, samples)
-    return clustered_share(counts, np.full_like(counts, samples), confidence)
-
-
 def pass_at_k(correct: int, samples: int, k: int) -> float:
-    """Unbiased chance that at least one of k samples is right, from `correct` right of `samples` drawn.
+    """Unbiased estimate of the probability that at least one of k samples is correct, from `correct` of `samples`.
 
-    1 - C(n - c, k) / C(n, k) as a product. Source: Chen et al. (2021), Evaluating large language models
-    trained on code, equation 1. ValueError unless 1 <= k <= samples and 0 <= correct <= samples.
+    1 - C(n - c, k) / C(n, k) as a product. Source: Chen et al. (2021), Evaluating large language models trained on
+    code, equation 1. Raises ValueError unless 1 <= k <= samples and 0 <= correct <= samples.
     """
     if not 1 <= k <= samples:
-        raise ValueError(f"pass@k needs 1 <= k <= samples, got k={k} with {samples} samples; draw more samples")
+        raise ValueError(f"pass@k: expected 1 <= k <= samples, got k={k} with {samples} samples; use more samples")
     if not 0 <= correct <= samples:
         raise ValueError(f"expected 0 <= correct <= samples, got {correct} of {samples}")
     if samples - correct < k:
@@ -117,9 +112,8 @@ def pass_at_k(correct: int, samples: int, k: int) -> float:
 
 
 def mean_pass_at_k(correct: Sequence[int], samples: int, k: int, confidence: float = 0.95) -> Estimate:
-    """Mean of `pass_at_k` over puzzles; the interval is Wilson's with one trial a puzzle (never too
-    narrow)."""
-    counts = _checked_counts(correct, samples)
+    """Mean of `pass_at_k` over problems, with Wilson's interval for one trial per problem (conservative)."""
+    counts = np.asarray(correct, np.float64)
     if len(counts) == 0:
         return wilson(0, 0, confidence)
     value = float(np.mean([pass_at_k(int(c), samples, k) for c in counts]))
@@ -128,21 +122,20 @@ def mean_pass_at_k(correct: Sequence[int], samples: int, k: int, confidence: flo
 
 
 def paired_difference(before: Sequence[float], after: Sequence[float], confidence: float = 0.95) -> PairedDifference:
-    """Mean of after - before over the same puzzles in the same order; entries are accuracies in [0, 1].
+    """Mean of after - before over the same problems in the same order; values are accuracies in [0, 1].
 
-    One pseudo-puzzle that went up and one that went down are added before the normal interval is taken, so
-    that it does not collapse to a point when nothing (or everything) changed. For entries of 0 and 1 this is
-    exactly Bonett and Price (2012), Adjusted Wald confidence interval for a difference of binomial
-    proportions based on paired data; for shares it is a little wide. ValueError for unequal lengths or no
-    puzzle.
+    One pseudo-observation of +1 and one of -1 are added before the normal interval is computed, so that it has a width
+    if no problem (or every problem) changed. For values of 0 and 1 this is exactly Bonett and Price (2012), Adjusted
+    Wald confidence interval for a difference of binomial proportions based on paired data; for fractions it is slightly
+    too wide. Raises ValueError for unequal lengths or no problem.
     """
     first, second = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if first.ndim != 1 or first.shape != second.shape:
         raise ValueError(
-            f"a paired difference needs the same puzzles on both sides, got {first.shape} and {second.shape}"
+            f"paired difference: expected the same problems before and after, got {first.shape} and {second.shape}"
         )
     if len(first) == 0:
-        raise ValueError("a paired difference needs at least one puzzle, got none")
+        raise ValueError("paired difference: expected at least one problem, got none")
     difference = second - first
     padded = np.concatenate([difference, [1.0, -1.0]])
     centre = float(padded.mean())
@@ -156,12 +149,3 @@ def paired_difference(before: Sequence[float], after: Sequence[float], confidenc
         worse=int((difference < 0).sum()),
         equal=int((difference == 0).sum()),
     )
-
-
-def _checked_counts(correct: Sequence[int], samples: int) -> np.ndarray:
-    counts = np.asarray(correct, np.float64)
-    if samples < 1:
-        raise ValueError(f"expected at least one sample a puzzle, got {samples}")
-    if counts.size and (counts.min() < 0 or counts.max() > samples):
-        raise ValueError(f"expected 0 to {samples} right samples a puzzle, got {counts.min():g} to {counts.max():g}")
-    return counts

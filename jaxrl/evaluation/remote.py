@@ -1,4 +1,4 @@
-"""Evaluate a model behind an address: many requests at a time, every answer kept as it comes."""
+"""Evaluation of a model behind an OpenAI-compatible server: concurrent requests, each response logged at once."""
 
 import dataclasses
 import hashlib
@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
-from jaxrl.evaluation.answer_log import AnswerLog, Place, mark
-from jaxrl.evaluation.endpoint import Endpoint, Reply, ask
-from jaxrl.evaluation.evaluate import Answer, evaluate_answers
+from jaxrl.evaluation.answer_log import AnswerKey, AnswerLog, hash_messages
+from jaxrl.evaluation.endpoint import Endpoint, Reply, request_completion
+from jaxrl.evaluation.evaluate import TextResponse, evaluate_responses
 from jaxrl.evaluation.results import EvaluationResult, Mode
 from jaxrl.tasks.problem import Problem
 
@@ -17,22 +17,22 @@ Messages = list[dict[str, str]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Asking:
-    """How a model behind an address is asked; `samples` of 0 or `greedy` False leave that mode out."""
+class RemoteEvaluationSpec:
+    """Sampling parameters and concurrency. `samples` of 0 or `greedy` of False disables that mode."""
 
     samples: int
     temperature: float
     max_new_tokens: int
     seed: int
     greedy: bool = True
-    concurrency: int = 8  # requests under way at a time
+    concurrency: int = 8  # simultaneous requests
 
     def __post_init__(self):
         if self.concurrency < 1:
             raise ValueError(f"expected a concurrency of 1 or more, got {self.concurrency}.")
 
     def settings(self, endpoint: Endpoint) -> dict[str, Any]:
-        """What the answers depend on besides the question."""
+        """All that responses depend on, other than the prompt."""
         return {
             "endpoint": endpoint.url,
             "name": endpoint.name,
@@ -41,17 +41,17 @@ class Asking:
             "seed": self.seed,
         }
 
-    def places(self, asked: str) -> Iterator[Place]:
-        """Every answer that one question wants."""
+    def answer_keys(self, prompt_hash: str) -> Iterator[AnswerKey]:
+        """The keys of all responses to one prompt."""
         if self.greedy:
-            yield Place(asked, "greedy", 0)
-        yield from (Place(asked, "sampled", sample) for sample in range(self.samples))
+            yield AnswerKey(prompt_hash, "greedy", 0)
+        yield from (AnswerKey(prompt_hash, "sampled", sample) for sample in range(self.samples))
 
 
-class Request(NamedTuple):
-    """One answer to be had."""
+class CompletionRequest(NamedTuple):
+    """A request for one response."""
 
-    place: Place
+    key: AnswerKey
     problem: str
     messages: Messages
 
@@ -59,90 +59,98 @@ class Request(NamedTuple):
 def evaluate_endpoint(
     endpoint: Endpoint,
     problems: Sequence[Problem],
-    asking: Asking,
+    spec: RemoteEvaluationSpec,
     log: AnswerLog,
     *,
     messages: Callable[[Problem], Messages],
     judge: Callable,
-    classify: Callable[[str], str] | None = None,
+    classify: Callable[[str], str] = lambda response: "",
     name: str = "evaluation",
-    say: Callable[[str], None] = print,
+    print_fn: Callable[[str], None] = print,
 ) -> EvaluationResult:
-    """As `jaxrl.evaluation.evaluate.evaluate`, of a model that is asked in messages.
+    """As `jaxrl.evaluation.evaluate.evaluate`, for a model that is prompted with chat messages.
 
-    Lengths are the completion tokens that the server counts, "length" as the reason of the end is cut off. The
-    settings of the result hold the sums of `prompt_tokens` and `completion_tokens`. Raises as `ask` does; the answers
-    that came by then are in the log.
+    Lengths are completion tokens as counted by the server; a response is truncated if its finish reason is "length".
+    The settings of the result contain the sums of `prompt_tokens` and `completion_tokens`. Raises as
+    `request_completion` does; the responses received before that are in the log.
     """
-    questions = [messages(problem) for problem in problems]
-    marks = [mark(question) for question in questions]
+    prompts = [messages(problem) for problem in problems]
+    hashes = [hash_messages(prompt) for prompt in prompts]
     requests = [
-        Request(place, problem.id, question)
-        for problem, question, asked in zip(problems, questions, marks, strict=True)
-        for place in asking.places(asked)
+        CompletionRequest(key, problem.id, prompt)
+        for problem, prompt, prompt_hash in zip(problems, prompts, hashes, strict=True)
+        for key in spec.answer_keys(prompt_hash)
     ]
-    ask_all(endpoint, requests, asking, log, say)
+    request_missing(endpoint, requests, spec, log, print_fn)
 
-    def answers(group_size: int, greedy: bool) -> list[Answer]:
+    def respond(group_size: int, greedy: bool) -> list[TextResponse]:
         mode: Mode = "greedy" if greedy else "sampled"
-        replies = [log.replies[Place(asked, mode, sample)] for asked in marks for sample in range(group_size)]
-        return [Answer(reply.text, reply.completion_tokens, reply.finish != "length") for reply in replies]
+        keys = [AnswerKey(prompt_hash, mode, sample) for prompt_hash in hashes for sample in range(group_size)]
+        replies = [log.replies[key] for key in keys]
+        return [TextResponse(reply.text, reply.completion_tokens, reply.finish != "length") for reply in replies]
 
-    used = [log.replies[request.place] for request in requests]
+    used = [log.replies[request.key] for request in requests]
     counts = {field: sum(getattr(reply, field) for reply in used) for field in ("prompt_tokens", "completion_tokens")}
-    return evaluate_answers(
-        answers,
+    return evaluate_responses(
+        respond,
         problems,
         judge=judge,
-        samples=asking.samples,
-        greedy=asking.greedy,
+        samples=spec.samples,
+        greedy=spec.greedy,
         name=name,
         model=f"{endpoint.name} at {endpoint.url}",
-        settings=asking.settings(endpoint) | counts,
+        settings=spec.settings(endpoint) | counts,
         classify=classify,
     )
 
 
-def ask_all(
-    endpoint: Endpoint, requests: Sequence[Request], asking: Asking, log: AnswerLog, say: Callable[[str], None]
+def request_missing(
+    endpoint: Endpoint,
+    requests: Sequence[CompletionRequest],
+    spec: RemoteEvaluationSpec,
+    log: AnswerLog,
+    print_fn: Callable[[str], None],
 ) -> None:
-    """Asks for what the log does not have yet. Raises what the first failing request raises, after those under way."""
-    missing = [request for request in requests if request.place not in log.replies]
-    if len(missing) < len(requests):
-        say(f"{len(requests) - len(missing)} of {len(requests)} answers are in {log.path} already")
-    given_up = threading.Event()
+    """Sends the requests whose responses are not in the log.
 
-    def rest(seconds: float) -> None:
-        if given_up.wait(seconds):
+    Raises the exception of the first request that fails, after the requests in flight have completed.
+    """
+    missing = [request for request in requests if request.key not in log.replies]
+    if len(missing) < len(requests):
+        print_fn(f"{len(requests) - len(missing)} of {len(requests)} responses are already in {log.path}")
+    cancelled = threading.Event()
+
+    def sleep(seconds: float) -> None:
+        if cancelled.wait(seconds):
             raise CancelledError
 
-    def answer(request: Request) -> Reply:
-        greedy = request.place.mode == "greedy"
-        reply = ask(
+    def send(request: CompletionRequest) -> Reply:
+        greedy = request.key.mode == "greedy"
+        reply = request_completion(
             endpoint,
             request.messages,
-            asking.max_new_tokens,
-            0.0 if greedy else asking.temperature,
-            None if greedy else _seed(asking.seed, request.place),
-            rest,
+            spec.max_new_tokens,
+            0.0 if greedy else spec.temperature,
+            None if greedy else _seed(spec.seed, request.key),
+            sleep,
         )
-        log.add(request.place, request.problem, reply)
+        log.add(request.key, request.problem, reply)
         return reply
 
-    with ThreadPoolExecutor(asking.concurrency) as pool:
-        futures = [pool.submit(answer, request) for request in missing]
+    with ThreadPoolExecutor(spec.concurrency) as pool:
+        futures = [pool.submit(send, request) for request in missing]
         try:
             for done, future in enumerate(as_completed(futures), start=1):
                 future.result()
                 if done * 10 // len(futures) > (done - 1) * 10 // len(futures):
-                    say(f"{len(requests) - len(missing) + done} of {len(requests)} answers")
+                    print_fn(f"{len(requests) - len(missing) + done} of {len(requests)} responses")
         except BaseException:
-            given_up.set()  # those that rest give up; answers under way are still waited for and kept
+            cancelled.set()  # requests that wait for a retry are cancelled; those in flight complete and are logged
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _seed(seed: int, place: Place) -> int:
-    """A seed of its own for every sample of every question, 31 bits."""
-    text = f"{seed} {place.asked} {place.sample}"
+def _seed(seed: int, key: AnswerKey) -> int:
+    """A 31-bit seed for each sample of each prompt."""
+    text = f"{seed} {key.prompt_hash} {key.sample}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest()) >> 1

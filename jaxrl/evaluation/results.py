@@ -1,20 +1,19 @@
-"""The result of an evaluation, and the tables made of it."""
+"""The result of an evaluation, and the tables computed from it."""
 
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, NamedTuple
 
 from jaxrl.evaluation.intervals import (
     Estimate,
     PairedDifference,
-    clustered_share,
+    clustered_proportion,
     mean_pass_at_k,
     paired_difference,
 )
-from jaxrl.evaluation.published import PUBLISHED
 from jaxrl.tasks.problem import kind_label, kind_order
 
 Mode = Literal["greedy", "sampled"]
@@ -23,31 +22,30 @@ ALL = "all"  # the row over all kinds
 
 
 class Sample(NamedTuple):
-    """One answer. `response` is kept for the first sample of a problem and empty for the others."""
+    """One response. The text is stored for the first sample of a problem only; it is empty for the others."""
 
     verdict: str
-    length: int  # tokens, the end token included
-    finished: bool  # False: cut off by the length limit
-    style: str
+    length: int  # tokens, including the end token
+    finished: bool  # False: truncated at the length limit
+    style: str  # response style; "" if the task does not distinguish styles
     response: str
 
 
 class Item(NamedTuple):
-    """One problem with all that the model answered."""
+    """One problem with all responses of the model."""
 
     problem: str  # its id
     kind: str
     question: str
     solution: str
-    constant_answer_right: bool  # solved by the answer that looks at nothing
-    greedy: tuple[Sample, ...]  # one, or none if greedy was not asked for
+    constant_answer_right: bool  # the constant-answer baseline solves this problem
+    greedy: tuple[Sample, ...]  # one, or none without greedy decoding
     sampled: tuple[Sample, ...]
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """An evaluation as it is stored in `evaluations/<name>.json`. Everything else is computed from the
-    items."""
+    """An evaluation as stored in `evaluations/<name>.json`. All statistics are computed from the items."""
 
     name: str
     model: str
@@ -58,24 +56,24 @@ class EvaluationResult:
 
 
 class Row(NamedTuple):
-    """One line of the table: one kind of problem ("all": every one) in one mode."""
+    """One row of the table: one kind of problem ("all": every kind) in one mode."""
 
     kind: str
     mode: Mode
     problems: int
-    samples: int  # a problem
+    samples: int  # per problem
     accuracy: Estimate
-    well_formed_accuracy: Estimate  # among answers whose format is right, so that mended format is not reasoning
+    well_formed_accuracy: Estimate  # among well-formed responses: separates reasoning from learning the format
     format_errors: Estimate
-    cut_off: float
+    truncated: float
     mean_tokens: float
-    floor: float  # accuracy of the answer that looks at nothing, on these very problems
-    pass_at: dict[int, Estimate]  # by k = 1, 2, 4, ... up to the samples; empty for greedy
-    styles: dict[str, float]  # share of each way of answering; empty where nobody told them
+    constant_answer_accuracy: float  # of the constant-answer baseline on the same problems
+    pass_at: dict[int, Estimate]  # by k = 1, 2, 4, ... up to the number of samples; empty for greedy
+    styles: dict[str, float]  # fraction of responses by style; empty if the task does not distinguish styles
 
 
 def rows(result: EvaluationResult, confidence: float = 0.95) -> list[Row]:
-    """The rows by kind, greedy before sampled; then those over all kinds if there are several."""
+    """The rows by kind, greedy before sampled; then the rows over all kinds if there are several."""
     kinds = sorted({item.kind for item in result.items}, key=kind_order)
     groups = [(kind, [item for item in result.items if item.kind == kind]) for kind in kinds]
     if len(kinds) > 1:
@@ -92,24 +90,24 @@ def _row(kind: str, mode: Mode, items: Sequence[Item], confidence: float) -> Row
     groups = [getattr(item, mode) for item in items]
     samples = [sample for group in groups for sample in group]
     correct = [sum(sample.verdict == "correct" for sample in group) for group in groups]
-    broken = [sum(sample.verdict == "bad_format" for sample in group) for group in groups]
+    malformed = [sum(sample.verdict == "bad_format" for sample in group) for group in groups]
     sizes = [len(group) for group in groups]
-    formed = [size - bad for size, bad in zip(sizes, broken, strict=True)]
+    well_formed = [size - count for size, count in zip(sizes, malformed, strict=True)]
     styles = Counter(sample.style for sample in samples if sample.style)
-    each = sizes[0]
-    powers = [2**i for i in range(each.bit_length()) if 2**i <= each] if mode == "sampled" else []
+    group_size = sizes[0]
+    powers = [2**i for i in range(group_size.bit_length())] if mode == "sampled" else []
     return Row(
         kind=kind,
         mode=mode,
         problems=len(items),
-        samples=each,
-        accuracy=clustered_share(correct, sizes, confidence),
-        well_formed_accuracy=clustered_share(correct, formed, confidence),
-        format_errors=clustered_share(broken, sizes, confidence),
-        cut_off=sum(not sample.finished for sample in samples) / len(samples),
+        samples=group_size,
+        accuracy=clustered_proportion(correct, sizes, confidence),
+        well_formed_accuracy=clustered_proportion(correct, well_formed, confidence),
+        format_errors=clustered_proportion(malformed, sizes, confidence),
+        truncated=sum(not sample.finished for sample in samples) / len(samples),
         mean_tokens=sum(sample.length for sample in samples) / len(samples),
-        floor=sum(item.constant_answer_right for item in items) / len(items),
-        pass_at={k: mean_pass_at_k(correct, each, k, confidence) for k in powers},
+        constant_answer_accuracy=sum(item.constant_answer_right for item in items) / len(items),
+        pass_at={k: mean_pass_at_k(correct, group_size, k, confidence) for k in powers},
         styles={style: styles[style] / len(samples) for style in sorted(styles)},
     )
 
@@ -117,34 +115,34 @@ def _row(kind: str, mode: Mode, items: Sequence[Item], confidence: float) -> Row
 def differences(
     before: EvaluationResult, after: EvaluationResult, confidence: float = 0.95
 ) -> dict[tuple[str, Mode], PairedDifference]:
-    """after - before in accuracy by (kind, mode), over the same problems.
+    """after - before in accuracy by (kind, mode), paired by problem.
 
-    ValueError when the two did not answer the same problems in the same order.
+    Raises ValueError if the two were not evaluated on the same problems in the same order.
     """
     if [item.problem for item in before.items] != [item.problem for item in after.items]:
         raise ValueError(
-            f"{before.name!r} and {after.name!r} were not measured on the same problems; evaluate both again with the "
+            f"{before.name!r} and {after.name!r} were not evaluated on the same problems; evaluate both again with the "
             "same settings"
         )
-    found = {}
+    by_key = {}
     for row in rows(after, confidence):
         pairs = [
-            (_share(getattr(a, row.mode)), _share(getattr(b, row.mode)))
+            (_accuracy(getattr(a, row.mode)), _accuracy(getattr(b, row.mode)))
             for a, b in zip(before.items, after.items, strict=True)
             if row.kind in (ALL, b.kind) and getattr(a, row.mode) and getattr(b, row.mode)
         ]
         if pairs:
             first, second = zip(*pairs, strict=True)
-            found[row.kind, row.mode] = paired_difference(first, second, confidence)
-    return found
+            by_key[row.kind, row.mode] = paired_difference(first, second, confidence)
+    return by_key
 
 
-def _share(samples: Sequence[Sample]) -> float:
+def _accuracy(samples: Sequence[Sample]) -> float:
     return sum(sample.verdict == "correct" for sample in samples) / len(samples)
 
 
 def to_metrics(result: EvaluationResult) -> dict[str, float]:
-    """`evaluation/<kind or all>/<mode>/<what>` for the step's metrics record."""
+    """Metrics named `evaluation/<kind or all>/<mode>/<statistic>` for the record of the step."""
     record: dict[str, float] = {}
     for row in rows(result):
         prefix = f"evaluation/{row.kind}/{row.mode}"
@@ -155,7 +153,7 @@ def to_metrics(result: EvaluationResult) -> dict[str, float]:
 
 
 def to_json(result: EvaluationResult) -> str:
-    """The result with its rows (for readers that do not compute) as JSON text; `from_json` is the inverse."""
+    """The result as JSON text, with its rows for readers that do not compute them. Inverse: `from_json`."""
     summary = [_plain(row._asdict()) for row in rows(result)]
     items = [
         item._asdict() | {mode: [sample._asdict() for sample in getattr(item, mode)] for mode in MODES}
@@ -166,7 +164,7 @@ def to_json(result: EvaluationResult) -> str:
 
 
 def from_json(text: str) -> EvaluationResult:
-    """The result of `to_json`. ValueError when the text is something else."""
+    """The result that `to_json` wrote. Raises ValueError for other text."""
     try:
         record = json.loads(text)
         items = tuple(
@@ -180,7 +178,7 @@ def from_json(text: str) -> EvaluationResult:
 
 
 def _plain(value: object) -> object:
-    """Estimates as {"value", "low", "high"}, nan (nothing to divide by) as null."""
+    """Estimates as {"value", "low", "high"}, nan (zero denominator) as null."""
     if isinstance(value, Estimate):
         return _plain(value._asdict())
     if isinstance(value, dict):
@@ -188,51 +186,52 @@ def _plain(value: object) -> object:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def markdown(result: EvaluationResult, published: dict[str, dict[str, float]] = PUBLISHED) -> str:
-    """The table of one evaluation, with the floor and the published numbers of other models beside it; below it what
-    it cost, where a server counted the tokens."""
+def markdown(result: EvaluationResult, published: Mapping[str, Mapping[str, float]]) -> str:
+    """The table of one evaluation, pass@k, published accuracies (model -> kind -> accuracy) of the same kinds, and the
+    token counts of an evaluation over HTTP."""
     lines = [
-        "| kind | mode | problems x each | accuracy | well-formed | bad format | cut off | tokens | floor |",
+        "| kind | mode | problems x samples | accuracy | well-formed | bad format | truncated | tokens "
+        "| constant answer |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    found = rows(result)
-    for row in found:
+    table = rows(result)
+    for row in table:
         cells = (
             kind_label(row.kind),
             row.mode,
             f"{row.problems} x {row.samples}",
-            percent(row.accuracy),
-            percent(row.well_formed_accuracy),
-            percent(row.format_errors),
-            f"{row.cut_off:.1%}",
+            format_estimate(row.accuracy),
+            format_estimate(row.well_formed_accuracy),
+            format_estimate(row.format_errors),
+            f"{row.truncated:.1%}",
             f"{row.mean_tokens:.0f}",
-            f"{row.floor:.1%}",
+            f"{row.constant_answer_accuracy:.1%}",
         )
         lines.append(f"| {' | '.join(cells)} |")
-    lines += _pass_lines(found)
+    lines += _pass_at_k_lines(table)
     known = {kind for by_kind in published.values() for kind in by_kind}
-    kinds = [kind for kind in dict.fromkeys(row.kind for row in found) if kind in known]
+    kinds = [kind for kind in dict.fromkeys(row.kind for row in table) if kind in known]
     if kinds:
         lines += ["", f"| published accuracy | {' | '.join(map(kind_label, kinds))} |"]
         lines += ["|---" * (len(kinds) + 1) + "|"]
         for model, by_kind in published.items():
-            shown = [f"{by_kind[kind]:.0%}" if kind in by_kind else "-" for kind in kinds]
-            lines.append(f"| {model} | {' | '.join(shown)} |")
+            cells = [f"{by_kind[kind]:.0%}" if kind in by_kind else "-" for kind in kinds]
+            lines.append(f"| {model} | {' | '.join(cells)} |")
     if "completion_tokens" in result.settings:
-        prompts, answers = result.settings["prompt_tokens"], result.settings["completion_tokens"]
-        lines += ["", f"cost: {prompts:,} tokens of prompts, {answers:,} of answers, as the server counted them"]
+        prompt, completion = result.settings["prompt_tokens"], result.settings["completion_tokens"]
+        lines += ["", f"cost: {prompt:,} prompt tokens and {completion:,} completion tokens, as counted by the server"]
     return "\n".join(lines) + "\n"
 
 
-def _pass_lines(found: Sequence[Row]) -> list[str]:
-    """pass@k by kind, where more than one sample was drawn."""
-    sampled = [row for row in found if len(row.pass_at) > 1]
+def _pass_at_k_lines(table: Sequence[Row]) -> list[str]:
+    """pass@k by kind, if there is more than one sample per problem."""
+    sampled = [row for row in table if len(row.pass_at) > 1]
     if not sampled:
         return []
     powers = list(sampled[0].pass_at)[1:]  # pass@1 is the accuracy above
     lines = ["", f"| pass@k | {' | '.join(map(str, powers))} |", "|---" * (len(powers) + 1) + "|"]
     return lines + [
-        f"| {kind_label(row.kind)} | {' | '.join(percent(row.pass_at[k]) for k in powers)} |" for row in sampled
+        f"| {kind_label(row.kind)} | {' | '.join(format_estimate(row.pass_at[k]) for k in powers)} |" for row in sampled
     ]
 
 
@@ -252,24 +251,24 @@ def comparison_markdown(before: EvaluationResult, after: EvaluationResult) -> st
         cells = (
             kind_label(row.kind),
             row.mode,
-            percent(old.accuracy),
-            percent(row.accuracy),
+            format_estimate(old.accuracy),
+            format_estimate(row.accuracy),
             f"{100 * change.value:+.1f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}] points",
-            f"{share(old.well_formed_accuracy.value)} -> {share(row.well_formed_accuracy.value)}",
-            f"{share(old.format_errors.value)} -> {share(row.format_errors.value)}",
+            f"{format_percent(old.well_formed_accuracy.value)} -> {format_percent(row.well_formed_accuracy.value)}",
+            f"{format_percent(old.format_errors.value)} -> {format_percent(row.format_errors.value)}",
             f"{old.mean_tokens:.0f} -> {row.mean_tokens:.0f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def share(value: float) -> str:
-    """0.417 -> "41.7%"; "-" where there is nothing to divide by."""
+def format_percent(value: float) -> str:
+    """0.417 -> "41.7%"; nan (zero denominator) -> "-"."""
     return "-" if math.isnan(value) else f"{value:.1%}"
 
 
-def percent(estimate: Estimate) -> str:
-    """An estimate as "41.7% [38.0, 45.5]"."""
+def format_estimate(estimate: Estimate) -> str:
+    """An estimate as "41.7% [38.0, 45.5]"; nan -> "-"."""
     if math.isnan(estimate.value):
         return "-"
     return f"{estimate.value:.1%} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"

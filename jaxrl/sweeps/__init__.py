@@ -1,1 +1,1 @@
-"""Many runs of one experiment, and their comparison."""
+"""Sweeps: runs of one experiment with several settings and seeds, and their comparison."""

@@ -1,4 +1,4 @@
-"""The end of a sweep as one picture: held-out accuracy by setting, every seed, and the mean with its interval."""
+"""Plot of a finished sweep: held-out accuracy by setting, with every seed, the mean and its interval."""
 
 import html
 import math
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from jaxrl.evaluation.results import rows
 from jaxrl.reporting.curves import STYLE, WIDTH, ticks
-from jaxrl.sweeps.table import Outcome, finished_ends, mean_accuracy
+from jaxrl.sweeps.table import Outcome, before_and_after, mean_accuracy
 
-LEFT, RIGHT, TOP, LINE = 190, 24, 44, 34  # room for the names, at the right, above; height of a setting
+LEFT, RIGHT, TOP, LINE = 190, 24, 44, 34  # left margin (labels), right margin, top margin, height of a row
 SEEDS = """
 .before { fill: #9aa1ab } .seed { fill: #2a78d6; fill-opacity: .45 } .mean { fill: #2a78d6 }
 .interval { stroke: #2a78d6; stroke-width: 2.2 }
@@ -16,13 +16,13 @@ SEEDS = """
 
 
 def sweep_svg(title: str, outcomes: Sequence[Outcome]) -> str:
-    """The picture as SVG text, settings in the order of `outcomes`; empty where no run is finished.
+    """The plot as SVG text, settings in the order of `outcomes`; empty if no run is finished.
 
-    Accuracy over all kinds, sampled where samples were drawn: small dots are seeds, the large one their mean with
-    Student's 95 % interval (none for one seed), the grey one the mean before training.
+    Accuracy over all kinds of problems, of sampled responses if there are any: small dots are seeds, the large dot is
+    their mean with Student's 95 % interval (none for one seed), the grey dot is the mean before training.
     """
-    ends = finished_ends(outcomes)
-    settings = list(dict.fromkeys(setting for setting, _, _ in outcomes if any(name == setting for name, _ in ends)))
+    results = before_and_after(outcomes)
+    settings = list(dict.fromkeys(setting for setting, _, _ in outcomes if any(name == setting for name, _ in results)))
     if not settings:
         return ""
     bottom = TOP + LINE * len(settings)
@@ -35,12 +35,12 @@ def sweep_svg(title: str, outcomes: Sequence[Outcome]) -> str:
     for value in ticks(0.0, 1.0):
         parts.append(f'<path class="grid" d="M{_x(value):.1f} {TOP}V{bottom}"/>')
         parts.append(f'<text x="{_x(value):.1f}" y="{bottom + 18}" text-anchor="middle">{value:.0%}</text>')
-    for place, setting in enumerate(settings):
-        pairs = [[rows(result)[-1] for result in pair] for (name, _), pair in ends.items() if name == setting]
+    for index, setting in enumerate(settings):
+        pairs = [[rows(result)[-1] for result in pair] for (name, _), pair in results.items() if name == setting]
         before, after = zip(*pairs, strict=True)
         parts += _setting(
             setting,
-            TOP + LINE * (place + 0.5),
+            TOP + LINE * (index + 0.5),
             mean_accuracy(before).value,
             [row.accuracy.value for row in after],
             mean_accuracy(after),
@@ -60,4 +60,5 @@ def _setting(name, y, before, seeds, mean) -> list[str]:
 
 
 def _x(share: float) -> float:
+    """Horizontal position of an accuracy in [0, 1]."""
     return LEFT + share * (WIDTH - LEFT - RIGHT)

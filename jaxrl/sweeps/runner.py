@@ -1,4 +1,4 @@
-"""The runs of a sweep as child processes, one after another or side by side; each goes on where it was."""
+"""Runs of a sweep as child processes, one at a time or in parallel; each resumes from its last checkpoint."""
 
 import dataclasses
 import os
@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxrl.checkpointing.restore import run_steps
-from jaxrl.evaluation.results import from_json, percent
+from jaxrl.evaluation.results import from_json
 from jaxrl.reporting.terminal import duration
-from jaxrl.runtime.signals import Signals, Stopped
-from jaxrl.sweeps.halving import Halving, failure_mark
-from jaxrl.sweeps.halving_decisions import Stop
+from jaxrl.runtime.signals import Stopped, StopRequest, stop_on_signal
 from models.file_lock import lock
 
-LAST_LINES = 12  # of a failed run's output that are shown
-_PAUSE = 0.2  # seconds between two looks at the children
+LAST_LINES = 12  # of a failed run's log, printed
+_POLL = 0.2  # seconds between two checks of the children
 
 
-class Member(NamedTuple):
-    """One run of a sweep. arguments: what Python is given to make it."""
+class SweepRun(NamedTuple):
+    """One run of a sweep. arguments: of the Python interpreter that executes the run."""
 
     index: int
     setting: str
@@ -35,182 +33,156 @@ class Member(NamedTuple):
 
     @property
     def log(self) -> Path:
-        """Where everything that the run says is appended; locked while it runs."""
+        """The run's stdout and stderr are appended to this file. It is locked while the run is active."""
         return self.workdir.parent / "logs" / f"{self.workdir.name}.log"
+
+    @property
+    def label(self) -> str:
+        """The run's name in messages."""
+        return f"{self.index}: {self.setting}, seed {self.seed}"
 
 
 @dataclasses.dataclass(eq=False)
 class _Child:
-    member: Member
+    run: SweepRun
     process: subprocess.Popen
     slot: Mapping[str, str]
-    log: int  # the descriptor that holds the lock
-    said: int  # bytes of the log that were there before
-    began: float
-    told: bool = False  # it was asked to end
-    held: bool = False  # that was to wait for others
+    log: int  # file descriptor that holds the lock
+    log_start: int  # size of the log in bytes before the child wrote to it
+    started: float
+    terminated: bool = False
 
 
 class Unfinished(NamedTuple):
-    """Runs that failed or that another process has, and runs that wait: for others before losers are stopped, or for
-    the same command after a signal."""
+    """failed: runs that failed, or that another process is executing. stopped: runs that were stopped by a signal and
+    can be resumed."""
 
-    failed: list[Member]
-    waiting: list[Member]
+    failed: list[SweepRun]
+    stopped: list[SweepRun]
 
 
-def finished(member: Member) -> bool:
-    """Whether nothing is left to do: the last checkpoint comes with the last evaluation, the export after both."""
-    after = member.workdir / "evaluations" / "after.json"
-    if not after.is_file() or (member.export and not (member.workdir / "export").is_dir()):
+def finished(run: SweepRun) -> bool:
+    """Whether the run is complete: the final evaluation belongs to the last checkpoint, and the export exists."""
+    after = run.workdir / "evaluations" / "after.json"
+    if not after.is_file() or (run.export and not (run.workdir / "export").is_dir()):
         return False
-    return from_json(after.read_text(encoding="utf-8")).step == _steps_done(member)
+    return from_json(after.read_text(encoding="utf-8")).step == _steps_done(run)
 
 
-def state(member: Member, halving: Halving) -> str:
-    """The run in words: "to do", "step 20 of 50", "running", "stopped after step 20" or "finished"."""
-    if member.log.exists():
-        log = _open_locked(member.log)
+def state(run: SweepRun) -> str:
+    """One of "to do", "step 20 of 50", "running" and "finished"."""
+    if run.log.exists():
+        log = _open_locked(run.log)
         if log is None:
             return "running"
         os.close(log)
-    if over := _over(member, halving):
-        return over
-    done = _steps_done(member)
-    return f"step {done} of {member.steps}" if done else "to do"
+    if finished(run):
+        return "finished"
+    steps = _steps_done(run)
+    return f"step {steps} of {run.steps}" if steps else "to do"
 
 
-def run_members(
-    members: Sequence[Member], slots: Sequence[Mapping[str, str]], halving: Halving, say: Callable[[str], None]
+def run_sweep(
+    runs: Sequence[SweepRun], slots: Sequence[Mapping[str, str]], print_fn: Callable[[str], None]
 ) -> Unfinished:
-    """Runs what is not finished, at most one in each slot at a time; returns what is still to be done.
+    """Executes all runs that are not finished, at most one in each slot at a time.
 
-    slots: what is set in the environment of a run in that place. A run that fails is named with its last lines, and the
-    others go on. Raises Stopped at a signal, once the children have saved.
+    slots: environment variables for the runs in each slot. A failed run is reported with the last lines of its log; the
+    other runs continue. Raises Stopped on a signal, after all children have saved their state.
     """
-    for member in members:
-        failure_mark(member.workdir).unlink(missing_ok=True)
-    running: list[_Child] = []
-    with Signals(tell=lambda: _stop(running)) as signals:
-        return _run_members(members, slots, halving, say, signals, running)
+    children: list[_Child] = []
+    with stop_on_signal(lambda: _terminate(children)) as stop:
+        try:
+            return _schedule(list(runs), list(slots), print_fn, stop, children)
+        finally:
+            _terminate(children)
+            for child in children:
+                child.process.wait()
+                os.close(child.log)
 
 
-def _run_members(members, slots, halving, say, signals: Signals, running: list[_Child]) -> Unfinished:
-    left, free, failed, elsewhere, stopped = list(members), list(slots), [], [], []
-    try:
-        while True:
-            with signals.held():  # so that no child is begun and forgotten
-                for stop in halving.decide():
-                    say(_told(stop))
-                for member in list(left) if free else ():
-                    if over := _over(member, halving):
-                        left.remove(member)
-                        say(f"{_name(member)}: {over}")
-                    elif free and not halving.holds(member.setting, member.workdir):
-                        left.remove(member)
-                        if child := _start(member, free[0], say):
-                            free.pop(0)
-                            running.append(child)
-                            say(f"{_name(member)}: started, its output is in {member.log}")
-                        else:
-                            elsewhere.append(member)
-                            say(f"{_name(member)}: another process is running it, left alone")
-                if not running:
-                    return Unfinished([*failed, *elsewhere], [*left, *stopped])
-            time.sleep(_PAUSE)
-            with signals.held():
-                for child in list(running):
-                    member = child.member
-                    if child.process.poll() is None:
-                        if not child.held and halving.holds(member.setting, member.workdir):
-                            _stop([child])  # it saves, and goes on exactly there if it may
-                            child.held = True
-                        continue
-                    running.remove(child)
-                    free.append(child.slot)
-                    if child.process.returncode != Stopped.status:
-                        failed += [] if _ended_well(child, say) else [member]
-                        os.close(child.log)
-                        continue
-                    os.close(child.log)
-                    (left if child.held else stopped).append(member)
-                    say(
-                        f"{_name(member)}: waits after step {_steps_done(member)}"
-                        + ("" if child.held else "; it was stopped by a signal, and the same command goes on with it")
-                    )
-    finally:
-        _stop(running)
-        for child in running:
-            child.process.wait()
-            os.close(child.log)
+def _schedule(
+    pending: list[SweepRun],
+    free: list[Mapping[str, str]],
+    print_fn: Callable[[str], None],
+    stop: StopRequest,
+    children: list[_Child],
+) -> Unfinished:
+    unfinished = Unfinished([], [])
+    while pending or children:
+        while pending and free:
+            stop.poll()
+            run = pending.pop(0)
+            if finished(run):
+                print_fn(f"{run.label}: finished")
+            elif child := _start(run, free[0], print_fn):
+                free.pop(0)
+                children.append(child)
+                print_fn(f"{run.label}: started, log in {run.log}")
+            else:
+                unfinished.failed.append(run)
+                print_fn(f"{run.label}: skipped, another process is executing it")
+        stop.poll()
+        time.sleep(_POLL)
+        for child in [child for child in children if child.process.poll() is not None]:
+            children.remove(child)
+            free.append(child.slot)
+            _collect(child, unfinished, print_fn)
+    return unfinished
 
 
-def _stop(running: Sequence[_Child]) -> None:
-    """Ask them to save and end, each once: a second signal would end it before it has saved."""
-    for child in running:
-        if not child.told:
-            child.told = True
+def _terminate(children: Sequence[_Child]) -> None:
+    """Sends SIGTERM to each child once; a second signal would end it before it has saved."""
+    for child in children:
+        if not child.terminated:
+            child.terminated = True
             child.process.terminate()
 
 
-def _start(member: Member, slot: Mapping[str, str], say: Callable[[str], None]) -> _Child | None:
-    """None where another process holds the log. The child inherits the lock: it lasts as long as anybody writes.
+def _start(run: SweepRun, slot: Mapping[str, str], print_fn: Callable[[str], None]) -> _Child | None:
+    """Starts a run; None if another process holds the lock of its log.
 
-    It has a session of its own: what signals the sweep signals it only through `run_members`, once.
+    The child inherits the lock, so the lock is held for as long as any process writes to the log. The child has its own
+    session: a signal to the sweep's process group reaches it only through `run_sweep`, once.
     """
-    member.log.parent.mkdir(parents=True, exist_ok=True)
-    log = _open_locked(member.log, say)
+    run.log.parent.mkdir(parents=True, exist_ok=True)
+    log = _open_locked(run.log, print_fn)
     if log is None:
         return None
-    said = os.fstat(log).st_size
+    log_start = os.fstat(log).st_size
     process = subprocess.Popen(
-        [sys.executable, *member.arguments],
+        [sys.executable, *run.arguments],
         env=os.environ | dict(slot),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    return _Child(member, process, slot, log, said, time.monotonic())
+    return _Child(run, process, slot, log, log_start, time.monotonic())
 
 
-def _ended_well(child: _Child, say: Callable[[str], None]) -> bool:
-    member, status = child.member, child.process.returncode
-    if status == 0 and finished(member):
-        say(f"{_name(member)}: finished in {duration(time.monotonic() - child.began)}")
-        return True
-    with open(member.log, "rb") as log:
-        log.seek(child.said)
-        lines = log.read().decode(errors="replace").splitlines()[-LAST_LINES:]
-    ended = f"ended with status {status}" if status >= 0 else f"was ended by signal {-status}"
-    say("\n".join([f"{_name(member)}: {ended}; its last lines:", *(f"    {line}" for line in lines)]))
-    mark = failure_mark(member.workdir)
-    try:
-        mark.touch()
-    except OSError as error:  # on a full disk, of which the run may have died
-        say(f"warning: {mark} can't be written ({error.strerror}); --stop_losers waits for this run.")
-    return False
+def _collect(child: _Child, unfinished: Unfinished, print_fn: Callable[[str], None]) -> None:
+    """Reports a child that has exited and adds its run to `unfinished` if it is not complete."""
+    run, status = child.run, child.process.returncode
+    os.close(child.log)
+    if status == Stopped.status:
+        unfinished.stopped.append(run)
+        print_fn(f"{run.label}: stopped by a signal after step {_steps_done(run)}; run the same command to resume it")
+    elif status == 0 and finished(run):
+        print_fn(f"{run.label}: finished in {duration(time.monotonic() - child.started)}")
+    else:
+        unfinished.failed.append(run)
+        with open(run.log, "rb") as log:
+            log.seek(child.log_start)
+            lines = log.read().decode(errors="replace").splitlines()[-LAST_LINES:]
+        ended = f"exited with status {status}" if status >= 0 else f"was killed by signal {-status}"
+        print_fn("\n".join([f"{run.label}: {ended}; last lines of its log:", *(f"    {line}" for line in lines)]))
 
 
-def _over(member: Member, halving: Halving) -> str:
-    """Why there is nothing to be done for a run, in words; empty where there is."""
-    if finished(member):
-        return "finished"
-    stops = halving.stops()
-    return f"stopped after step {stops[member.setting].step}" if member.setting in stops else ""
+def _open_locked(path: Path, print_fn: Callable[[str], None] | None = None) -> int | None:
+    """A descriptor for appending that holds the file's lock until its last copy is closed; None if it is locked.
 
-
-def _told(stop: Stop) -> str:
-    return (
-        f"{stop.setting} is stopped after step {stop.step}: held-out accuracy {percent(stop.accuracy)}, while "
-        f"{stop.kept}, the last that stays, has {percent(stop.bar)}"
-    )
-
-
-def _open_locked(path: Path, say: Callable[[str], None] | None = None) -> int | None:
-    """A descriptor that appends and holds the file's lock until its last copy is closed; None where another has it.
-
-    say: gets a warning where the file system has no locks.
+    print_fn: receives a warning if the file system does not support locks.
     """
     log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
@@ -218,15 +190,11 @@ def _open_locked(path: Path, say: Callable[[str], None] | None = None) -> int | 
     except BlockingIOError:
         os.close(log)
         return None
-    if warning and say:
-        say(f"warning: {warning}")
+    if warning and print_fn:
+        print_fn(f"warning: {warning}")
     return log
 
 
-def _steps_done(member: Member) -> int:
-    steps = run_steps(member.workdir) if (member.workdir / "checkpoints").is_dir() else []
+def _steps_done(run: SweepRun) -> int:
+    steps = run_steps(run.workdir) if (run.workdir / "checkpoints").is_dir() else []
     return steps[-1] if steps else 0
-
-
-def _name(member: Member) -> str:
-    return f"{member.index}: {member.setting}, seed {member.seed}"

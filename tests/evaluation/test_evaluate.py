@@ -1,4 +1,4 @@
-"""Evaluation with a policy made of plain Python: what is counted, what is kept, what is compared."""
+"""Evaluation of a policy in plain Python: statistics, stored responses and comparisons."""
 
 from types import SimpleNamespace
 
@@ -34,7 +34,7 @@ def judge(problem, response, truncated):
 
 
 def policy(last, calls=None):
-    """Answers 7 7 <last(prompt, sample)> EOS; a last token of 0 is never finished."""
+    """Responds 7 7 <last(prompt, sample)> EOS; a response with a last token of 0 is not finished."""
 
     def generate(prompts, group_size, step, greedy):
         if calls is not None:
@@ -62,25 +62,25 @@ def by_key(result):
     return {(row.kind, row.mode): row for row in rows(result)}
 
 
-def test_shares_lengths_and_floor_by_kind():
+def test_statistics_by_kind():
     calls = []
-    # three people (odd puzzles): always right; two people: one sample in four right, one broken, one cut off
+    # p3 (odd puzzles): always correct; p2: of four samples one is correct, one badly formatted, one truncated
     found = by_key(measure(lambda prompt, sample: 1 if prompt % 2 else (1, 2, 3, 0)[sample], calls))
-    assert calls == [(8, 1, 5, True), (8, 4, 5, False)]  # all prompts at once: the index is the coordinate
+    assert calls == [(8, 1, 5, True), (8, 4, 5, False)]  # all prompts at once: the index is the sampling coordinate
     assert list(found) == [(p, m) for p in ("p2", "p3", ALL) for m in ("greedy", "sampled")]
     two, three = found["p2", "sampled"], found["p3", "sampled"]
     assert (two.accuracy.value, two.well_formed_accuracy.value, two.format_errors.value) == (0.25, 0.5, 0.5)
-    assert (two.cut_off, two.mean_tokens, two.problems, two.samples) == (0.25, 3.75, 4, 4)
-    assert (two.floor, three.floor) == (0.0, 1.0)
+    assert (two.truncated, two.mean_tokens, two.problems, two.samples) == (0.25, 3.75, 4, 4)
+    assert (two.constant_answer_accuracy, three.constant_answer_accuracy) == (0.0, 1.0)
     assert two.pass_at[1].value == 0.25
     assert two.pass_at[4].value == 1.0
     assert three.accuracy.value == 1.0
-    assert three.accuracy.low < 0.6  # four puzzles prove little, however many samples of each there are
+    assert three.accuracy.low < 0.6  # wide with four puzzles, for any number of samples
     assert found[ALL, "greedy"].accuracy.value == 1.0
     assert two.styles == {"guess": 1.0}
 
 
-def test_the_end_token_is_not_part_of_the_response_and_one_response_is_kept():
+def test_response_excludes_the_end_token_and_one_response_is_stored():
     item = measure(lambda prompt, sample: 1).items[0]
     assert [sample.response for sample in item.sampled] == ["7 7 1", "", "", ""]
     assert item.greedy[0].response == "7 7 1"
@@ -90,13 +90,13 @@ def test_json_round_trip_and_metrics():
     result = measure(lambda prompt, sample: 0, settings={"temperature": 1.0})
     text = to_json(result)
     assert from_json(text) == result
-    assert "NaN" not in text  # nothing is well formed here: that accuracy is nothing, not a bare NaN
+    assert "NaN" not in text  # no response is well-formed, so that accuracy is null
     assert to_metrics(result)["evaluation/all/greedy/format_errors"] == 1.0
     with pytest.raises(ValueError, match="JSON of an evaluation"):
         from_json("{}")
 
 
-def test_before_and_after_are_paired():
+def test_before_and_after_are_paired_by_problem():
     before = measure(lambda prompt, sample: 1 if prompt < 2 else 2, name="before")
     after = measure(lambda prompt, sample: 1 if prompt < 6 else 2, name="after")
     change = differences(before, after)[ALL, "greedy"]
@@ -112,16 +112,17 @@ def evaluate_on_fewer():
     return type(full)(full.name, full.model, full.step, full.rule, full.settings, full.items[:-1])
 
 
-def test_the_table_shows_floor_and_published_numbers():
-    text = markdown(measure(lambda prompt, sample: 1))
+def test_table_with_baseline_and_published_accuracies():
+    published = {"GPT-4o": {"p2": 0.68, "p3": 0.57, "p4": 0.49}}
+    text = markdown(measure(lambda prompt, sample: 1), published)
     assert "| GPT-4o | 68% | 57% |" in text
     assert "| 3 people | greedy | 4 x 1 | 100.0% [51.0, 100.0] |" in text
-    assert "100.0% |\n" in text  # the floor of the three-person puzzles
+    assert "100.0% |\n" in text  # the constant-answer baseline on three people
     assert "| pass@k | 2 | 4 |\n|---|---|---|\n| 2 people | 100.0% [51.0, 100.0] | 100.0% [51.0, 100.0] |\n" in text
-    assert "pass@k" not in markdown(measure(lambda prompt, sample: 1, samples=1))
+    assert "pass@k" not in markdown(measure(lambda prompt, sample: 1, samples=1), {})
 
 
-def test_wishes_that_can_not_be_met():
+def test_invalid_arguments():
     with pytest.raises(ValueError, match="at least one problem"):
         evaluate(policy(lambda p, s: 1), [], encode=list, decode=str, judge=judge)
     with pytest.raises(ValueError, match="samples"):

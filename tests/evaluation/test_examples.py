@@ -1,4 +1,4 @@
-"""The examples shown after training are chosen by place, not by verdict, and pair the same puzzle."""
+"""The examples printed after training are selected by index, not by verdict, and pair the same problem."""
 
 from jaxrl.evaluation.examples import side_by_side
 from jaxrl.evaluation.results import EvaluationResult, Item, Sample
@@ -20,7 +20,7 @@ def result(name, verdict, order):
     return EvaluationResult(name, "model", 0, "strict-1", {}, items)
 
 
-def test_pairs_by_puzzle_and_takes_the_first_of_the_usual_size():
+def test_pairs_by_problem_and_takes_the_first_of_the_most_frequent_kind():
     order = [(0, 5), (1, 3), (2, 3), (3, 3)]
     text = side_by_side(result("before", "bad_format", order), result("after", "correct", order[::-1]), count=2)
     blocks = text.split("\n\n")

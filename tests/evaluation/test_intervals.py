@@ -1,4 +1,4 @@
-"""Intervals keep their promise (coverage by simulation) and agree with published numbers."""
+"""Confidence intervals have their nominal coverage (by simulation) and agree with published numbers."""
 
 import itertools
 import math
@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from jaxrl.evaluation.intervals import (
-    average_at_k,
-    clustered_share,
+    clustered_proportion,
     mean_over_seeds,
     mean_pass_at_k,
     paired_difference,
@@ -16,7 +15,7 @@ from jaxrl.evaluation.intervals import (
     wilson,
 )
 
-DRAWS = 2000
+TRIALS = 2000
 
 
 def test_wilson_golden_numbers():
@@ -34,50 +33,51 @@ def test_wilson_golden_numbers():
     assert wilson(20, 20).high == 1.0
 
 
-def test_wilson_without_trials_knows_nothing():
+def test_wilson_without_trials_is_nan_with_the_full_interval():
     value, low, high = wilson(0, 0)
     assert math.isnan(value)
     assert (low, high) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.95])
-def test_wilson_coverage(share):
-    draws = np.random.default_rng(1).binomial(100, share, DRAWS)
-    covered = np.mean([wilson(int(s), 100).low <= share <= wilson(int(s), 100).high for s in draws])
+@pytest.mark.parametrize("proportion", [0.02, 0.2, 0.5, 0.95])
+def test_wilson_coverage(proportion):
+    successes = np.random.default_rng(1).binomial(100, proportion, TRIALS)
+    intervals = [wilson(int(count), 100) for count in successes]
+    covered = np.mean([interval.low <= proportion <= interval.high for interval in intervals])
     assert 0.93 <= covered <= 0.985
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.3, 0.9), (2.0, 6.0), (40.0, 60.0)])
-def test_average_at_k_covers_the_truth_although_samples_of_a_puzzle_resemble_each_other(a, b):
+def test_clustered_proportion_coverage_with_correlated_samples(a, b):
     generator = np.random.default_rng(2)
     covered = naive = 0
     for _ in range(600):
         counts = generator.binomial(8, generator.beta(a, b, 60))
-        estimate, flat = average_at_k(counts, 8), wilson(int(counts.sum()), 480)
+        estimate, flat = clustered_proportion(counts, [8] * 60), wilson(int(counts.sum()), 480)
         covered += estimate.low <= a / (a + b) <= estimate.high
         naive += flat.low <= a / (a + b) <= flat.high
     assert covered / 600 >= 0.93
-    if a < 1:  # strongly clustered: the interval that forgets it is far too narrow
+    if a < 1:  # strongly clustered: an interval that ignores it is far too narrow
         assert naive / 600 < 0.85
 
 
 @pytest.mark.parametrize("spread", [0.3, 30.0])
-def test_clustered_share_covers_the_truth_with_unequal_clusters(spread):
+def test_clustered_proportion_coverage_with_unequal_clusters(spread):
     """As for responses that show a behaviour: of some prompts many, of others none."""
     generator = np.random.default_rng(7)
     covered = 0
     for _ in range(1000):
         trials = generator.binomial(16, generator.beta(0.5, 0.5, 40))
         right = generator.binomial(trials, generator.beta(0.4 * spread, 0.6 * spread, 40))
-        estimate = clustered_share(right, trials)
+        estimate = clustered_proportion(right, trials)
         covered += estimate.low <= 0.4 <= estimate.high
     assert covered / 1000 >= 0.93
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.3, 0.9), (2.0, 6.0), (0.2, 6.0)])
 @pytest.mark.parametrize("k", [2, 8])
-def test_pass_at_k_covers_the_truth(a, b, k):
-    # The chance of a puzzle is drawn from beta(a, b): E[(1 - p)^k] = B(a, b + k) / B(a, b).
+def test_mean_pass_at_k_coverage(a, b, k):
+    # The success probability of a problem is Beta(a, b): E[(1 - p)^k] = B(a, b + k) / B(a, b).
     truth = 1 - math.exp(math.lgamma(b + k) + math.lgamma(a + b) - math.lgamma(b) - math.lgamma(a + b + k))
     generator = np.random.default_rng(8)
     found = [mean_pass_at_k(generator.binomial(8, generator.beta(a, b, 60)), 8, k) for _ in range(400)]
@@ -85,7 +85,7 @@ def test_pass_at_k_covers_the_truth(a, b, k):
 
 
 @pytest.mark.parametrize("gain", [0.0, 0.15])
-def test_paired_difference_of_shares_covers_the_truth(gain):
+def test_paired_difference_coverage_for_fractions(gain):
     generator = np.random.default_rng(9)
     covered = 0
     for _ in range(1000):
@@ -96,10 +96,10 @@ def test_paired_difference_of_shares_covers_the_truth(gain):
     assert covered / 1000 >= 0.94
 
 
-def test_average_at_k_gains_from_more_samples_and_is_wilson_for_one():
+def test_clustered_proportion_is_narrower_with_more_samples_and_is_wilson_for_one():
     generator = np.random.default_rng(3)
     counts = generator.binomial(8, 0.5, 100)
-    eight, one = average_at_k(counts, 8), average_at_k(counts > 3, 1)
+    eight, one = clustered_proportion(counts, [8] * 100), clustered_proportion(counts > 3, [1] * 100)
     assert eight.high - eight.low < 0.6 * (one.high - one.low)
     assert one == wilson(int((counts > 3).sum()), 100)
 
@@ -113,8 +113,8 @@ def test_pass_at_k_is_the_average_over_all_subsets():
     assert mean_pass_at_k([2, 0], 7, 3).value == pytest.approx(pass_at_k(2, 7, 3) / 2)
 
 
-def test_pass_at_k_needs_enough_samples():
-    with pytest.raises(ValueError, match="draw more samples"):
+def test_pass_at_k_requires_enough_samples():
+    with pytest.raises(ValueError, match="use more samples"):
         pass_at_k(1, 4, 5)
 
 
@@ -122,12 +122,12 @@ def test_pass_at_k_needs_enough_samples():
 def test_paired_difference_coverage(up, down):
     generator = np.random.default_rng(4)
     covered = 0
-    for _ in range(DRAWS):
+    for _ in range(TRIALS):
         cell = generator.choice(3, 80, p=[up, down, 1 - up - down])  # up, down, unchanged
         before, after = cell == 1, cell == 0
         result = paired_difference(before, after)
         covered += result.low <= up - down <= result.high
-    assert covered / DRAWS >= 0.935
+    assert covered / TRIALS >= 0.935
 
 
 def test_paired_difference_uses_the_pairing():
@@ -142,8 +142,8 @@ def test_paired_difference_uses_the_pairing():
     assert shuffled.high - shuffled.low > 2 * (result.high - result.low)
 
 
-def test_paired_difference_refuses_other_puzzles():
-    with pytest.raises(ValueError, match="same puzzles"):
+def test_paired_difference_requires_the_same_problems():
+    with pytest.raises(ValueError, match="same problems"):
         paired_difference([0.0, 1.0], [1.0])
 
 
@@ -155,9 +155,9 @@ def test_mean_over_seeds_golden_numbers():
     assert (round(value, 6), round(low, 3), round(high, 3)) == (0.5, -0.771, 1.771)
 
 
-def test_mean_over_few_seeds_covers_the_truth():
+def test_mean_over_few_seeds_coverage():
     generator = np.random.default_rng(6)
-    found = [mean_over_seeds(generator.normal(0.5, 0.1, 3)) for _ in range(DRAWS)]
+    found = [mean_over_seeds(generator.normal(0.5, 0.1, 3)) for _ in range(TRIALS)]
     assert 0.935 <= np.mean([low <= 0.5 <= high for _, low, high in found]) <= 0.965
 
 

@@ -1,8 +1,7 @@
-"""What other models reach, to stand beside ours."""
+"""Published accuracies of other models on knights-and-knaves puzzles, for comparison."""
 
-# Accuracy by number of people ("p3": three), as published with Logic-RL (Xie et al. 2025, arXiv 2502.14768) on its
-# own knights-and-knaves puzzles. Ours come from another generator, so compare in steps of ten points, not in
-# single ones.
+# By number of people ("p3": three). Source: Logic-RL (Xie et al. 2025, arXiv 2502.14768), on its own puzzles. Ours come
+# from a different generator, so only differences of ten points or more are meaningful.
 PUBLISHED: dict[str, dict[str, float]] = {
     "Qwen2.5-7B-Instruct-1M": {"p2": 0.49, "p3": 0.40, "p4": 0.25, "p5": 0.11, "p6": 0.06, "p7": 0.02, "p8": 0.01},
     "Qwen2.5-7B-Instruct-1M + Logic-RL": {
