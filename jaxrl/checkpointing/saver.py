@@ -1,117 +1,83 @@
-"""When a run saves, and what it does when it can't."""
+"""When a run saves its state, and how it continues if a save fails."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from jaxrl.checkpointing.checkpoints import Checkpoints
+from jaxrl.checkpointing.retrying_writer import RetryingWriter
 from jaxrl.learning.state import TrainState
 
 
-class Patience:
-    """Tries in a row that a full disk may refuse (checkpoint.patience) while a run goes on from memory."""
-
-    def __init__(self, allowed: int, say: Callable[[str], None]):
-        self.allowed, self.say, self.failed = allowed, say, 0
-
-    def succeeded(self) -> None:
-        """The next failure is the first again."""
-        self.failed = 0
-
-    def refused(self, what: str, error: OSError, again: str, *, final: bool = False) -> None:
-        """Say what could not be written, and when it is tried `again`; raises OSError where it was tried too often,
-        or is not tried again (`final`)."""
-        self.failed += 1
-        cause = f"{what}: {error.strerror or error}"
-        if final or self.failed > self.allowed:
-            raise OSError(
-                error.errno, f"{cause}; then start the same command again; what the last checkpoint has is whole."
-            ) from error
-        self.say(
-            f"warning: {cause}; going on from memory, next try {again} "
-            f"({self.failed} of {self.allowed} failed tries that checkpoint.patience allows)."
-        )
-
-
 class Saver:
-    """Saves a run's state where that is due, beside the steps that follow.
+    """Saves the state when a checkpoint is due; the write runs in the background, beside the next steps.
 
-    A save that fails is said when that is known, at the end of a step, and tried again with the state of then.
+    A failed save is reported at the end of a step, and repeated with the state of that step.
     """
 
-    def __init__(self, checkpoints: Checkpoints, say: Callable[[str], None]):
-        self.checkpoints = checkpoints
-        self.patience = Patience(checkpoints.spec.patience, say)
-        self._owed, self._begun = False, 0  # whether a save is still to be tried again; the step of the last one
+    def __init__(self, checkpoints: Checkpoints, writer: RetryingWriter):
+        self.checkpoints, self.writer = checkpoints, writer
+        self._overdue = False  # a due save has not started, or has failed
+        self._latest = 0  # step of the latest save
 
     def after_step(
-        self,
-        step: int,
-        note: Mapping[str, Any],
-        state: TrainState,
-        score: float | None,
-        *,
-        last: bool,
-        written: bool = True,
+        self, step: int, note: Mapping[str, Any], state: TrainState, score: float | None, *, last: bool
     ) -> None:
-        """Every so many steps, at the end, and where `score` (of an evaluation) may make this one of the best.
+        """Save every `checkpoint.every` steps, at the last step, and if `score` may make this one of the best.
 
-        written: whether the lines of all steps are; a checkpoint ahead of them could not be gone on from, so it waits
-        for them. Waits for the save before where another is due, and for its own at the last step. Raises OSError once
-        more than checkpoint.patience saves in a row have failed, and where that of the last step fails.
+        score: of an evaluation of this state. Waits for the previous save if another one is due, and for its own at the
+        last step. A checkpoint must not be ahead of the metrics of its steps: it waits until the writer's queue is
+        empty. Raises OSError as `RetryingWriter.fail`, and if the save of the last step fails.
         """
         spec = self.checkpoints.spec
         scored = spec.best > 0 and score is not None
         due = last or scored or step % spec.every == 0
-        try:
-            if due:
-                self._settle()
-            elif self.checkpoints.poll():
-                self._ended()
-        except OSError as error:
-            self._failed(error, f"after step {step}")
-        self._owed |= due
-        if not (self._owed and written):
+        self._finish(f"after step {step}", wait=due)
+        self._overdue |= due
+        if not (self._overdue and self.writer.is_empty):
             return
         try:
-            self._begin(step, note, state, score if scored else None)
+            self._start(step, note, state, score if scored else None)
             if last:
-                self._settle()
+                self.checkpoints.wait()
         except OSError as error:
-            self._failed(error, f"after step {step + 1}", final=last)
+            self._fail(error, f"after step {step + 1}", final=last)
 
     def at_stop(self, step: int, note: Mapping[str, Any], state: TrainState) -> None:
-        """Save what the last finished step left, unless that was done; on disk on return."""
+        """Save the state of the last finished step, unless it is saved, and wait until it is on disk."""
         try:
             self.checkpoints.wait()
-        except OSError:  # where it still is so, the next save says it
-            self._owed = True
-        if step not in (0, *self.checkpoints.steps()):
-            self._begin(step, note, state, None, due=self._owed)
-            self.checkpoints.wait()
-
-    def before_going_back(self) -> None:
-        """Wait for the save under way; one that failed is said. Raises OSError as `after_step` does."""
+        except OSError:  # if it persists, the next save reports it
+            self._overdue = True
+        if step in (0, *self.checkpoints.steps()):
+            return
         try:
-            self._settle()
+            self._start(step, note, state, None, due=self._overdue)
+            self.checkpoints.wait()
         except OSError as error:
-            self._failed(error, "after the next step")
+            self._fail(error, "", final=True)
 
-    def _begin(
+    def wait(self) -> None:
+        """Wait for the write in progress; a failure is handled as in `after_step`."""
+        self._finish("after the next step", wait=True)
+
+    def _start(
         self, step: int, note: Mapping[str, Any], state: TrainState, score: float | None, *, due: bool = True
     ) -> None:
-        self._owed, self._begun = False, step
+        self._overdue, self._latest = False, step
         self.checkpoints.save(step, state, note, score, due=due)
 
-    def _settle(self) -> None:
-        self.checkpoints.wait()
-        self._ended()
+    def _finish(self, retry: str, *, wait: bool) -> None:
+        """Handle the result of the write in progress, if it has ended or `wait` is set."""
+        try:
+            if wait:
+                self.checkpoints.wait()
+            elif not self.checkpoints.poll():
+                return
+        except OSError as error:
+            self._fail(error, retry)
+        if not self._overdue:
+            self.writer.succeed()
 
-    def _ended(self) -> None:
-        """All that was begun is whole."""
-        if not self._owed:
-            self.patience.succeeded()
-
-    def _failed(self, error: OSError, again: str, *, final: bool = False) -> None:
-        """Bear a save that failed, or raise."""
-        self._owed = True
-        self.patience.refused(f"checkpoint of step {self._begun}", error, again, final=final)
+    def _fail(self, error: OSError, retry: str, *, final: bool = False) -> None:
+        self._overdue = True
+        self.writer.fail(f"the checkpoint of step {self._latest}", error, retry, final=final)

@@ -1,10 +1,11 @@
-"""Several processes that make one run, on one host or many: what they agree on, and which of them writes.
+"""All of `jax.distributed`: several processes, on one host or many, that make one run.
 
-Every process does the same on the host, from the same numbers: only then do they call the same programs in the same
-order. What they can't know alike (a clock, a signal, a disk) one decides for all. With one process nothing here costs
-anything.
+All processes execute the same host code with the same values, so that they call the same collectives in the same order.
+A value that may differ between processes (a clock, a signal, the state of a disk) is decided by one process and
+broadcast. With one process these functions do nothing.
 """
 
+import contextlib
 import errno
 import importlib.util
 import itertools
@@ -24,165 +25,161 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-STALE = 90
-"""Seconds after which every host sees what another one has written: NFS may take what a folder held for valid as long
-as acdirmin to acdirmax say, 30 to 60 seconds where nothing else is mounted."""
-_LOOK = 0.5  # seconds between two looks for it
-_LAST_WORDS = 2  # seconds
-_NAMED = 45  # seconds in which JAX has found out which process is lost, and ended this one
-_COLLECTIVE = re.compile(r"\b(Gloo|NCCL)\b")  # said by a program that waited for another process
+HEARTBEAT_SECONDS = 30
+"""A process without a heartbeat for so long is lost, and the run with it."""
+VISIBLE_SECONDS = 90
+"""Time after which every host sees a file that another host has written. NFS clients cache the contents of a folder for
+`acdirmin` to `acdirmax` seconds, by default 30 to 60."""
+_POLL_SECONDS = 0.5
+_PRIMARY_EXIT_SECONDS = 2  # the other processes are connected through the primary; they need time to report an error
+_LOST_PEER_SECONDS = 45  # within this time JAX finds out which process is lost, and ends this one
+_COLLECTIVE = re.compile(r"\b(Gloo|NCCL)\b")  # in the error messages of collectives
 
 
 def is_multiprocess() -> bool:
-    """Whether this process is one of several; does not wait for the others, as JAX's own count may."""
+    """Whether this is one of several processes. Unlike `jax.process_count` it never waits for the others."""
     return jax.distributed.is_initialized()
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether it is that of a program that missed another process; JAX raises it as ValueError or RuntimeError."""
+    """Whether a collective failed because another process is lost. JAX raises ValueError or RuntimeError."""
     return isinstance(error, ValueError | RuntimeError) and bool(_COLLECTIVE.search(str(error)))
 
 
-def leave(said: str, status: int, *, others: bool = False) -> NoReturn:
-    """End this one of several processes at once, saying why, with its number and host.
+def exit_process(message: str, status: int, *, lost_peer: bool = False) -> NoReturn:
+    """End this process at once, with a message on stderr. One of several processes adds its number and host.
 
-    The others, which may wait for it, end when they miss its sign of life. Nothing runs that ends a program in order:
-    JAX would wait for the others then, and they for this one. others: another one is lost; JAX is left the time to
-    end this process with the number of that one.
+    Safe in a signal handler. No clean-up runs: JAX's would wait for the other processes, and they for this one. The
+    others end when they miss the heartbeat. lost_peer: another process is lost; wait until JAX has named it.
     """
-    from jax._src import distributed
-
-    index = distributed.global_state.process_id
-    sys.stdout.flush()
-    print(f"process {index} on {socket.gethostname()} ends: {said}", file=sys.stderr, flush=True)
-    if others:
-        time.sleep(_NAMED)
-    elif index == 0:  # the others are connected through it, and where all fail alike each has to say so
-        time.sleep(_LAST_WORDS)
+    index = _distributed_state().process_id if is_multiprocess() else None
+    if index is not None:
+        message = f"process {index} on {socket.gethostname()} ends: {message}"
+    with contextlib.suppress(Exception):  # a handler may have interrupted a write to the same stream
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        show_cursor = "\x1b[?25h\r" if os.isatty(1) else ""
+        os.write(1, show_cursor.encode())  # a live display hides it
+        os.write(2, f"{message}\n".encode())
+    if lost_peer:
+        time.sleep(_LOST_PEER_SECONDS)
+    elif index == 0:
+        time.sleep(_PRIMARY_EXIT_SECONDS)
     os._exit(status)
 
 
 def is_primary() -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this is the process that writes (process 0)."""
     return jax.process_index() == 0
 
 
 def broadcast_from_primary(value: Any) -> Any:
-    """What the leading process has for a JSON value, in every process; all have to call it, and wait for each other."""
-    if jax.process_count() == 1:
+    """The primary's JSON value in every process. Every process must call it: it is a collective."""
+    if not is_multiprocess():
         return value
-    said = np.frombuffer(json.dumps(value).encode(), np.uint8) if is_primary() else np.zeros(0, np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(said.size)))
-    said = multihost_utils.broadcast_one_to_all(said if is_primary() else np.zeros(size, np.uint8))
-    return json.loads(np.asarray(said, np.uint8).tobytes())
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8) if is_primary() else np.zeros(0, np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(data.size)))
+    data = multihost_utils.broadcast_one_to_all(data if is_primary() else np.zeros(size, np.uint8))
+    return json.loads(np.asarray(data, np.uint8).tobytes())
 
 
-def run_on_primary(act: Callable[[], Any]) -> Any:
-    """What `act` gives the leading process, a JSON value, in every process; the others do nothing but wait.
+def run_on_primary(function: Callable[[], Any]) -> Any:
+    """Call `function` in the primary and broadcast its result, a JSON value.
 
-    What it refuses, by ValueError or OSError, all refuse.
+    A ValueError or OSError of the primary is raised in every process, in the others as OSError.
     """
     if not is_multiprocess():
-        return act()
-    value, refused = None, None
+        return function()
+    value = error = None
     if is_primary():
         try:
-            value = act()
-        except (OSError, ValueError) as error:
-            refused = error
-    value, refusal = broadcast_from_primary([value, str(refused) if refused else None])
-    if refusal is not None:
-        raise refused or OSError(refusal)
+            value = function()
+        except (OSError, ValueError) as caught:
+            error = caught
+    described = [str(error), getattr(error, "errno", None)] if error else None
+    value, described = broadcast_from_primary([value, described])
+    if described is not None:
+        message, number = described
+        raise error or (OSError(message) if number is None else OSError(number, message))
     return value
 
 
-def until_seen(seen: Callable[[], bool], path: Path) -> None:
-    """Wait until this process sees what the leading one has written; raises OSError where it does not in STALE seconds.
-
-    seen: looks at the disk; `path` is what it looks for, as the refusal names it.
-    """
-    until = time.monotonic() + STALE
-    while not seen():
-        if time.monotonic() > until:
-            raise OSError(
-                f"process {jax.process_index()} does not find {path}, which process 0 has written; choose a "
-                "--workdir in a file system that all hosts share."
-            )
-        time.sleep(_LOOK)
-
-
 def any_process(flag: bool) -> bool:
-    """Whether it is true in some process; all have to call it."""
-    if jax.process_count() == 1:
+    """Whether `flag` is true in any process. Every process must call it: it is a collective."""
+    if not is_multiprocess():
         return flag
     return bool(multihost_utils.process_allgather(np.int32(flag)).any())
 
 
-class Meeting:
-    """Where background threads of all processes wait for each other: the barrier that Orbax is given for its writes.
-
-    Unlike with a plain barrier, a process that comes to another place than the others (it left its write for an error)
-    is no reason to wait on: all of them hear of it at once, and none waits here again.
-    """
-
-    _count = itertools.count()  # a barrier's name can be used once, so it goes on over all meetings
-
-    def __init__(self):
-        self.parted = False  # whether some process went elsewhere
-
-    def __call__(self, *, key: str, timeout_ms: int) -> None:
-        """Wait until all are here; raises OSError where one is elsewhere, RuntimeError where one is gone."""
-        if jax.process_count() == 1 or self.parted:
-            return
-        client, place = _client(), f"jaxrl/meeting/{next(Meeting._count)}"
-        client.key_value_set(f"{place}/{jax.process_index()}", key)
-        try:
-            client.wait_at_barrier(place, timeout_ms)
-            if len({where for _, where in client.key_value_dir_get(place)}) > 1:
-                raise self.failure()
-        except Exception:
-            self.parted = True
-            raise
-
-    def failure(self) -> OSError:
-        """What a process says where another one failed."""
-        return _Elsewhere(errno.EIO, "another process could not write its part of a checkpoint; what it said tells why")
-
-    def cause(self, error: Exception) -> Exception:
-        """The error of this process, where it met the others only afterwards."""
-        return error.__context__ or error if isinstance(error, _Elsewhere) else error
+def gather_to_host(tree: Any) -> Any:
+    """All arrays as complete numpy arrays in every process, also those that are sharded over processes."""
+    return jax.tree.map(_gather, tree)
 
 
-class _Elsewhere(OSError):
-    """Another process failed."""
-
-
-def _client() -> Any:
-    """JAX's connection between processes, which can be used from any thread, as collectives can't."""
-    from jax._src import distributed
-
-    return distributed.global_state.client
-
-
-def fetch(tree: Any) -> Any:
-    """Arrays, whole, on the host of every process, also those of which it holds a part only."""
-    return jax.tree.map(_fetch, tree)
-
-
-def _fetch(x: Any) -> Any:
+def _gather(x: Any) -> Any:
     if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
         return multihost_utils.process_allgather(x, tiled=True)
     return jax.device_get(x)
 
 
-HEARTBEAT = 30
-"""Seconds without a sign of life after which a process of several is given up, and the run with it."""
+def wait_until_visible(is_visible: Callable[[], bool], path: Path) -> None:
+    """Wait until this process sees what the primary has written to a shared file system.
+
+    path: for the message of the OSError that is raised after VISIBLE_SECONDS.
+    """
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    while not is_visible():
+        if time.monotonic() > deadline:
+            raise OSError(
+                f"process {jax.process_index()} does not find {path}, which process 0 has written; choose a "
+                "--workdir in a file system that all hosts share."
+            )
+        time.sleep(_POLL_SECONDS)
 
 
-def started_together() -> bool:
+class WriteBarrier:
+    """The barrier between the background writes of all processes, for Orbax's `barrier_sync_fn`.
+
+    If a process arrives at another barrier than the others (its write failed and it gave up), all processes get an
+    error at once instead of waiting for the timeout, and none waits here again.
+    """
+
+    _count = itertools.count()  # the name of a barrier can be used only once in a process
+
+    def __init__(self):
+        self.broken = False
+
+    def __call__(self, *, key: str, timeout_ms: int) -> None:
+        """Wait for all processes. Raises OSError if one is at another barrier, RuntimeError if one is lost."""
+        if not is_multiprocess() or self.broken:
+            return
+        client, name = _distributed_state().client, f"jaxrl/barrier/{next(WriteBarrier._count)}"
+        client.key_value_set(f"{name}/{jax.process_index()}", key)
+        try:
+            client.wait_at_barrier(name, timeout_ms)
+            if len({reached for _, reached in client.key_value_dir_get(name)}) > 1:
+                raise self.failure()
+        except Exception:
+            self.broken = True
+            raise
+
+    def failure(self) -> OSError:
+        """The error of a process whose own write did not fail."""
+        return _PeerFailed(errno.EIO, "another process could not write its part of a checkpoint; see its message")
+
+    def cause(self, error: Exception) -> Exception:
+        """The process's own error, if it had one before it arrived at the barrier."""
+        return error.__context__ or error if isinstance(error, _PeerFailed) else error
+
+
+class _PeerFailed(OSError):
+    """The write of another process failed."""
+
+
+def launched_by_scheduler() -> bool:
     """Whether Slurm's srun has started several processes, or Kubernetes this one as part of an indexed job.
 
-    Raises ValueError in the latter where JAX can't ask how many they are.
+    Raises ValueError if JAX cannot find the other processes of the Kubernetes job.
     """
     if "SLURM_STEP_NODELIST" in os.environ:
         return int(os.environ.get("SLURM_NTASKS", 1)) > 1
@@ -190,25 +187,25 @@ def started_together() -> bool:
         return False
     if importlib.util.find_spec("kubernetes") is None:
         raise ValueError(
-            "this is part of an indexed Kubernetes job, without the package kubernetes that counts "
-            "its parts; expected --coordinator, --processes and --process as in deploy/jobset.yaml, "
-            "jax[k8s] to be installed, or --processes=1 for a run of this process alone."
+            "this is one process of an indexed Kubernetes job, but the package kubernetes, which finds the others, is "
+            "not installed; expected --coordinator, --processes and --process as in deploy/jobset.yaml, jax[k8s] to "
+            "be installed, or --processes=1 for a run of this process alone."
         )
     return True
 
 
 def join_processes(coordinator: str | None = None, count: int | None = None, index: int | None = None) -> None:
-    """Make this process number `index` of `count` that make one run. Must come before JAX touches a device.
+    """Make this process number `index` of `count` that make one run. Must be called before JAX initializes a backend.
 
-    coordinator: host:port of process 0, as all reach it. With nothing given JAX takes all from Slurm or Kubernetes. A
-    process has all devices of its host, or, of several that Slurm has put on a host, the one of its number there. Waits
-    until all are there; after five minutes JAX ends the process. Raises ValueError for numbers that do not fit, OSError
-    where JAX can't join. A process that dies takes the others down after HEARTBEAT seconds, with its number.
+    coordinator: host:port of process 0, as all processes reach it. Without arguments JAX takes all three from Slurm or
+    Kubernetes. A process uses all devices of its host; if Slurm has put several processes on a host, each uses the
+    device of its local number. Waits for all processes; after five minutes JAX ends this one. If a process dies, the
+    others end after HEARTBEAT_SECONDS and name it. Raises ValueError for numbers out of range, OSError if JAX fails.
     """
     given = (coordinator, count, index)
     if given == (None, None, None):
-        alone = os.environ.get("SLURM_STEP_NUM_NODES") == os.environ.get("SLURM_NTASKS")
-        devices = [] if alone else None  # None: as JAX finds it, which is one a process under Slurm
+        one_per_host = os.environ.get("SLURM_STEP_NUM_NODES") == os.environ.get("SLURM_NTASKS")
+        devices = [] if one_per_host else None  # None: JAX's default, one device a process under Slurm
     elif None in given or not (coordinator.rpartition(":")[2].isdigit() and 0 <= index < count and count > 1):
         raise ValueError(
             "expected --coordinator=HOST:PORT, --processes=N of 2 or more and --process=K from 0 to N-1, "
@@ -217,27 +214,38 @@ def join_processes(coordinator: str | None = None, count: int | None = None, ind
     else:
         devices = []
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM away and does nothing at it
+    jax.config.update("jax_enable_preemption_service", False)  # it catches SIGTERM and ignores it
+    initialize = partial(
+        jax.distributed.initialize,
+        *given,
+        local_device_ids=devices,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+    )
     try:
-        _apart(
-            partial(jax.distributed.initialize, *given, local_device_ids=devices, heartbeat_timeout_seconds=HEARTBEAT)
-        )
+        _call_in_thread(initialize)
     except RuntimeError as error:
-        raise OSError(f"can't join the other processes: {' '.join(str(error).split())}") from error
+        raise OSError(f"cannot join the other processes: {' '.join(str(error).split())}") from error
 
 
-def _apart(call: Callable[[], None]) -> None:
-    """Call it in a thread: what waits outside of Python would not be left at a signal, as a wait for a thread is."""
-    failures: list[Exception] = []
+def _call_in_thread(function: Callable[[], None]) -> None:
+    """Call it in a thread and wait, so that signals are handled meanwhile; they are not while C++ code waits."""
+    errors: list[Exception] = []
 
-    def work() -> None:
+    def call() -> None:
         try:
-            call()
+            function()
         except Exception as error:
-            failures.append(error)
+            errors.append(error)
 
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=call, daemon=True)
     thread.start()
     thread.join()
-    if failures:
-        raise failures[0]
+    if errors:
+        raise errors[0]
+
+
+def _distributed_state() -> Any:
+    """JAX's connection between processes: its id, and a client that any thread may use. There is no public API."""
+    from jax._src import distributed
+
+    return distributed.global_state

@@ -1,187 +1,104 @@
-"""Ends of a run that are neither success nor a wrong config: signals, and a run that can't go on."""
+"""Stop requests by SIGTERM, SIGINT or SIGHUP: the first one stops the run in good order, the second one kills it.
+
+No handler raises. Python drops an exception that a handler raises during a destructor or a callback of the garbage
+collector, and the request would be lost. A handler sets a flag, or ends the process.
+"""
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Self
 
-from jaxrl.runtime.multihost import any_process
+from jaxrl.runtime.multihost import any_process, exit_process, is_multiprocess
 
-ECHO = 1.0
-"""Seconds after a signal in which another one is the same request, sent twice: Slurm, systemd and others may signal a
-process and also the parent that passes it on."""
-_AGAIN = 0.05  # seconds until an end that was swallowed is asked for again
+DUPLICATE_SECONDS = 1.0
+"""Further signals within this time are the same request: Slurm, systemd and others may signal a process and also its
+parent, which passes the signal on."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Ended(Exception):
-    """The run is over before its last step, in a sentence; `status` is the exit status of the command.
-
-    1 is Python's for any error, 2 for a refusal.
-    """
+    """The run ended before its last step. `status` is the exit status of the command: 1 and 2 are errors."""
 
     status = 3
 
 
 class Stopped(Ended):
-    """A signal asked for the end; the same command goes on from there."""
+    """A signal stopped the run; the same command resumes it."""
 
     status = os.EX_TEMPFAIL
 
 
-class _Taking:
-    """The signals while they are taken: handlers, the first signal that came, and who acts on it.
+@contextmanager
+def exit_on_signal(name: str) -> Iterator[None]:
+    """While the block runs, a signal ends the process at once with status `Stopped.status`.
 
-    One for the process, as its handlers are: of `Interrupts` inside each other the innermost acts, and what it was
-    asked the outer ones know too.
+    For start-up and export, when there is nothing to save. name: of the command, for the message on stderr.
     """
 
-    def __init__(self):
-        self.inside: list[Interrupts] = []
-        self.asked: signal.Signals | None = None
-        self.dropped = False  # whether an end was raised that nobody saw
-        self._echoes = False  # whether what comes may be an echo of the first
-        self._handlers: dict[signal.Signals, Any] = {}
-        self._hook: Any = None
+    def exit_now(number: int, frame: object) -> None:
+        exit_process(f"{name}: {_message(signal.Signals(number).name)}", Stopped.status)
 
-    def begin(self) -> None:
-        self.asked, self.dropped, self._echoes = None, False, True
-        self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
+    with _handlers(exit_now):
+        yield
+
+
+class StopRequest:
+    """The first signal, if one was received. `poll` and `check` raise `Stopped` where the caller can stop."""
+
+    def __init__(self, on_signal: Callable[[], None]):
+        self.received: signal.Signals | None = None
+        self._on_signal = on_signal
+
+    def poll(self) -> None:
+        """Raise Stopped if a signal was received. Does nothing in a run of several processes; they use `check`."""
+        if not is_multiprocess():
+            self.check()
+
+    def check(self) -> None:
+        """Raise Stopped if any process has received a signal. Every process must call it: it is a collective."""
+        if any_process(self.received is not None):
+            raise Stopped(_message(self.received.name if self.received else "a signal to another process"))
+
+    def _receive(self, number: int, frame: object) -> None:
+        if self.received is not None:  # a duplicate, during the sleep below
+            return
+        self.received = signal.Signals(number)
+        self._on_signal()
+        time.sleep(DUPLICATE_SECONDS)  # here, so that no long XLA program delays the handling of duplicates
+        for other in _SIGNALS:
+            if signal.getsignal(other) == self._receive:
+                signal.signal(other, signal.SIG_DFL)  # the second request kills the process
+
+
+@contextmanager
+def stop_on_signal(on_signal: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
+    """While the block runs, a signal sets the flag of the `StopRequest`. Raises Stopped at the end if it was not read.
+
+    on_signal: called at once by the handler of the first signal.
+    """
+    stop = StopRequest(on_signal)
+    with _handlers(stop._receive):
+        yield stop
+    stop.check()
+
+
+def _message(received: str) -> str:
+    return f"stopped by {received}; run the same command again to resume."
+
+
+@contextmanager
+def _handlers(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Install the handler for all stop signals, except SIGHUP under nohup. Only the main thread may set handlers."""
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
         for number in _SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-                self._handlers[number] = signal.signal(number, self._take)
-
-    def end(self) -> None:
-        if signal.SIGALRM in self._handlers:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        while self._handlers:
-            signal.signal(*self._handlers.popitem())
-        sys.unraisablehook, self.asked = self._hook, None
-
-    def _take(self, number: int, frame: object) -> None:
-        if self.asked is None:
-            self.asked = signal.Signals(number)
-            self.inside[-1].pass_on()
-            time.sleep(ECHO)  # what comes meanwhile, or came while no handler could run, ends below
-            self._echoes = False
-            self.inside[-1].leave()
-        elif not self._echoes:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-
-    def _swallowed(self, unraisable: Any) -> None:
-        """Ask again, a little later, where Python has dropped what a handler raised: it had come in the middle of a
-        destructor or of a callback of the garbage collector, and JAX has one."""
-        if self.asked is None or not isinstance(unraisable.exc_value, KeyboardInterrupt | Stopped):
-            self._hook(unraisable)
-            return
-        self.dropped = True
-        before = signal.signal(signal.SIGALRM, self._ask_again)
-        self._handlers.setdefault(signal.SIGALRM, before)
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN)
-
-    def _ask_again(self, number: int, frame: object) -> None:
-        if self.dropped:
-            self.inside[-1].leave()
-
-
-_taking = _Taking()
-
-
-class Interrupts:
-    """SIGTERM, SIGINT and SIGHUP as KeyboardInterrupt with the signal's name, raised at once; a second signal, other
-    than an echo of the first, ends the process. SIGHUP (a closed terminal) is left alone where nohup has set it aside.
-
-    Use as a context manager, where there is nothing to save or what is left undone is cleared. Inside another one it
-    begins by leaving where a signal has come that nobody acted on, and its end is the other's turn. Outside the main
-    thread, which alone gets signals, it does nothing.
-    """
-
-    _entered = False
-
-    @property
-    def asked(self) -> signal.Signals | None:
-        """The first signal that came, if one did."""
-        return _taking.asked if self._entered else None
-
-    def __enter__(self) -> Self:
-        self._entered = threading.current_thread() is threading.main_thread()
-        if self._entered:
-            try:
-                _taking.inside.append(self)
-                if len(_taking.inside) == 1:
-                    _taking.begin()
-                if _taking.asked:
-                    self.leave()
-            except BaseException:
-                self._exit()
-                raise
-        return self
-
-    def __exit__(self, *error) -> None:
-        if self._entered:
-            self._exit()
-            if _taking.asked and error[0] is None and _taking.inside:
-                _taking.inside[-1].leave()
-
-    def _exit(self) -> None:
-        try:
-            if len(_taking.inside) == 1:
-                _taking.end()
-        finally:
-            _taking.inside.remove(self)
-            self._entered = False
-
-    def pass_on(self) -> None:
-        """What a signal does at once, before it is known whether others are echoes of it."""
-
-    def leave(self) -> None:
-        """What a signal does then."""
-        _taking.dropped = False
-        raise KeyboardInterrupt(_taking.asked.name)
-
-
-class Signals(Interrupts):
-    """The same signals as `Stopped`, raised where the run can be left.
-
-    Inside `held` nothing is raised until its end, so that what has begun there is whole. Of several processes (`alone`
-    False) all stop together, at the beginning or the end of a `held`, where they ask each other. tell: whom else the
-    signal concerns, called at once.
-    """
-
-    def __init__(self, *, alone: bool = True, tell: Callable[[], None] | None = None):
-        self._held = not alone
-        self._alone = alone
-        self._tell = tell
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """What must not be left half done."""
-        self._check()
-        self._held = True
-        try:
-            yield
-        finally:
-            self._held = not self._alone
-        self._check()
-
-    def pass_on(self) -> None:
-        """Tell whom it concerns."""
-        if self._tell:
-            self._tell()
-
-    def leave(self) -> None:
-        """Raise where nothing is held."""
-        if not self._held:
-            self._check()
-
-    def _check(self) -> None:
-        asked = self.asked is not None
-        if asked if self._alone else any_process(asked):
-            _taking.dropped = False
-            name = self.asked.name if self.asked else "a signal to another process"
-            raise Stopped(f"stopped by {name}; start the same command again to go on.")
+                previous[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
