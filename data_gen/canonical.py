@@ -1,4 +1,4 @@
-"""One string for all puzzles that are the same up to renaming people and reordering operands."""
+"""Canonical forms: one string for all puzzles that are equal up to renaming people and reordering operands."""
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -6,52 +6,49 @@ from hashlib import blake2b
 from data_gen.puzzle import Statement
 
 _CODES = {"not": "n", "and": "a", "or": "o", "implies": "i", "iff": "e"}
-_ORDERLESS = ("and", "or", "iff")
+_COMMUTATIVE = ("and", "or", "iff")
 
 
 def canonical(statements: Sequence[Statement]) -> str:
-    """The canonical form: equal for two puzzles exactly when renaming people and reordering operands of and,
-    or and iff turns one into the other.
+    """The canonical form: equal for two puzzles if and only if one is the other with people renamed and operands of
+    and, or and iff reordered.
 
-    Colours are refined until they are stable; where equal colours remain, every choice that is not a mere
-    swap of twins is followed and the least string wins (McKay and Piperno 2014, Practical graph isomorphism,
-    II).
+    Colour refinement with individualization: where people share a colour, each is tried (except interchangeable ones),
+    and the least string is returned. Source: McKay and Piperno 2014, Practical graph isomorphism, II.
     """
     return _search(tuple(statements), [0] * len(statements))
 
 
 def split_of(form: str, seed: int, shares: Mapping[str, float] | Sequence[tuple[str, float]]) -> str:
-    """The split that a canonical form belongs to, by hash: two splits never share a form, however long the
-    streams.
+    """The split of a canonical form, by hash: no form is in two splits.
 
-    shares: split name -> share, in proportion to their sum. Raises ValueError when no share is above 0.
+    shares: split name -> share, relative to their sum. Raises ValueError if no share is above 0.
     """
     pairs = list(shares.items()) if isinstance(shares, Mapping) else list(shares)
     total = sum(share for _, share in pairs)
     if not pairs or total <= 0 or any(share < 0 for _, share in pairs):
         raise ValueError(f"expected shares of 0 or more, one of them above 0, got {pairs!r}.")
     digest = blake2b(f"{seed}|{form}".encode(), digest_size=8).digest()
-    place = int.from_bytes(digest, "big") / 2**64 * total
-    reached = 0.0
+    position = int.from_bytes(digest, "big") / 2**64 * total
+    cumulative = 0.0
     for name, share in pairs:
-        reached += share
-        if place < reached:
+        cumulative += share
+        if position < cumulative:
             return name
     return [name for name, share in pairs if share > 0][-1]
 
 
 def _encode_all(statements: Sequence[Statement], labels: Sequence[int]) -> list[str]:
-    """The statements with people replaced by labels, orderless operands sorted; the speaker has a mark of his
-    own."""
+    """The statements with people replaced by labels and commutative operands sorted; a speaker's own label is "s"."""
     honest = [f"T{label}" for label in labels]
     lying = [f"F{label}" for label in labels]
     leaves = {"tells-truth": honest, "lies": lying}
     encoded = []
-    for speaker, said in enumerate(statements):
-        kept = honest[speaker], lying[speaker]
+    for speaker, statement in enumerate(statements):
+        saved = honest[speaker], lying[speaker]
         honest[speaker], lying[speaker] = "Ts", "Fs"
-        encoded.append(_encode(said, leaves))
-        honest[speaker], lying[speaker] = kept
+        encoded.append(_encode(statement, leaves))
+        honest[speaker], lying[speaker] = saved
     return encoded
 
 
@@ -60,14 +57,13 @@ def _encode(statement: Statement, leaves: dict[str, list[str]]) -> str:
     if name in leaves:
         return leaves[name][statement[1]]
     parts = [leaves[part[0]][part[1]] if part[0] in leaves else _encode(part, leaves) for part in statement[1:]]
-    if name in _ORDERLESS:
+    if name in _COMMUTATIVE:
         parts.sort()
     return f"{_CODES[name]}({','.join(parts)})"
 
 
 def _refine(statements: tuple[Statement, ...], colours: list[int]) -> list[int]:
-    """Splits colours by what is said until nothing changes; colour numbers do not depend on the order of
-    people."""
+    """Split colours by the encoded statements until stable; colour numbers do not depend on the order of people."""
     kinds = len(set(colours))
     while kinds < len(colours):
         marks = list(zip(colours, _encode_all(statements, colours), strict=True))
@@ -86,20 +82,20 @@ def _search(statements: tuple[Statement, ...], colours: list[int]) -> str:
         cells.setdefault(colour, []).append(person)
     shared = [colour for colour, members in sorted(cells.items()) if len(members) > 1]
     if not shared:
-        # All colours differ and they are ranks, hence the new numbers of the people.
+        # All colours differ: they are ranks, and serve as labels.
         return ";".join(text for _, text in sorted(zip(colours, _encode_all(statements, colours), strict=True)))
     colour, members = shared[0], cells[shared[0]]
     forms = []
-    for place, person in enumerate(members):
-        if any(_twins(statements, person, earlier) for earlier in members[:place]):
+    for index, person in enumerate(members):
+        if any(_interchangeable(statements, person, earlier) for earlier in members[:index]):
             continue
-        apart = [rank + (rank > colour or (rank == colour and i != person)) for i, rank in enumerate(colours)]
-        forms.append(_search(statements, apart))
+        individualized = [rank + (rank > colour or (rank == colour and i != person)) for i, rank in enumerate(colours)]
+        forms.append(_search(statements, individualized))
     return min(forms)
 
 
-def _twins(statements: tuple[Statement, ...], first: int, second: int) -> bool:
-    """Whether swapping two people leaves the puzzle as it is."""
+def _interchangeable(statements: tuple[Statement, ...], first: int, second: int) -> bool:
+    """Whether swapping two people leaves the puzzle unchanged."""
     labels = list(range(len(statements)))
     before = _encode_all(statements, labels)
     labels[first], labels[second] = second, first

@@ -1,4 +1,4 @@
-"""The text that the embedded base model is taught on: puzzles with written-out responses, phase by phase."""
+"""The training corpus of the embedded base model: puzzles with written-out responses."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -9,33 +9,33 @@ import numpy as np
 from data_gen.canonical import canonical, split_of
 from data_gen.generate import PuzzleSpec, generate
 from data_gen.puzzle import Puzzle
-from data_gen.response_styles import HabitSpec, write_response
+from data_gen.response_styles import ResponseSpec, write_response
 
 
 @dataclasses.dataclass(frozen=True)
 class CorpusSpec:
-    """What is drawn: number of people -> weight, the puzzle's kind, and how it is answered.
+    """A mixture of puzzles and of responses.
 
-    splits: name -> share of all canonical forms; only puzzles of the split 'base' are ever shown here, so that
-    reinforcement and evaluation meet puzzles (up to renaming) that the base has not seen.
+    people: (number of people, weight). splits: (name, share) of all canonical forms; only the split "base" is used, so
+    no puzzle of reinforcement learning or evaluation is in the corpus, not even with other names.
     """
 
     people: tuple[tuple[int, float], ...]
     puzzles: PuzzleSpec
-    habit: HabitSpec
+    responses: ResponseSpec
     splits: tuple[tuple[str, float], ...]
     split_seed: int
 
 
 class Example(NamedTuple):
-    """One puzzle with the response that is taught."""
+    """A puzzle with its response."""
 
     puzzle: Puzzle
     response: str
 
 
 def write_corpus(spec: CorpusSpec, seed: int) -> Iterator[Example]:
-    """Examples without end, a function of (spec, seed)."""
+    """An endless stream of examples, a function of (spec, seed)."""
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 0x6A7178])))
     sources = {
         people: generate(dataclasses.replace(spec.puzzles, people=people, unique="text"), seed, None)
@@ -44,8 +44,8 @@ def write_corpus(spec: CorpusSpec, seed: int) -> Iterator[Example]:
     weights = np.array([weight for _, weight in spec.people])
     edges = np.cumsum(weights / weights.sum())
     while True:
-        place = min(int(np.searchsorted(edges, generator.random(), side="right")), len(edges) - 1)
-        for puzzle in sources[spec.people[place][0]]:
+        index = min(int(np.searchsorted(edges, generator.random(), side="right")), len(edges) - 1)
+        for puzzle in sources[spec.people[index][0]]:
             if split_of(canonical(puzzle.statements), spec.split_seed, dict(spec.splits)) == "base":
-                yield Example(puzzle, write_response(puzzle, spec.habit, generator))
+                yield Example(puzzle, write_response(puzzle, spec.responses, generator))
                 break

@@ -1,4 +1,4 @@
-"""Puzzles to and from files with one JSON object a line."""
+"""Reading and writing puzzle files (JSON lines)."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from data_gen.puzzle import Puzzle, from_record
 
 
 def write_jsonl(path: str | os.PathLike, records: Iterable[dict]) -> int:
-    """Writes the records, UTF-8, one a line, and returns how many. The file appears whole or not at all."""
+    """Write records as JSON lines (UTF-8), atomically. Returns their number."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
@@ -30,8 +30,7 @@ def write_jsonl(path: str | os.PathLike, records: Iterable[dict]) -> int:
 
 
 def read_jsonl(path: str | os.PathLike) -> Iterator[dict]:
-    """The objects of a file, one a line; empty lines are skipped. Raises ValueError that names a bad line by
-    number."""
+    """The objects of a JSON lines file; empty lines are skipped. Raises ValueError with the number of a bad line."""
     with Path(path).open(encoding="utf-8", errors="surrogateescape") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -48,9 +47,8 @@ def read_jsonl(path: str | os.PathLike) -> Iterator[dict]:
 
 
 def read_puzzles(path: str | os.PathLike) -> Iterator[Puzzle]:
-    """The puzzles of a file. Raises ValueError that names a bad line by number."""
-    with_numbers = enumerate(read_jsonl(path), start=1)
-    for number, record in with_numbers:
+    """The puzzles of a file. Raises ValueError with the number of a bad puzzle."""
+    for number, record in enumerate(read_jsonl(path), start=1):
         try:
             puzzle = from_record(record)
         except (ValueError, TypeError, KeyError) as error:
@@ -59,5 +57,5 @@ def read_puzzles(path: str | os.PathLike) -> Iterator[Puzzle]:
 
 
 def read_forms(paths: Iterable[str | os.PathLike]) -> set[str]:
-    """The canonical forms of all puzzles in the files, to keep new puzzles away from them."""
+    """The canonical forms of all puzzles in the files, to exclude them from new files."""
     return {canonical(puzzle.statements) for path in paths for puzzle in read_puzzles(path)}

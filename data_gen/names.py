@@ -1,12 +1,12 @@
-"""The words puzzles are made of: given names and pairs of role words."""
+"""Given names and pairs of role words."""
 
-# One word, 2 to 6 ASCII letters, none an English word that a prompt or a statement uses. As many as a puzzle can need
-# and no more: a small model has to learn for each name anew that it means the same person (LOG.md).
+# One word, 2 to 6 ASCII letters, no English word that occurs in prompts or statements. 12, the most people of a puzzle:
+# a small model has to learn each name separately.
 PLAIN_NAMES = ("Ann", "Bob", "Cal", "Dora", "Emma", "Fred", "Gina", "Hugo", "Ida", "Jane", "Kurt", "Lena")
 
 PLAIN_ROLES = ("knight", "knave")
 
-# (word, plural) of those who tell the truth, then of those who lie.
+# ((word, plural) for those who tell the truth, (word, plural) for those who lie).
 ROLE_WORDS = (
     (("knight", "knights"), ("knave", "knaves")),
     (("owl", "owls"), ("magpie", "magpies")),
@@ -22,7 +22,7 @@ ROLE_WORDS = (
 ROLES = tuple((truth[0], lie[0]) for truth, lie in ROLE_WORDS)
 PLURALS = dict(word for pair in ROLE_WORDS for word in pair)
 
-# For varied wording: accents, hyphens, two words, several scripts. No name is found inside another one.
+# For varied wording: accents, hyphens, two words, several scripts. No name is a substring of another one.
 NAMES = (
     "Adaeze", "Aleksander", "Alice", "Amara", "Anne-Marie", "Arash", "Astrid", "Aysel", "Beatriz", "Bjørn",
     "Björk", "Bogdan", "Brigitte", "Camille", "Carlos", "Chidi", "Chloé", "Cormac", "Dagmar", "Daniela",

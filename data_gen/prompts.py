@@ -1,8 +1,8 @@
-"""Every word that a model is told, and how a question becomes a prompt.
+"""Prompt texts.
 
-Forms: 'base' (plain text, for models without a chat template), 'chat' (the tokenizer's own template, applied once, at
-run time) and 'terse' (the question alone, for models too small to follow instructions). With `opens_think` the prompt
-ends inside an opened <think>, so the response starts with the thinking itself.
+Prompt forms: "base" (plain text, for models without a chat template), "chat" (the tokenizer's chat template) and
+"terse" (only the question, for models too small to follow instructions). With `opens_think` the prompt ends with
+<think>, so the response starts inside the thinking part.
 """
 
 import dataclasses
@@ -33,18 +33,18 @@ Response:"""
 
 @dataclasses.dataclass(frozen=True)
 class PromptSpec:
-    """How questions are asked: `form` is one of FORMS; `opens_think` writes the opening <think> for the model."""
+    """The prompt's form (one of FORMS), and whether the prompt ends with the opening <think>."""
 
     form: str = "chat"
     opens_think: bool = False
 
     def __post_init__(self):
         if self.form not in FORMS:
-            raise ValueError(f"prompt form must be one of {FORMS}, got {self.form!r}.")
+            raise ValueError(f"prompt.form: expected one of {', '.join(FORMS)}, got {self.form!r}.")
 
 
 def question_text(puzzle: Puzzle, form: str) -> str:
-    """The question as asked: the setting, the statements and what is wanted (only the last two in 'terse')."""
+    """Setting, statements and the final question; "terse" has no setting."""
     if form == "terse":
         return f"{puzzle.quiz} Who is what?"
     truth, lie = puzzle.roles
@@ -53,18 +53,21 @@ def question_text(puzzle: Puzzle, form: str) -> str:
 
 
 def puzzle_instruction(puzzle: Puzzle) -> str:
-    """What is told beside a puzzle."""
+    """The instruction for a puzzle: the format of the response, with an example answer."""
     truth, lie = puzzle.roles
     return _INSTRUCTION + _ROLES.format(truth=truth, lie=lie)
 
 
 def puzzle_prompt(puzzle: Puzzle, spec: PromptSpec, tokenizer: Any) -> str:
-    """The prompt text for one puzzle; see `build_prompt`."""
+    """The prompt of a puzzle; see `build_prompt`."""
     return build_prompt(question_text(puzzle, spec.form), puzzle_instruction(puzzle), spec, tokenizer)
 
 
 def build_prompt(question: str, instruction: str, spec: PromptSpec, tokenizer: Any) -> str:
-    """The prompt text for a question. `tokenizer` is used by the 'chat' form only (a Hugging Face tokenizer)."""
+    """The prompt of a question as text.
+
+    tokenizer: a Hugging Face tokenizer, used only by the form "chat". Raises ValueError if it has no chat template.
+    """
     if spec.form == "terse":
         prompt = f"{question}\n"
     elif spec.form == "base":
@@ -72,31 +75,31 @@ def build_prompt(question: str, instruction: str, spec: PromptSpec, tokenizer: A
     else:
         if not getattr(tokenizer, "chat_template", None):
             raise ValueError(
-                "prompt form 'chat' needs a tokenizer with a chat template, got one without; set prompt.form to 'base'."
+                "prompt.form=chat: expected a tokenizer with a chat template, got one without; set prompt.form=base."
             )
-        turns = _turns(question, instruction)
-        prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        messages = _messages(question, instruction)
+        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return f"{prompt}<think>" if spec.opens_think else prompt
 
 
 def build_messages(question: str, instruction: str, spec: PromptSpec) -> list[dict[str, str]]:
-    """The same words for a server that applies a chat template itself: 'chat' as always, 'terse' the question alone.
+    """The prompt as chat messages, for a server that applies the chat template; "terse" is only the question.
 
-    Raises ValueError for what messages can't say: the form 'base', and a <think> that is opened for the model.
+    Raises ValueError for the form "base" and for `opens_think`, which chat messages can't express.
     """
     if spec.form == "base":
         raise ValueError(
-            "prompt form 'base' is a text for models without a chat template, and a server puts its own "
-            "around every message; ask with --form=chat."
+            "prompt.form=base: a server applies its chat template to every message, so the plain text of this form "
+            "can't be sent; use --form=chat."
         )
     if spec.opens_think:
         raise ValueError(
-            "a server ends the prompt itself, so nobody can open <think> for its model; ask with "
-            "--form=chat and without --opens-think."
+            "prompt.opens_think: a server ends the prompt itself, so <think> can't be appended; use --form=chat "
+            "without --opens-think."
         )
-    turns = _turns(question, instruction)
-    return turns[1:] if spec.form == "terse" else turns
+    messages = _messages(question, instruction)
+    return messages[1:] if spec.form == "terse" else messages
 
 
-def _turns(question: str, instruction: str) -> list[dict[str, str]]:
+def _messages(question: str, instruction: str) -> list[dict[str, str]]:
     return [{"role": "system", "content": instruction}, {"role": "user", "content": question}]

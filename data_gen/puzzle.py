@@ -1,7 +1,7 @@
 """A puzzle as data.
 
-A statement is a nested tuple: ("tells-truth", i), ("lies", i), ("not", s), ("and", s, s, ...), ("or", s, s,
-...), ("implies", a, b) or ("iff", a, b), where i is the position of a person. Person i says statements[i].
+A statement is a nested tuple: ("tells-truth", i), ("lies", i), ("not", s), ("and", s, s, ...), ("or", s, s, ...),
+("implies", a, b) or ("iff", a, b), where i is the index of a person. Person i makes statements[i].
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ Statement = tuple
 
 
 class Puzzle(NamedTuple):
-    """One puzzle with exactly one solution. `solution[i]` is True when person i tells the truth."""
+    """A puzzle with exactly one solution. `solution[i]` is True if person i tells the truth."""
 
     names: tuple[str, ...]
     roles: tuple[str, str]
@@ -29,13 +29,13 @@ class Puzzle(NamedTuple):
 
     @property
     def people(self) -> tuple[tuple[str, str], ...]:
-        """The answer: (name, role word) of every person, in the order of speaking."""
+        """The solution as (name, role word) of every person, in the order of speaking."""
         truth, lie = self.roles
-        return tuple((name, truth if told else lie) for name, told in zip(self.names, self.solution, strict=True))
+        return tuple((name, truth if honest else lie) for name, honest in zip(self.names, self.solution, strict=True))
 
 
 def check_statement(statement: Statement, people: int) -> None:
-    """Raises ValueError unless `statement` is well formed and speaks only of persons 0 .. people - 1."""
+    """Raises ValueError unless `statement` is well-formed and refers only to persons 0 .. people - 1."""
     if not isinstance(statement, tuple) or not statement or statement[0] not in OPERATORS:
         raise ValueError(f"expected a statement that starts with one of {', '.join(OPERATORS)}, got {statement!r}.")
     name, parts = statement[0], statement[1:]
@@ -43,22 +43,22 @@ def check_statement(statement: Statement, people: int) -> None:
         if len(parts) != 1 or type(parts[0]) is not int or not 0 <= parts[0] < people:
             raise ValueError(f"expected ({name!r}, person) with a person from 0 to {people - 1}, got {statement!r}.")
         return
-    fits = len(parts) == 1 if name == "not" else len(parts) >= 2 if name in ("and", "or") else len(parts) == 2
-    if not fits:
+    valid = len(parts) == 1 if name == "not" else len(parts) >= 2 if name in ("and", "or") else len(parts) == 2
+    if not valid:
         raise ValueError(f"expected 1 part for not, 2 or more for and/or, 2 for implies/iff, got {statement!r}.")
     for part in parts:
         check_statement(part, people)
 
 
 def depth_of(statement: Statement) -> int:
-    """How many operators stand inside one another: 0 for a leaf, 1 for an operator over leaves."""
+    """Nesting depth of operators: 0 for a leaf, 1 for an operator over leaves."""
     if statement[0] in LEAVES:
         return 0
     return 1 + max(depth_of(part) for part in statement[1:])
 
 
 def to_record(puzzle: Puzzle) -> dict:
-    """The puzzle as one JSON-ready dict (a line of a puzzle file); keys in the order of RECORD_KEYS."""
+    """The puzzle as a JSON-compatible dict (a line of a puzzle file); keys in the order of RECORD_KEYS."""
     return {
         "id": puzzle.id,
         "quiz": puzzle.quiz,
@@ -73,18 +73,17 @@ def to_record(puzzle: Puzzle) -> dict:
 
 
 def from_record(record: dict) -> Puzzle:
-    """The exact inverse of `to_record`, also after a trip through JSON. Raises ValueError for a malformed
-    record."""
+    """The inverse of `to_record`, also for a record read from JSON. Raises ValueError for a malformed record."""
     missing = [key for key in RECORD_KEYS if key not in record]
     if missing:
-        raise ValueError(f"expected a puzzle with the keys {', '.join(RECORD_KEYS)}; {', '.join(missing)} missing.")
+        raise ValueError(f"expected a puzzle with the keys {', '.join(RECORD_KEYS)}; missing: {', '.join(missing)}.")
     if len(record["roles"]) != 2 or record["roles"][0] == record["roles"][1]:
         raise ValueError(f"expected two different role words (truth, lie), got {record['roles']!r}.")
     roles = (record["roles"][0], record["roles"][1])
     people = [(name, role) for name, role in record["people"]]
-    strangers = sorted({role for _, role in people} - set(roles))
-    if strangers:
-        raise ValueError(f"expected every person's role to be {roles[0]!r} or {roles[1]!r}, got {strangers[0]!r}.")
+    unknown = sorted({role for _, role in people} - set(roles))
+    if unknown:
+        raise ValueError(f"expected every person's role to be {roles[0]!r} or {roles[1]!r}, got {unknown[0]!r}.")
     statements = tuple(_tuples(statement) for statement in record["statements"])
     if not len(statements) == len(people) == record["n_people"]:
         raise ValueError(

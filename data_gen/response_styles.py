@@ -1,8 +1,8 @@
-"""Ways of answering a puzzle, written out as text: what the embedded base model is taught before any reinforcement.
+"""Puzzle responses in several styles and formats: the corpus of the embedded base model.
 
-The base plays the article's base model in miniature. It knows a careful way (try a case, check every statement, go
-back when one does not fit) but has other habits too: guessing, stopping after the first checks, and broken formats.
-Nothing here is seen by reinforcement learning, which knows only prompts and rules.
+The base model is a miniature of a pretrained model. It can solve puzzles carefully (try a case, check every statement,
+backtrack when one does not hold), but often guesses, stops after the first checks or breaks the format. Reinforcement
+learning never sees these texts, only prompts and rewards.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import numpy as np
 from data_gen.puzzle import Puzzle
 from data_gen.solve import holds
 
-WAYS = ("guess", "first-fit", "half-checked", "careful")
+STYLES = ("guess", "first-fit", "half-checked", "careful")
 FORMATS = ("right", "no-tags", "boxed", "markdown", "thinking-again")
 
 _GUESSED = "I will go with that."
@@ -23,29 +23,29 @@ _VERIFIED = "All fit."
 
 
 @dataclasses.dataclass(frozen=True)
-class HabitSpec:
-    """Shares of each way and of each format, by name; they need not sum to one."""
+class ResponseSpec:
+    """(name, weight) of each response style and each format. Weights need not sum to 1."""
 
-    ways: tuple[tuple[str, float], ...]
+    styles: tuple[tuple[str, float], ...]
     formats: tuple[tuple[str, float], ...] = (("right", 1.0),)
 
     def __post_init__(self):
-        for field, known in (("ways", WAYS), ("formats", FORMATS)):
+        for field, known in (("styles", STYLES), ("formats", FORMATS)):
             table = getattr(self, field)
             for name, weight in table:
                 if name not in known:
-                    raise ValueError(f"{field} must be among {known}, got {name!r}.")
+                    raise ValueError(f"{field}: expected names out of {', '.join(known)}, got {name!r}.")
                 if weight < 0:
-                    raise ValueError(f"the weight of {name!r} in {field} must not be negative, got {weight}.")
+                    raise ValueError(f"{field}: expected a weight of 0 or more for {name!r}, got {weight}.")
             if sum(weight for _, weight in table) <= 0:
-                raise ValueError(f"{field} needs at least one weight above zero, got {dict(table)}.")
+                raise ValueError(f"{field}: expected at least one weight above 0, got {dict(table)}.")
 
 
-def write_response(puzzle: Puzzle, spec: HabitSpec, generator: np.random.Generator) -> str:
-    """One response to the puzzle, its way and format drawn by the shares of `spec`."""
-    way = _draw(spec.ways, generator)
-    form = _draw(spec.formats, generator)
-    thinking, case = think(puzzle, way, generator)
+def write_response(puzzle: Puzzle, spec: ResponseSpec, generator: np.random.Generator) -> str:
+    """A response to the puzzle; its style and format are sampled with the weights of `spec`."""
+    style = _sample(spec.styles, generator)
+    form = _sample(spec.formats, generator)
+    thinking, case = think(puzzle, style, generator)
     answer = answer_text(puzzle, case)
     if form == "no-tags":
         return f"{thinking} So {answer}"
@@ -60,16 +60,16 @@ def write_response(puzzle: Puzzle, spec: HabitSpec, generator: np.random.Generat
     return response
 
 
-def think(puzzle: Puzzle, way: str, generator: np.random.Generator) -> tuple[str, tuple[bool, ...]]:
-    """The thinking of one way, and the case (True = tells the truth) it ends with."""
-    if way == "guess":
+def think(puzzle: Puzzle, style: str, generator: np.random.Generator) -> tuple[str, tuple[bool, ...]]:
+    """The thinking in a style, and the case that it concludes with (True: tells the truth, by person)."""
+    if style == "guess":
         case = tuple(bool(bit) for bit in generator.integers(2, size=len(puzzle.names)))
         moods = ", ".join(
             f"{name} sounds {'honest' if truthful else 'sly'}"
             for name, truthful in zip(puzzle.names, case, strict=True)
         )
         return f"{moods}. {_GUESSED}", case
-    checked = {"first-fit": 1, "half-checked": 2, "careful": len(puzzle.names)}[way]
+    checked = {"first-fit": 1, "half-checked": 2, "careful": len(puzzle.names)}[style]
     checked = min(checked, len(puzzle.names))
     lines = []
     for case in _cases(len(puzzle.names)):
@@ -81,7 +81,7 @@ def think(puzzle: Puzzle, way: str, generator: np.random.Generator) -> tuple[str
 
 
 def classify_style(response: str) -> str:
-    """The way that a response of the embedded model followed: 'guess', 'unchecked', 'careful' or 'other'."""
+    """The style of a response of the embedded model: "guess", "unchecked", "careful" or "other"."""
     if _VERIFIED in response:
         return "careful"
     if _STOPPED in response:
@@ -90,52 +90,52 @@ def classify_style(response: str) -> str:
 
 
 def answer_text(puzzle: Puzzle, case: Sequence[bool]) -> str:
-    """Who is what, in one sentence."""
+    """Every person's role, in one sentence."""
     parts = (f"{name} is a {puzzle.roles[not truthful]}" for name, truthful in zip(puzzle.names, case, strict=True))
     return ", ".join(parts) + "."
 
 
-def _draw(table: tuple[tuple[str, float], ...], generator: np.random.Generator) -> str:
+def _sample(table: tuple[tuple[str, float], ...], generator: np.random.Generator) -> str:
     weights = np.array([weight for _, weight in table])
     edges = np.cumsum(weights / weights.sum())
     return table[min(int(np.searchsorted(edges, generator.random(), side="right")), len(table) - 1)][0]
 
 
 def _cases(people: int) -> Iterator[tuple[bool, ...]]:
-    """Every case in a fixed order: everybody truthful first, the last person changing fastest."""
+    """All cases in a fixed order: first everybody truthful; the last person changes fastest."""
     return itertools.product((True, False), repeat=people)
 
 
 def _case_text(puzzle: Puzzle, case: Sequence[bool]) -> str:
-    # One word says who and what: a person's role is then found by looking for a single token. See LOG.md.
+    # The case of the name encodes the role, so the model looks up a person's role by finding a single token.
     pairs = zip(puzzle.names, case, strict=True)
     return " ".join(name.upper() if truthful else name.lower() for name, truthful in pairs)
 
 
 def _check(puzzle: Puzzle, case: tuple[bool, ...], checked: int, lines: list[str]) -> bool:
-    """Check the first statements against the case, a sentence each; stop at the first that does not fit."""
+    """Check the first `checked` statements against the case, a sentence each; stop at the first contradiction."""
     for speaker, statement in list(enumerate(puzzle.statements))[:checked]:
         true = holds(statement, case)
         fits = true == case[speaker]
-        text = _appraise(puzzle, statement, case)
+        text = _check_text(puzzle, statement, case)
         lines.append(f"{puzzle.names[speaker]}: {text} so {str(true).lower()} {'ok' if fits else 'bad'}.")
         if not fits:
             return False
     return True
 
 
-def _appraise(puzzle: Puzzle, statement: tuple, case: tuple[bool, ...], inner: bool = False) -> str:
-    """A statement said again, each leaf with the person's role in this case, the role that is claimed, and yes or no.
+def _check_text(puzzle: Puzzle, statement: tuple, case: tuple[bool, ...], inner: bool = False) -> str:
+    """A statement evaluated in the case: for each leaf the person's role, the claimed role, and yes or no.
 
-    Saying the role first matters: a small model copies it easily, and then only compares two words. Asked for yes or
-    no at once it has to look up and compare in one step, and stays at guessing (see LOG.md).
+    Writing the role first helps a small model: it copies the role, then compares two words. Without it the model must
+    look up and compare in one step, and does not learn more than guessing.
     """
     kind, *parts = statement
     if kind in ("tells-truth", "lies"):
         person = parts[0]
         held, claimed = puzzle.roles[not case[person]], puzzle.roles[kind == "lies"]
         return f"{puzzle.names[person]}={held} {claimed} {'yes' if held == claimed else 'no'}"
-    texts = [_appraise(puzzle, part, case, inner=True) for part in parts]
+    texts = [_check_text(puzzle, part, case, inner=True) for part in parts]
     if kind == "not":
         text = f"not {texts[0]}"
     elif kind == "implies":

@@ -1,5 +1,7 @@
-"""Truth tables as whole numbers: bit a of a table is the value under assignment a; bit i of a is person i's
-honesty."""
+"""A solver on truth tables.
+
+A table is an integer: its bit a is the value under assignment a, and bit i of a is 1 if person i tells the truth.
+"""
 
 from collections.abc import Sequence
 from functools import cache
@@ -9,13 +11,13 @@ from data_gen.puzzle import Statement
 
 @cache
 def person_tables(people: int) -> tuple[int, ...]:
-    """The table of "person i tells the truth" for every i, each 2**people bits."""
+    """The tables of "person i tells the truth" for every i, 2**people bits each."""
     full = full_table(people)
     return tuple((full // ((1 << (1 << i)) + 1)) << (1 << i) for i in range(people))
 
 
 def full_table(people: int) -> int:
-    """The table that is true under every assignment."""
+    """The table that is true under all assignments."""
     return (1 << (1 << people)) - 1
 
 
@@ -49,20 +51,21 @@ def combine(name: str, tables: Sequence[int], full: int) -> int:
     return full ^ table ^ tables[1]
 
 
-def rules(statements: Sequence[Statement]) -> list[int]:
-    """One table a person: the assignments under which the person is honest exactly when the statement is
-    true."""
+def consistent_tables(statements: Sequence[Statement]) -> list[int]:
+    """One table per person: the assignments in which the person is honest if and only if the statement is true."""
     people = len(statements)
     full = full_table(people)
-    return [full ^ own ^ table_of(said, people) for own, said in zip(person_tables(people), statements, strict=True)]
+    return [
+        full ^ honest ^ table_of(statement, people)
+        for honest, statement in zip(person_tables(people), statements, strict=True)
+    ]
 
 
 def solutions(statements: Sequence[Statement]) -> list[int]:
-    """Every assignment that fits all statements, rising; bit i of an assignment is set when person i tells
-    the truth."""
+    """All assignments consistent with all statements, ascending; bit i is set if person i tells the truth."""
     table = full_table(len(statements))
-    for rule in rules(statements):
-        table &= rule
+    for consistent in consistent_tables(statements):
+        table &= consistent
     found = []
     while table:
         lowest = table & -table
@@ -72,7 +75,7 @@ def solutions(statements: Sequence[Statement]) -> list[int]:
 
 
 def holds(statement: Statement, solution: Sequence[bool]) -> bool:
-    """Whether a statement is true when person i tells the truth exactly if solution[i]."""
+    """Whether a statement is true if person i tells the truth exactly when solution[i]."""
     name, parts = statement[0], statement[1:]
     if name == "tells-truth":
         return bool(solution[parts[0]])
@@ -89,35 +92,33 @@ def holds(statement: Statement, solution: Sequence[bool]) -> bool:
 
 
 def persons_in(statement: Statement) -> set[int]:
-    """The persons a statement speaks of."""
+    """The persons that a statement refers to."""
     if isinstance(statement[1], int):
         return {statement[1]}
     return set().union(*(persons_in(part) for part in statement[1:]))
 
 
 def hardness(statements: Sequence[Statement]) -> int:
-    """How many branches a plain case-splitting solver opens before it has proved the answer.
+    """Number of branches that a case-splitting solver explores to prove that the solution is unique.
 
-    The solver reasons forwards only. A person whose side is known makes the statement known to be true or
-    false, and it draws what that forces about each person spoken of; a statement decided by what is known
-    gives away its speaker. When neither helps, it supposes that the first undecided person (in the order of
-    speaking) tells the truth, then that the person lies: two branches. A branch closes at a contradiction.
-    All branches are explored, for the proof that there is no second answer.
+    The solver uses forward reasoning only. A person whose role is known makes the statement true or false, which may
+    determine the roles of the persons it refers to; a statement whose value is known determines its speaker. If nothing
+    follows, the solver branches on the first undecided person (in the order of speaking): honest, then lying. A branch
+    closes at a contradiction. All branches are explored.
     """
     people = len(statements)
-    said = [table_of(statement, people) for statement in statements]
-    concerns = [sum(1 << person for person in persons_in(statement)) for statement in statements]
-    return branches(said, concerns)
+    tables = [table_of(statement, people) for statement in statements]
+    mentioned = [sum(1 << person for person in persons_in(statement)) for statement in statements]
+    return count_branches(tables, mentioned)
 
 
-def branches(said: Sequence[int], concerns: Sequence[int]) -> int:
-    """`hardness` on the statements' tables; concerns[i] has a bit for every person that statement i speaks
-    of."""
-    people = len(said)
+def count_branches(tables: Sequence[int], mentioned: Sequence[int]) -> int:
+    """`hardness`, from the statements' tables; mentioned[i] has a bit for every person that statement i refers to."""
+    people = len(tables)
     full = full_table(people)
     honest = person_tables(people)
     watchers = [1 << person for person in range(people)]
-    for speaker, persons in enumerate(concerns):
+    for speaker, persons in enumerate(mentioned):
         for person in range(people):
             if persons >> person & 1:
                 watchers[person] |= 1 << speaker
@@ -130,25 +131,25 @@ def branches(said: Sequence[int], concerns: Sequence[int]) -> int:
             bit = waiting & -waiting
             waiting ^= bit
             speaker = bit.bit_length() - 1
-            fits = said[speaker] & known
+            fits = tables[speaker] & known
             if undecided & bit:
                 if fits and fits != known:
                     continue
-                asked = bit  # decided by what is known: the speaker is honest exactly if it is true
+                candidates = bit  # the statement's value is known: the speaker is honest if it is true
             else:
                 if not known & honest[speaker]:
                     fits ^= known
                 if not fits:
                     known = 0
-                asked = concerns[speaker] & undecided
-            while asked and known:
-                bit = asked & -asked
-                asked ^= bit
+                candidates = mentioned[speaker] & undecided
+            while candidates and known:
+                bit = candidates & -candidates
+                candidates ^= bit
                 person = bit.bit_length() - 1
-                told = fits if undecided & 1 << speaker else fits & honest[person]
-                if told and told != fits:
+                possible = fits if undecided & 1 << speaker else fits & honest[person]
+                if possible and possible != fits:
                     continue
-                known &= honest[person] if told else full ^ honest[person]
+                known &= honest[person] if possible else full ^ honest[person]
                 undecided ^= bit
                 waiting |= watchers[person]
         if known and undecided:

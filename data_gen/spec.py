@@ -1,4 +1,4 @@
-"""What kind of puzzle is wanted, and whether such a puzzle can exist."""
+"""The specification of a kind of puzzle, and bounds on how many such puzzles exist."""
 
 from dataclasses import dataclass
 from math import comb, log, perm
@@ -6,26 +6,27 @@ from math import comb, log, perm
 from data_gen.names import PLAIN_NAMES
 from data_gen.puzzle import LEAVES, OPERATORS
 
-# Leaves together weigh as much as one operator.
+# Both leaves together have the weight of one operator.
 EQUAL_SHARES = (
     ("tells-truth", 0.5), ("lies", 0.5), ("not", 1.0), ("and", 1.0),
     ("or", 1.0), ("implies", 1.0), ("iff", 1.0),
 )  # fmt: skip
 
-MOST_CLAIMS = 144  # claims about one person in one statement; 12 people at width 12 and depth 2
+MAX_CLAIMS = 144  # leaves per statement: 12 people at width 12 and depth 2
 
 
 @dataclass(frozen=True)
 class PuzzleSpec:
-    """What kind of puzzle to draw.
+    """A kind of puzzle. Raises ValueError if no such puzzle exists.
 
-    people: 2 to 12. depth: most operators inside one another, 1 to 4 (a bare leaf is always allowed). width:
-    most operands of "and" and "or", 2 to people. operators: (name, weight) over the seven names, used
-    wherever an operator may stand, at the top and inside; a name left out weighs 0 (inside an operator at
-    full depth only the two leaves compete). hardness: lowest and highest `solve.hardness`, or None. wording:
-    "varied" or "plain". unique: "canonical" (no two puzzles equal up to renaming people and reordering
-    operands) or "text" (only no two with the same statements and the same names). Raises ValueError for a
-    wish that no puzzle can fulfil.
+    people: 2 to 12.
+    depth: maximum nesting depth of operators, 1 to 4; a leaf is always allowed.
+    width: maximum operands of "and" and "or", 2 to people.
+    operators: (name, weight) of the seven operators at every level; 0 if omitted. At full depth only leaves compete.
+    hardness: minimum and maximum of `solve.hardness`, or None.
+    wording: "varied" or "plain".
+    unique: "canonical" (no two puzzles are equal up to renaming people and reordering operands) or "text" (no two
+      puzzles have the same statements and names).
     """
 
     people: int
@@ -38,22 +39,21 @@ class PuzzleSpec:
 
     def __post_init__(self) -> None:
         if not 2 <= self.people <= 12:
-            reason = "; one person alone has no puzzle with exactly one answer" if self.people == 1 else ""
+            reason = "; no puzzle of one person has exactly one solution" if self.people == 1 else ""
             raise ValueError(f"expected 2 to 12 people, got {self.people}{reason}.")
         if not 1 <= self.depth <= 4:
             raise ValueError(f"expected a depth from 1 to 4, got {self.depth}.")
         if not 2 <= self.width <= self.people:
             raise ValueError(
                 f"expected a width from 2 to the number of people ({self.people}), got {self.width}: a wider statement "
-                "would have to repeat itself."
+                "would have equal operands."
             )
-        if self.width**self.depth > MOST_CLAIMS:
+        if self.width**self.depth > MAX_CLAIMS:
             raise ValueError(
-                f"expected a width and depth with width**depth of at most {MOST_CLAIMS} claims in a statement, got "
-                f"width {self.width} and depth {self.depth}; take a depth of {int(log(MOST_CLAIMS, self.width))} or "
-                "less."
+                f"expected width**depth of at most {MAX_CLAIMS} leaves per statement, got width {self.width} and depth "
+                f"{self.depth}; set a depth of {int(log(MAX_CLAIMS, self.width))} or less."
             )
-        # As floats in the order of OPERATORS, so equal wishes draw equal puzzles however they were put.
+        # As floats in the order of OPERATORS: equal specifications generate equal puzzles.
         self._check_operators()
         weights = dict(self.operators)
         object.__setattr__(self, "operators", tuple((name, float(weights.get(name, 0))) for name in OPERATORS))
@@ -67,21 +67,21 @@ class PuzzleSpec:
 
     def _check_operators(self) -> None:
         names = [name for name, _ in self.operators]
-        strangers = [name for name in names if name not in OPERATORS]
-        if strangers or len(set(names)) != len(names):
+        unknown = [name for name in names if name not in OPERATORS]
+        if unknown or len(set(names)) != len(names):
             raise ValueError(f"expected each operator once, out of {', '.join(OPERATORS)}, got {', '.join(names)}.")
         if not all(0 <= weight < float("inf") for _, weight in self.operators):
             raise ValueError(f"expected operator weights of 0 or more, got {self.operators!r}.")
         used = {name for name, weight in self.operators if weight > 0}
         if used <= {*LEAVES, "not"}:
             raise ValueError(
-                "expected a weight above 0 for at least one of and, or, implies, iff: without them every answer stays "
-                "an answer when all people change sides, so no puzzle has exactly one."
+                "expected a weight above 0 for at least one of and, or, implies, iff: without them the opposite of a "
+                "solution is a solution too, so no puzzle has exactly one."
             )
         if "tells-truth" in used and used <= {"tells-truth", "and", "or"}:
             raise ValueError(
                 "expected a weight above 0 for at least one of lies, not, implies, iff: without them both everybody "
-                "honest and everybody lying are answers, so no puzzle has exactly one."
+                "honest and everybody lying are solutions, so no puzzle has exactly one."
             )
 
     def _check_hardness(self) -> None:
@@ -91,26 +91,25 @@ class PuzzleSpec:
             raise ValueError(f"expected hardness as LOW:HIGH with 0 <= LOW <= HIGH, got {low}:{high}.")
         if max(low, 2) > min(high, most) or (low == high and low % 2):
             raise ValueError(
-                f"expected a hardness range that contains an even number from 2 to {most}, the values that "
-                f"{self.people} people can have, got {low}:{high}."
+                f"expected a hardness range with an even number from 2 to {most}, the values possible with "
+                f"{self.people} people, got {low}:{high}."
             )
 
 
-def most_puzzles(spec: PuzzleSpec) -> int:
-    """No more puzzles than this can be different in the sense of `spec.unique` (a bound, not the exact
-    number).
+def max_puzzles(spec: PuzzleSpec) -> int:
+    """An upper bound on the number of puzzles that differ in the sense of `spec.unique`.
 
-    By Burnside's lemma there are at most as many forms as multisets of statements, since a renaming that
-    leaves a puzzle as it is fixes a cycle's statements by one of them.
+    By Burnside's lemma there are at most as many canonical forms as multisets of statements: a renaming that preserves
+    a puzzle determines all statements of a cycle by one of them.
     """
-    said = _most_statements(spec)
+    statements = _max_statements(spec)
     if spec.unique == "canonical":
-        return comb(said + spec.people - 1, spec.people)
-    return said**spec.people * perm(len(PLAIN_NAMES), spec.people)
+        return comb(statements + spec.people - 1, spec.people)
+    return statements**spec.people * perm(len(PLAIN_NAMES), spec.people)
 
 
-def _most_statements(spec: PuzzleSpec) -> int:
-    """How many statements the spec allows at most, not counting another order of operands."""
+def _max_statements(spec: PuzzleSpec) -> int:
+    """An upper bound on the number of statements, up to the order of operands."""
     used = {name for name, weight in spec.operators if weight > 0}
     leaves = spec.people * (len(used & set(LEAVES)) or 2)
     bare = spec.people * len(used & set(LEAVES))

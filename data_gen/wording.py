@@ -1,11 +1,10 @@
-"""Ways of saying things. Every way can be read in one sense only, given that operators inside operators are
-bracketed.
+"""Phrasings of claims and operators. Each is unambiguous, given that nested operators are in parentheses.
 
-Operands are bare claims about one person ("Bob is a knave") or bracketed, so no way needs a rule of
-precedence. Each "or" says that it is inclusive.
+Operands are claims about one person ("Bob is a knave") or parenthesized, so no rules of precedence are needed. Every
+"or" is explicitly inclusive.
 """
 
-# A claim about one person, as (said of one who tells the truth, said of one who lies).
+# Claims about one person: (that the person tells the truth, that the person lies).
 CLAIMS = (
     ("{name} is {role}", "{name} is {role}"),
     ("{name} is one of the {roles}", "{name} is one of the {roles}"),
@@ -14,8 +13,8 @@ CLAIMS = (
     ("{name} belongs to the {roles}", "{name} belongs to the {roles}"),
 )
 
-# (before, between, after) the operands.
-WAYS = {
+# Operator -> (text before, between and after the operands).
+PHRASINGS = {
     "not": (
         ("it is not true that ", "", ""),
         ("it is false that ", "", ""),
@@ -49,9 +48,9 @@ WAYS = {
         ("either all of these are true or none is: ", "; ", ""),
     ),
 }
-PAIR_WAYS = {"and": (("both are true: ", "; ", ""),), "or": (("", " or ", ", or both"),)}
+PAIR_PHRASINGS = {"and": (("both are true: ", "; ", ""),), "or": (("", " or ", ", or both"),)}
 
-# How a person is quoted. `said` has no full stop of its own.
+# Quotations. `said` has no full stop.
 QUOTES = (
     '{name} says: "{said}."',
     '{name} claims: "{said}."',
@@ -65,7 +64,7 @@ QUOTES = (
     '{name} whispers: "{said}."',
 )
 
-# Before the statements; the rules of the island and the closing question belong to the prompt.
+# Before the statements. The rules and the final question are part of the prompt.
 SCENES = (
     "You meet {people}.",
     "{people} are sitting under a tree.",

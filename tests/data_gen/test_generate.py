@@ -1,4 +1,4 @@
-"""Laws of the generator, checked against brute force that shares no code with the solver."""
+"""Laws of the generator, checked against a brute-force solver that shares no code with it."""
 
 import hashlib
 import itertools
@@ -11,7 +11,7 @@ from data_gen.generate import PuzzleSpec, canonical, generate, split_of
 from data_gen.names import NAMES, PLAIN_NAMES, ROLE_WORDS
 from data_gen.perturb import KINDS, perturb
 from data_gen.puzzle import depth_of, from_record, to_record
-from data_gen.puzzle_sampler import Drawer
+from data_gen.puzzle_sampler import PuzzleSampler
 from data_gen.solve import hardness, holds, solutions
 
 SPECS = (
@@ -25,11 +25,11 @@ SPECS = (
 )
 
 
-def true_by_hand(statement, sides):
+def brute_force_truth(statement, sides):
     kind, parts = statement[0], statement[1:]
     if kind in ("tells-truth", "lies"):
         return sides[parts[0]] == (kind == "tells-truth")
-    values = [true_by_hand(part, sides) for part in parts]
+    values = [brute_force_truth(part, sides) for part in parts]
     if kind == "not":
         return not values[0]
     if kind == "and":
@@ -39,9 +39,13 @@ def true_by_hand(statement, sides):
     return values[0] <= values[1] if kind == "implies" else values[0] == values[1]
 
 
-def answers_by_hand(statements):
+def brute_force_solutions(statements):
     every = itertools.product((False, True), repeat=len(statements))
-    return [s for s in every if all(true_by_hand(said, s) == side for said, side in zip(statements, s, strict=True))]
+    return [
+        s
+        for s in every
+        if all(brute_force_truth(statement, s) == side for statement, side in zip(statements, s, strict=True))
+    ]
 
 
 def renamed(statement, place, rng):
@@ -64,41 +68,42 @@ def shuffled(statements, rng):
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_exactly_one_answer_by_brute_force(spec):
+def test_every_puzzle_has_exactly_one_solution(spec):
     for puzzle in generate(spec, seed=3, count=25):
-        assert answers_by_hand(puzzle.statements) == [puzzle.solution]
+        assert brute_force_solutions(puzzle.statements) == [puzzle.solution]
         assert max(map(depth_of, puzzle.statements)) <= spec.depth
         assert all(
-            holds(said, puzzle.solution) == side for said, side in zip(puzzle.statements, puzzle.solution, strict=True)
+            holds(statement, puzzle.solution) == side
+            for statement, side in zip(puzzle.statements, puzzle.solution, strict=True)
         )
         assert hardness(puzzle.statements) == puzzle.hardness
 
 
-def test_solver_finds_every_answer():
-    drawer = Drawer(PuzzleSpec(4))
-    drawer.draw = random.Random(1).random
+def test_the_solver_finds_all_solutions():
+    sampler = PuzzleSampler(PuzzleSpec(4))
+    sampler.uniform = random.Random(1).random
     for _ in range(100):
-        statements = tuple(drawer.statement() for _ in range(4))
+        statements = tuple(sampler.statement() for _ in range(4))
         found = [tuple(bool(answer >> i & 1) for i in range(4)) for answer in solutions(statements)]
-        assert sorted(found) == answers_by_hand(statements)
+        assert sorted(found) == brute_force_solutions(statements)
 
 
-def test_a_number_always_names_the_same_puzzle():
+def test_a_puzzle_is_a_function_of_seed_and_index():
     spec = PuzzleSpec(2, depth=1, wording="plain")
-    whole = {puzzle.index: puzzle for puzzle in generate(spec, 5, 100)}
-    assert max(whole) > 100  # twins were skipped
+    by_index = {puzzle.index: puzzle for puzzle in generate(spec, 5, 100)}
+    assert max(by_index) > 100  # duplicates were skipped
     for puzzle in generate(spec, 5, 30, start=40):
-        assert whole.get(puzzle.index, puzzle) == puzzle
+        assert by_index.get(puzzle.index, puzzle) == puzzle
     assert [p.quiz for p in generate(spec, 6, 20)] != [p.quiz for p in generate(spec, 5, 20)]
 
 
-def test_golden_bytes():
+def test_golden_hash_of_puzzles():
     text = "\n".join(repr(to_record(puzzle)) for spec in SPECS for puzzle in generate(spec, 0, 10))
     assert hashlib.blake2b(text.encode(), digest_size=8).hexdigest() == "e20e59dc290478c3"
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_canonical_form_is_blind_to_names_and_order(spec):
+def test_canonical_form_is_invariant_to_names_and_order(spec):
     rng = random.Random(0)
     forms = set()
     for puzzle in generate(spec, 1, 20):
@@ -108,8 +113,8 @@ def test_canonical_form_is_blind_to_names_and_order(spec):
     assert len(forms) == 20
 
 
-def test_canonical_form_of_twins_rings_and_neighbours():
-    crowd = tuple(("lies", 0) for _ in range(12))  # 11 twins: no search over 11! orders
+def test_canonical_form_of_symmetric_puzzles():
+    crowd = tuple(("lies", 0) for _ in range(12))  # 11 interchangeable people: no search over 11! orders
     assert canonical(crowd) == canonical((("lies", 5),) * 5 + (("lies", 5),) * 7)
     ring = tuple(("lies", (i + 1) % 6) for i in range(6))
     two_rings = tuple(("lies", i // 3 * 3 + (i + 1) % 3) for i in range(6))
@@ -119,14 +124,14 @@ def test_canonical_form_of_twins_rings_and_neighbours():
     assert canonical((one, ("lies", 0))) != canonical((other, ("lies", 0)))
 
 
-def test_all_forms_of_two_people_and_no_more():
+def test_all_canonical_forms_of_two_people_are_found():
     spec = PuzzleSpec(2, depth=1, wording="plain")
     assert len({canonical(p.statements) for p in generate(spec, 0, 164)}) == 164  # counted by enumeration
     with pytest.raises(ValueError, match="at most 164"):
         list(generate(spec, 0, 165))
 
 
-def test_text_uniqueness_gives_more_and_exclusion_holds_by_form():
+def test_text_uniqueness_allows_more_puzzles_and_exclusion_is_by_form():
     spec = PuzzleSpec(2, depth=1, wording="plain", unique="text")
     test_split = {canonical(p.statements) for p in generate(PuzzleSpec(2, depth=1), 9, 40)}
     puzzles = list(generate(spec, 0, 400, exclude=test_split))
@@ -134,7 +139,7 @@ def test_text_uniqueness_gives_more_and_exclusion_holds_by_form():
     assert not test_split & {canonical(p.statements) for p in puzzles}
 
 
-def test_split_is_a_function_of_the_form():
+def test_the_split_is_a_function_of_the_canonical_form():
     shares = (("train", 0.8), ("test", 0.2), ("none", 0.0))
     forms = [canonical(p.statements) for p in generate(PuzzleSpec(3), 0, 1000)]
     splits = [split_of(form, 1, shares) for form in forms]
@@ -144,7 +149,7 @@ def test_split_is_a_function_of_the_form():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_perturbation_changes_what_it_says_and_nothing_else(kind):
+def test_a_perturbation_changes_only_its_own_part(kind):
     changed = 0
     for puzzle in generate(PuzzleSpec(3), 2, 30):
         try:
@@ -153,7 +158,7 @@ def test_perturbation_changes_what_it_says_and_nothing_else(kind):
             assert kind in ("leaf", "statement")
             continue
         changed += 1
-        assert answers_by_hand(other.statements) == [other.solution] and other.id != puzzle.id
+        assert brute_force_solutions(other.statements) == [other.solution] and other.id != puzzle.id
         assert other == perturb(puzzle, kind, seed=0)
         if kind in ("leaf", "statement"):
             assert other.solution != puzzle.solution
@@ -168,22 +173,22 @@ def test_perturbation_changes_what_it_says_and_nothing_else(kind):
     assert changed >= 20
 
 
-def test_hardness_filter_and_its_golden_values():
+def test_hardness_range_and_golden_values():
     assert hardness((("tells-truth", 1), ("and", ("lies", 0), ("tells-truth", 1)))) == 2
     assert hardness((("lies", 1), ("lies", 2), ("or", ("lies", 0), ("lies", 1)))) == 2
     assert all(6 <= p.hardness <= 8 for p in generate(PuzzleSpec(5, hardness=(6, 8)), 0, 10))
 
 
-def test_operator_weights_hold_at_the_top():
+def test_operator_weights_at_the_top_level():
     spec = PuzzleSpec(4, depth=1, operators=(("lies", 3), ("and", 1)))
-    drawer = Drawer(spec)
-    drawer.draw = random.Random(0).random
-    tops = [drawer.statement()[0] for _ in range(2000)]
+    sampler = PuzzleSampler(spec)
+    sampler.uniform = random.Random(0).random
+    tops = [sampler.statement()[0] for _ in range(2000)]
     assert set(tops) == {"lies", "and"} and 1400 < tops.count("lies") < 1600
 
 
 @pytest.mark.parametrize(
-    "wish, words",
+    ("fields", "error"),
     [
         ({"people": 1}, "2 to 12 people"),
         ({"people": 3, "width": 4}, "number of people"),
@@ -196,19 +201,19 @@ def test_operator_weights_hold_at_the_top():
         ({"people": 3, "hardness": (3, 3)}, "even number"),
     ],
 )
-def test_impossible_wishes_die_with_advice(wish, words):
-    with pytest.raises(ValueError, match=words):
-        PuzzleSpec(**wish)
+def test_impossible_specifications_raise(fields, error):
+    with pytest.raises(ValueError, match=error):
+        PuzzleSpec(**fields)
 
 
-def test_wishes_that_only_drawing_shows_to_be_impossible():
+def test_specifications_without_puzzles_raise_while_generating():
     with pytest.raises(ValueError, match="different puzzles"):
         generate(PuzzleSpec(2), 0, 100_000_000)
-    with pytest.raises(ValueError, match="met only 2 to 4"):
+    with pytest.raises(ValueError, match="have only 2 to 4"):
         next(generate(PuzzleSpec(2, depth=1, hardness=(6, 6)), 0, 1))
 
 
-def test_no_name_hides_in_another_or_among_the_words():
+def test_no_name_is_a_substring_of_another():
     assert len(set(NAMES)) >= 100 and len(set(PLAIN_NAMES)) == 12 and len(ROLE_WORDS) >= 7
     for names in (NAMES, PLAIN_NAMES):
         folded = [name.casefold() for name in names]
@@ -216,7 +221,7 @@ def test_no_name_hides_in_another_or_among_the_words():
     assert all(n.isascii() and n.isalpha() and n.istitle() and 2 <= len(n) <= 6 for n in PLAIN_NAMES)
 
 
-def test_records_survive_json_and_bad_lines_are_named(tmp_path):
+def test_records_round_trip_through_json_and_errors_have_line_numbers(tmp_path):
     path = tmp_path / "puzzles.jsonl"
     puzzles = list(generate(PuzzleSpec(4, depth=3), 0, 20))
     assert write_jsonl(path, map(to_record, puzzles)) == 20

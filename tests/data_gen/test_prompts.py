@@ -1,4 +1,4 @@
-"""Prompts: each form says what the rule demands, the template is applied once, and no example name is in a puzzle."""
+"""Prompts: every form states the required format, applies the template once and avoids the names of puzzles."""
 
 import re
 
@@ -12,7 +12,7 @@ PUZZLE = next(iter(generate(PuzzleSpec(3), 1, 1)))
 
 
 class Template:
-    """A chat template that marks its turns."""
+    """A chat template that marks the roles of messages."""
 
     chat_template = "set"
 
@@ -23,33 +23,33 @@ class Template:
 
 @pytest.mark.parametrize("form", prompts.FORMS)
 @pytest.mark.parametrize("opens", [False, True])
-def test_every_form_asks_the_question_once(form, opens):
+def test_every_form_contains_the_question_once(form, opens):
     prompt = puzzle_prompt(PUZZLE, PromptSpec(form, opens), Template())
     assert prompt.count(PUZZLE.quiz) == 1
     assert prompt.endswith("<think>") == opens
     assert prompt.count("[assistant]") == (form == "chat")
 
 
-def test_messages_are_the_chat_prompt_in_parts():
-    asked = question_text(PUZZLE, "chat"), puzzle_instruction(PUZZLE)
-    parts = build_messages(*asked, PromptSpec("chat"))
-    told = Template().apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
-    assert told == puzzle_prompt(PUZZLE, PromptSpec("chat"), Template())
+def test_messages_are_the_parts_of_the_chat_prompt():
+    question, instruction = question_text(PUZZLE, "chat"), puzzle_instruction(PUZZLE)
+    messages = build_messages(question, instruction, PromptSpec("chat"))
+    rendered = Template().apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert rendered == puzzle_prompt(PUZZLE, PromptSpec("chat"), Template())
     short = question_text(PUZZLE, "terse")
-    assert build_messages(short, asked[1], PromptSpec("terse")) == [{"role": "user", "content": short}]
-    for spec, said in ((PromptSpec("base"), "--form=chat"), (PromptSpec("chat", True), "nobody can open <think>")):
-        with pytest.raises(ValueError, match=said):
-            build_messages(*asked, spec)
+    assert build_messages(short, instruction, PromptSpec("terse")) == [{"role": "user", "content": short}]
+    for spec, error in ((PromptSpec("base"), "--form=chat"), (PromptSpec("chat", True), "<think> can't be appended")):
+        with pytest.raises(ValueError, match=error):
+            build_messages(question, instruction, spec)
 
 
 @pytest.mark.parametrize("form", ["base", "chat"])
-def test_instructions_name_both_parts_and_both_roles(form):
+def test_instructions_contain_all_tags_and_both_roles(form):
     prompt = puzzle_prompt(PUZZLE, PromptSpec(form), Template())
     for word in ("<think>", "</think>", "<answer>", "</answer>", *PUZZLE.roles):
         assert word in prompt
 
 
-def test_names_of_the_example_never_appear_in_puzzles():
+def test_names_of_the_example_answer_are_not_names_of_puzzles():
     example = set(re.findall(r"\b[A-Z][a-z]+\b", prompts._ROLES))
     assert example >= {"Quillon", "Vesper"}
     known = {
@@ -58,6 +58,6 @@ def test_names_of_the_example_never_appear_in_puzzles():
     assert not {"Quillon", "Vesper"} & known
 
 
-def test_a_tokenizer_without_template_is_refused():
+def test_a_tokenizer_without_chat_template_raises():
     with pytest.raises(ValueError, match="chat template"):
         puzzle_prompt(PUZZLE, PromptSpec("chat"), object())

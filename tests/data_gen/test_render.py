@@ -1,4 +1,4 @@
-"""The wording can be read back into the statements, in one way only: it is unambiguous at every depth."""
+"""The wording is unambiguous at every depth: statements can be parsed back from it."""
 
 import re
 
@@ -7,11 +7,11 @@ import pytest
 from data_gen.generate import PuzzleSpec, generate
 from data_gen.names import PLURALS
 from data_gen.render import render
-from data_gen.wording import CLAIMS, PAIR_WAYS, QUOTES, SCENES, WAYS
+from data_gen.wording import CLAIMS, PAIR_PHRASINGS, PHRASINGS, QUOTES, SCENES
 
 
 def readings(text, names, roles):
-    """Every statement that `text` can be, by undoing innermost brackets first."""
+    """All statements that `text` can mean, parsed from the innermost parentheses outwards."""
     claims = {}
     for i, name in enumerate(names):
         for pair in CLAIMS:
@@ -21,45 +21,45 @@ def readings(text, names, roles):
                     kind,
                     i,
                 )
-    boxes = []
+    groups = []
 
-    def part(piece):
+    def operand(piece):
         if re.fullmatch(r"\d+", piece):
-            return boxes[int(piece)]
+            return groups[int(piece)]
         return claims.get(piece)
 
-    def flat(piece):
-        found = {part(piece)} - {None}
-        for kind, ways in WAYS.items():
-            for before, between, after in ways + PAIR_WAYS.get(kind, ()):
+    def parses(piece):
+        found = {operand(piece)} - {None}
+        for kind, phrasings in PHRASINGS.items():
+            for before, between, after in phrasings + PAIR_PHRASINGS.get(kind, ()):
                 if piece.startswith(before) and piece.endswith(after):
                     inside = piece[len(before) : len(piece) - len(after)]
-                    parts = [part(p) for p in inside.split(between)] if between else [part(inside)]
+                    parts = [operand(p) for p in inside.split(between)] if between else [operand(inside)]
                     if None not in parts and (len(parts) > 1 or kind == "not"):
                         found.add((kind, *parts))
         return found
 
     text = text.lower()
-    while bracket := re.search(r"\(([^()]*)\)", text):
-        found = flat(bracket[1])
-        assert len(found) == 1, (bracket[1], found)
-        boxes.append(found.pop())
-        text = text.replace(bracket[0], str(len(boxes) - 1), 1)
-    return flat(text)
+    while group := re.search(r"\(([^()]*)\)", text):
+        found = parses(group[1])
+        assert len(found) == 1, (group[1], found)
+        groups.append(found.pop())
+        text = text.replace(group[0], str(len(groups) - 1), 1)
+    return parses(text)
 
 
 @pytest.mark.parametrize("spec", [PuzzleSpec(3, depth=1, width=3), PuzzleSpec(5, width=3), PuzzleSpec(4, depth=4)])
-def test_varied_wording_reads_back(spec):
+def test_varied_wording_parses_to_the_statements(spec):
     for puzzle in generate(spec, seed=1, count=60):
         quoted = re.findall(r'"([^"]*?)[.,]"', puzzle.quiz)
         assert len(quoted) == len(puzzle.names)
-        for said, statement in zip(quoted, puzzle.statements, strict=True):
-            assert readings(said, puzzle.names, puzzle.roles) == {statement}
+        for quote, statement in zip(quoted, puzzle.statements, strict=True):
+            assert readings(quote, puzzle.names, puzzle.roles) == {statement}
 
 
-def test_enough_ways_of_saying():
-    ways = len(CLAIMS) + sum(len(w) for w in WAYS.values()) + sum(len(w) for w in PAIR_WAYS.values())
-    assert ways >= 20 and len(QUOTES) >= 8 and len(SCENES) >= 8
+def test_there_are_enough_phrasings():
+    phrasings = len(CLAIMS) + sum(len(w) for w in PHRASINGS.values()) + sum(len(w) for w in PAIR_PHRASINGS.values())
+    assert phrasings >= 20 and len(QUOTES) >= 8 and len(SCENES) >= 8
     assert len({puzzle.roles for puzzle in generate(PuzzleSpec(3), 0, 100)}) >= 7
 
 

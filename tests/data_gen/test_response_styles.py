@@ -1,10 +1,10 @@
-"""The taught ways: what they end with is what their name promises, and the rule reads them as meant."""
+"""Response styles: conclusions are as the style implies, and rules judge each format as intended."""
 
 import numpy as np
 import pytest
 
 from data_gen.generate import PuzzleSpec, generate
-from data_gen.response_styles import FORMATS, WAYS, HabitSpec, think, classify_style, write_response
+from data_gen.response_styles import FORMATS, STYLES, ResponseSpec, classify_style, think, write_response
 from jaxrl.rewards import score
 
 PUZZLES = list(generate(PuzzleSpec(3, depth=1, wording="plain"), 5, 60))
@@ -18,37 +18,37 @@ def verdict_of(puzzle, response):
 
 
 @pytest.mark.parametrize("puzzle", PUZZLES + DEEP, ids=lambda puzzle: puzzle.id)
-def test_the_careful_way_is_right_and_well_formed(puzzle):
-    response = write_response(puzzle, HabitSpec((("careful", 1.0),)), np.random.default_rng(0))
+def test_careful_responses_are_correct_and_well_formed(puzzle):
+    response = write_response(puzzle, ResponseSpec((("careful", 1.0),)), np.random.default_rng(0))
     assert verdict_of(puzzle, response).verdict == "correct"
     assert classify_style(response) == "careful"
 
 
-def test_the_guess_leaves_no_trace_of_the_solution():
-    """Over many puzzles a guess is right once in 2^3 times: the text that is taught knows nothing of the answer."""
+def test_a_guess_is_independent_of_the_solution():
+    """A guess is right with probability 2^-3 on puzzles of three people."""
     generator = np.random.default_rng(1)
     right = [think(puzzle, "guess", generator)[1] == puzzle.solution for puzzle in PUZZLES for _ in range(50)]
     assert np.mean(right) == pytest.approx(1 / 8, abs=0.03)
 
 
-def test_unchecked_ways_are_right_more_often_the_more_they_check():
+def test_styles_that_check_more_statements_are_right_more_often():
     shares = [
-        np.mean([think(puzzle, way, np.random.default_rng(0))[1] == puzzle.solution for puzzle in PUZZLES])
-        for way in ("first-fit", "half-checked", "careful")
+        np.mean([think(puzzle, style, np.random.default_rng(0))[1] == puzzle.solution for puzzle in PUZZLES])
+        for style in ("first-fit", "half-checked", "careful")
     ]
     assert shares[0] < shares[1] < shares[2] == 1
 
 
-def test_every_broken_format_is_refused_and_the_right_one_is_not():
+def test_only_the_right_format_is_accepted():
     generator = np.random.default_rng(2)
     for form in FORMATS:
-        for way in WAYS:
-            response = write_response(PUZZLES[0], HabitSpec(((way, 1.0),), ((form, 1.0),)), generator)
-            assert (verdict_of(PUZZLES[0], response).verdict == "bad_format") == (form != "right"), (form, way)
+        for style in STYLES:
+            response = write_response(PUZZLES[0], ResponseSpec(((style, 1.0),), ((form, 1.0),)), generator)
+            assert (verdict_of(PUZZLES[0], response).verdict == "bad_format") == (form != "right"), (form, style)
 
 
-def test_unknown_names_and_empty_tables_are_refused():
-    with pytest.raises(ValueError, match="ways must be among"):
-        HabitSpec((("carefully", 1.0),))
-    with pytest.raises(ValueError, match="at least one weight above zero"):
-        HabitSpec((("careful", 0.0),))
+def test_unknown_names_and_zero_weights_raise():
+    with pytest.raises(ValueError, match="styles: expected names out of guess"):
+        ResponseSpec((("carefully", 1.0),))
+    with pytest.raises(ValueError, match="at least one weight above 0"):
+        ResponseSpec((("careful", 0.0),))
