@@ -1,1 +1,1 @@
-"""What is asked: problems, prompts and their tasks."""
+"""Tasks: problems, prompts and what rules need to judge responses."""

@@ -1,4 +1,4 @@
-"""Questions with a number as their answer, from files in GSM8K's format."""
+"""Questions with numeric answers, from files in GSM8K's format."""
 
 import dataclasses
 import re
@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any, Self
 
 from data_gen.dataset import read_jsonl
-from data_gen.prompts import (
-    NUMBER,
-)
+from data_gen.prompts import NUMBER
 from jaxrl.tasks.problem import Problem
 from jaxrl.tasks.task import Pool, Task, known_fields, plain_form, problem_id, take_distinct
 
 
 @dataclasses.dataclass(frozen=True)
 class FileTask(Task):
-    """Questions with a number as their answer, from JSON lines as GSM8K has them: `question`, and `answer` ending in
-    `#### number`. files: (kind, split, path)."""
+    """Questions from JSON lines in GSM8K's format: `question`, and `answer` ending in `#### number`.
+
+    files: (kind, split, path).
+    """
 
     files: tuple[tuple[str, str, Path], ...]
     answers = "target"
@@ -25,27 +25,27 @@ class FileTask(Task):
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
         """See `Task`. `files` is kind -> {"train": path, "test": path}."""
-        named = known_fields(cls, fields)["files"]
-        return cls(tuple((kind, split, Path(path)) for kind, paths in named.items() for split, path in paths.items()))
+        files = known_fields(cls, fields)["files"]
+        return cls(tuple((kind, split, Path(path)) for kind, paths in files.items() for split, path in paths.items()))
 
     def select(self, split: str, pool: Pool, seed: int, exclude: Collection[str] = ()) -> list[Problem]:
-        """See `Task`; the first problems of each file, in its order, whatever the seed."""
+        """See `Task`; the first problems of each file in order, for any seed."""
         del seed
-        drawn, taken = [], set(exclude)
+        selected, taken = [], set(exclude)
         for kind, count in pool:
             paths = [path for name, part, path in self.files if (name, part) == (kind, split)]
             if not paths:
                 raise ValueError(f"pool: expected a kind with a {split} file in task.files, got {kind!r}.")
-            drawn.extend(take_distinct(kind, count, taken, self._read(kind, paths[0])))
-        return drawn
+            selected.extend(take_distinct(kind, count, taken, self._read(kind, paths[0])))
+        return selected
 
     def _read(self, kind: str, path: Path) -> Iterable[Problem]:
         if not path.is_file():
-            raise FileNotFoundError(f"task.files: expected a file of JSON lines, found no {path}.")
+            raise FileNotFoundError(f"task.files: expected a file of JSON lines at {path}, found none.")
         for number, record in enumerate(read_jsonl(path), start=1):
             if not all(isinstance(record.get(field), str) for field in ("question", "answer")):
                 raise ValueError(
-                    f"{path}, question {number}: expected texts `question` and `answer`, got fields "
+                    f"{path}, question {number}: expected strings `question` and `answer`, got fields "
                     f"{', '.join(record) or 'none'}."
                 )
             question, answer = record["question"], record["answer"].rpartition("####")[2].strip()
@@ -53,8 +53,8 @@ class FileTask(Task):
                 raise ValueError(
                     f"{path}, question {number}: expected an answer that ends in a number, got {answer!r}."
                 )
-            mark, form = problem_id(kind, question, answer), plain_form(question)
-            yield Problem(mark, kind, question, answer, form, False, (), answer)
+            identifier, form = problem_id(kind, question, answer), plain_form(question)
+            yield Problem(identifier, kind, question, answer, form, False, (), answer)
 
     def prompt_parts(self, problem: Problem, form: str) -> tuple[str, str]:
         """See `Task`."""

@@ -1,14 +1,10 @@
-"""Problems as prompts, and responses as text."""
+"""Problems to prompts, and responses to verdicts."""
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from data_gen.prompts import (
-    PromptSpec,
-    build_messages,
-    build_prompt,
-)
+from data_gen.prompts import PromptSpec, build_messages, build_prompt
 from jaxrl.rewards import RewardValues, Verdict, score
 from jaxrl.sampling import SamplingSpec, StopStrings
 from jaxrl.tasks.problem import Problem
@@ -17,7 +13,7 @@ from jaxrl.tasks.task import Task
 
 @dataclasses.dataclass(frozen=True)
 class PromptFormat:
-    """A task as a model meets it: prompts as token ids, responses as text, verdicts by the run's rule."""
+    """The text interface of a run: prompts as token ids, responses as text, verdicts by the run's rule."""
 
     task: Task
     prompt: PromptSpec
@@ -28,12 +24,12 @@ class PromptFormat:
     stop: tuple[str, ...] = ()
 
     def encode(self, problem: Problem) -> list[int]:
-        """The prompt as token ids; special tokens only where the prompt text has them."""
+        """The prompt as token ids. The tokenizer adds no special tokens to those in the text."""
         text = build_prompt(*self.task.prompt_parts(problem, self.prompt.form), self.prompt, self.tokenizer)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def demonstration(self, problem: Problem) -> list[int]:
-        """What the task's solver writes, as the tokens that the model should have drawn, the last of which ends it."""
+        """The response of the task's solver as token ids, with EOS: the target of supervised learning."""
         text = self.task.demonstration(problem)
         if self.prompt.opens_think:
             text = text.removeprefix("<think>")
@@ -41,18 +37,18 @@ class PromptFormat:
         return [*tokens, self.tokenizer.eos_token_id]
 
     def messages(self, problem: Problem) -> list[dict[str, str]]:
-        """The prompt as chat messages, for a server that has the template; ValueError where they can't say it."""
+        """The prompt as chat messages, for a server. Raises ValueError as `data_gen.prompts.build_messages`."""
         return build_messages(*self.task.prompt_parts(problem, self.prompt.form), self.prompt)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Response tokens as text, special tokens visible, the one final end token left out."""
+        """Response tokens as text, with special tokens, without the final EOS."""
         tokens = list(tokens)
         if tokens and tokens[-1] in self.eos_ids:
             tokens.pop()
         return self.tokenizer.decode(tokens, skip_special_tokens=False)
 
     def judge(self, problem: Problem, response: str, truncated: bool) -> Verdict:
-        """The verdict of the run's rule, the same for training and evaluation."""
+        """The verdict of the run's rule; training and evaluation use the same."""
         return score(
             response,
             **self.task.facts(problem),
@@ -63,7 +59,7 @@ class PromptFormat:
         )
 
     def sampling_spec(self, max_new_tokens: int, temperature: float, **truncation: float) -> SamplingSpec:
-        """How responses of this dialogue are drawn: what ends them, and the settings given."""
+        """A sampling specification with the EOS tokens and stop strings of this format."""
         stop = StopStrings(self.stop, lambda tokens: self.tokenizer.decode(tokens, skip_special_tokens=False))
         return SamplingSpec(max_new_tokens, self.eos_ids, temperature, stop=stop, **truncation)
 

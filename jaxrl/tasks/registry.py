@@ -1,4 +1,4 @@
-"""The tasks that `config.task.name` selects."""
+"""The registry of tasks: `config.task.name` -> class."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ TASKS: dict[str, type[Task]] = {"knights_and_knaves": PuzzleTask, "gsm8k": FileT
 
 
 def make_task(fields: Mapping[str, Any], rule: str) -> Task:
-    """The task of `config.task`. Raises ValueError where the name, a field or the rule does not fit."""
+    """The task of `config.task`. Raises ValueError for an unknown name, a wrong field or a rule that can't judge it."""
     fields = dict(fields)
     name = fields.pop("name", None)
     if name not in TASKS:
@@ -24,7 +24,7 @@ def make_task(fields: Mapping[str, Any], rule: str) -> Task:
 
 
 def check_rule(field: str, rule: str, name: str, task: Task) -> None:
-    """Raises ValueError, naming the config's field, where the rule can't judge the task called `name`."""
+    """Raises ValueError, with the name of the config field, if the rule can't judge the task `name`."""
     if rule not in RULES or RULES[rule].needs != task.answers:
-        fitting = ", ".join(row for row, known in RULES.items() if known.needs == task.answers)
-        raise ValueError(f"{field}: expected a rule that can judge the task {name!r} ({fitting}), got {rule!r}.")
+        suitable = ", ".join(row for row, known in RULES.items() if known.needs == task.answers)
+        raise ValueError(f"{field}: expected a rule that can judge the task {name!r} ({suitable}), got {rule!r}.")

@@ -1,4 +1,4 @@
-"""Where problems come from, who judges them, and which of them a step asks."""
+"""Tasks: selection of problems, judging, and the problems of each step."""
 
 import json
 import sys
@@ -10,25 +10,26 @@ import pytest
 from data_gen.prompts import PromptSpec, build_prompt
 from jaxrl.rewards import RewardValues
 from jaxrl.tasks.knights_and_knaves import PuzzleTask
+from jaxrl.tasks.pools import epoch_indices, select_problems, stages_of
+from jaxrl.tasks.problem import Problem
 from jaxrl.tasks.prompting import PromptFormat
 from jaxrl.tasks.registry import make_task
-from jaxrl.tasks.task import choose
 
 
 @pytest.mark.parametrize(("pool", "prompts"), [(12, 4), (13, 4), (4, 4)])
-def test_an_epoch_asks_no_problem_twice(pool, prompts):
+def test_an_epoch_uses_no_problem_twice(pool, prompts):
     steps = pool // prompts
     for epoch in range(3):
-        asked = np.concatenate([choose(pool, prompts, (0, 1), epoch * steps + place) for place in range(steps)])
-        assert len(set(asked.tolist())) == len(asked) == steps * prompts
+        used = np.concatenate([epoch_indices(pool, prompts, (0, 1), epoch * steps + step) for step in range(steps)])
+        assert len(set(used.tolist())) == len(used) == steps * prompts
 
 
-def test_orders_differ_by_epoch_and_seed_and_repeat_for_the_same():
-    first = choose(50, 50, (0, 1), 0)
-    assert (first == choose(50, 50, (0, 1), 0)).all()
-    assert (first != choose(50, 50, (0, 1), 1)).any()
-    assert (first != choose(50, 50, (0, 2), 0)).any()
-    assert (first != choose(50, 50, (1, 1), 0)).any()
+def test_permutations_are_a_function_of_epoch_and_seed():
+    first = epoch_indices(50, 50, (0, 1), 0)
+    assert (first == epoch_indices(50, 50, (0, 1), 0)).all()
+    assert (first != epoch_indices(50, 50, (0, 1), 1)).any()
+    assert (first != epoch_indices(50, 50, (0, 2), 0)).any()
+    assert (first != epoch_indices(50, 50, (1, 1), 0)).any()
 
 
 FILES = {"name": "gsm8k", "files": {"sums": {"train": "train.jsonl", "test": "test.jsonl"}}}
@@ -58,23 +59,23 @@ def judged(task, problem, answer, rule):
     return prompt_format.judge(problem, response, False).verdict
 
 
-def test_a_file_gives_each_question_once_and_none_that_is_held_out(sums):
+def test_a_file_task_selects_distinct_questions_that_are_not_held_out(sums):
     held_out = sums.select("test", [("sums", 1)], 0)
-    drawn = sums.select("train", [("sums", 1)], 0, {problem.form for problem in held_out})
-    assert [problem.question for problem in drawn] == ["One and one?"]
-    with pytest.raises(ValueError, match="asked for 2 problems of 'sums', but there are only 1"):
+    selected = sums.select("train", [("sums", 1)], 0, {problem.form for problem in held_out})
+    assert [problem.question for problem in selected] == ["One and one?"]
+    with pytest.raises(ValueError, match="expected 2 different problems of 'sums', found only 1"):
         sums.select("train", [("sums", 2)], 0, {problem.form for problem in held_out})
 
 
-def test_a_file_task_is_judged_by_its_number(sums):
+def test_a_file_task_is_judged_by_the_number(sums):
     problem = sums.select("test", [("sums", 1)], 0)[0]
     assert judged(sums, problem, "It is 1010.", "gsm8k-1") == "correct"
     assert judged(sums, problem, "It is 1011.", "gsm8k-1") == "wrong_answer"
     assert "Ten more?" in build_prompt(*sums.prompt_parts(problem, "base"), PromptSpec("base"), None)
 
 
-def test_an_id_tells_when_an_answer_was_changed(sums, tmp_path):
-    """A manifest hashes ids: with other answers it would be another run."""
+def test_the_id_depends_on_the_answer(sums, tmp_path):
+    """The manifest hashes ids, so it detects changed answers."""
     (before,) = sums.select("test", [("sums", 1)], 0)
     lines(tmp_path / "test.jsonl", ("Ten more?", "#### 1,011"))
     (after,) = make_task(FILES, "gsm8k-1").select("test", [("sums", 1)], 0)
@@ -82,22 +83,22 @@ def test_an_id_tells_when_an_answer_was_changed(sums, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "error"),
     [
-        ('{"question": "a"}', "texts `question` and `answer`"),
+        ('{"question": "a"}', "strings `question` and `answer`"),
         ('{"question": "a", "answer": "none"}', "ends in a number"),
         ("[1]", "one JSON object"),
     ],
 )
-def test_a_bad_line_is_named(sums, text, said):
+def test_the_error_for_a_bad_line_has_its_number(sums, text, error):
     with open("test.jsonl", "a", encoding="utf-8") as file:
         file.write(text + "\n")
-    with pytest.raises(ValueError, match=rf"test.jsonl.* 2: .*{said}"):
+    with pytest.raises(ValueError, match=rf"test.jsonl.* 2: .*{error}"):
         sums.select("test", [("sums", 5)], 0)
 
 
 @pytest.mark.parametrize(
-    ("fields", "rule", "said"),
+    ("fields", "rule", "error"),
     [
         ({"name": "chess"}, "strict-1", "task.name: expected one of knights_and_knaves"),
         ({"name": "gsm8k"}, "gsm8k-1", "expected the fields name, files"),
@@ -105,23 +106,23 @@ def test_a_bad_line_is_named(sums, text, said):
         ({"name": "gym", "splits": {"train": 1.0}, "split_seed": 0}, "verified-1", "task.splits"),
     ],
 )
-def test_a_wrong_task_is_refused_before_anything_is_read(fields, rule, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_wrong_task_raises_before_data_is_read(fields, rule, error):
+    with pytest.raises(ValueError, match=error):
         make_task(fields, rule)
 
 
-def test_puzzles_know_their_kinds():
+def test_kinds_of_puzzles():
     operators = (("lies", 1.0), ("and", 1.0), ("or", 1.0), ("iff", 1.0))
     task = PuzzleTask(1, 2, "plain", operators, (("train", 1.0), ("test", 1.0)), 0)
-    drawn = {split: task.select(split, [("p2", 1), ("p3", 20)], 5) for split in ("train", "test")}
-    assert [problem.kind for problem in drawn["train"]] == ["p2"] * 1 + ["p3"] * 20
-    assert not {p.form for p in drawn["train"]} & {p.form for p in drawn["test"]}
+    selected = {split: task.select(split, [("p2", 1), ("p3", 20)], 5) for split in ("train", "test")}
+    assert [problem.kind for problem in selected["train"]] == ["p2"] * 1 + ["p3"] * 20
+    assert not {p.form for p in selected["train"]} & {p.form for p in selected["test"]}
     with pytest.raises(ValueError, match="such as p3"):
         task.select("train", [("three", 2)], 0)
 
 
 class Sums:
-    """A dataset as reasoning-gym's look from outside: entries, and a program that scores an answer."""
+    """A dataset with the interface of reasoning-gym: entries and a verifier."""
 
     def __init__(self, seed, size):
         self.entries = [{"question": f"{a % 7} + {seed}?", "answer": str(a % 7 + seed)} for a in range(size)]
@@ -142,15 +143,15 @@ def gym(monkeypatch):
     return make_task({"name": "gym", "splits": {"train": 0.5, "test": 0.5}, "split_seed": 0}, "verified-1")
 
 
-def test_a_gym_problem_is_judged_by_the_datasets_own_program(gym):
+def test_a_gym_problem_is_judged_by_the_verifier_of_its_dataset(gym):
     problem = gym.select("train", [("sums", 1)], 3)[0]
     assert judged(gym, problem, problem.solution, "verified-1") == "correct"
-    assert judged(gym, problem, "99", "verified-1") == "wrong_answer"  # partial credit is not right
-    assert judged(gym, problem, "seven", "verified-1") == "unparseable"  # its program raised
+    assert judged(gym, problem, "99", "verified-1") == "wrong_answer"  # partial credit does not count
+    assert judged(gym, problem, "seven", "verified-1") == "unparseable"  # the verifier raises
 
 
-def test_a_gym_problem_is_the_same_whichever_of_its_right_answers_is_stored(gym, monkeypatch):
-    """Some datasets store one of several, as Python's hashes fall: a run could not be started again."""
+def test_a_gym_problem_does_not_depend_on_the_stored_answer(gym, monkeypatch):
+    """Some datasets store one of several correct answers, by Python's hash seed; a run must still resume."""
     first = gym.select("train", [("sums", 2)], 3)
     monkeypatch.setattr(Sums, "__iter__", lambda self: iter([entry | {"answer": "1"} for entry in self.entries]))
     again = gym.select("train", [("sums", 2)], 3)
@@ -159,14 +160,44 @@ def test_a_gym_problem_is_the_same_whichever_of_its_right_answers_is_stored(gym,
 
 
 def test_gym_splits_share_no_question(gym):
-    drawn = {split: gym.select(split, [("sums", 2)], 3) for split in ("train", "test")}
-    assert not {p.form for p in drawn["train"]} & {p.form for p in drawn["test"]}
-    with pytest.raises(ValueError, match="there are sums"):
+    selected = {split: gym.select(split, [("sums", 2)], 3) for split in ("train", "test")}
+    assert not {p.form for p in selected["train"]} & {p.form for p in selected["test"]}
+    with pytest.raises(ValueError, match="out of sums"):
         gym.select("train", [("chess", 1)], 0)
 
 
-def test_without_the_package_the_way_to_it_is_told(monkeypatch):
+def test_the_error_for_a_missing_package_has_the_command_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     task = make_task({"name": "gym", "splits": {"train": 0.5, "test": 0.5}, "split_seed": 0}, "verified-1")
     with pytest.raises(ValueError, match=r"jaxrl\[gym\]"):
         task.select("train", [("sums", 1)], 0)
+
+
+def test_training_problems_exclude_the_held_out_ones(sums):
+    held_out, pools = select_problems(sums, [("sums", 1)], {"first": [("sums", 1)], "second": [("sums", 1)]}, seed=0)
+    assert [problem.question for problem in held_out] == ["Ten more?"]
+    assert [[problem.question for problem in pool] for pool in pools.values()] == [["One and one?"]] * 2
+    with pytest.raises(ValueError, match="found only 1"):
+        select_problems(sums, [("sums", 1)], {"first": [("sums", 2)]}, seed=0)
+
+
+def test_a_task_that_ignores_the_exclusion_raises(sums, monkeypatch):
+    monkeypatch.setattr(type(sums), "select", lambda self, *args: [Problem("a", "sums", "?", "1", "?", False, (), "1")])
+    with pytest.raises(ValueError, match="1 evaluation problems equal training problems"):
+        select_problems(sums, [("sums", 1)], {"first": [("sums", 1)]}, seed=0)
+
+
+def test_a_config_without_stages_is_its_own_stage():
+    config = {"name": "stage1", "pool": {"p3": 5}}
+    assert stages_of(config) == {"stage1": config}
+    assert stages_of({"name": "all", "stages": {"stage1": config}}) == {"stage1": config}
+
+
+def test_only_terse_responses_to_puzzles_have_a_style(sums):
+    task = PuzzleTask(1, 2, "plain", (("lies", 1.0), ("and", 1.0)), (("train", 1.0), ("test", 1.0)), 0)
+    styles = [
+        PromptFormat(task, PromptSpec(form), "strict-1", VALUES, None, ()).classify("That will do.")
+        for form in ("terse", "base")
+    ]
+    assert styles == ["unchecked", ""]
+    assert PromptFormat(sums, PromptSpec("terse"), "gsm8k-1", VALUES, None, ()).classify("That will do.") == ""
