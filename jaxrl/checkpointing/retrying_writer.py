@@ -57,8 +57,8 @@ class RetryingWriter:
         if final or self.failures > self.patience:
             raise _final_error(name, error) from error
         self.warn(
-            f"warning: {name} cannot be written: {error.strerror or error}. The run continues from memory; next attempt "
-            f"{retry} (failure {self.failures} of {self.patience} allowed by checkpoint.patience)."
+            f"warning: {name} cannot be written: {error.strerror or error}. The run continues from memory; next "
+            f"attempt {retry} (failure {self.failures} of {self.patience} allowed by checkpoint.patience)."
         )
 
     def _execute(self) -> tuple[str, OSError] | None:

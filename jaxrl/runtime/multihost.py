@@ -96,7 +96,7 @@ def run_on_primary(function: Callable[[], Any]) -> Any:
             value = function()
         except (OSError, ValueError) as caught:
             error = caught
-    described = [str(error), getattr(error, "errno", None)] if error else None
+    described = [getattr(error, "strerror", None) or str(error), getattr(error, "errno", None)] if error else None
     value, described = broadcast_from_primary([value, described])
     if described is not None:
         message, number = described
