@@ -1,4 +1,4 @@
-"""Rules that turn a response into a verdict and a reward: plain text in, no JAX."""
+"""Rule-based rewards: from a response as text to a verdict and a reward. Does not use JAX."""
 
 from jaxrl.rewards.rules import RULES, SUSPECTS, VERDICTS, RewardValues, Verdict, score
 

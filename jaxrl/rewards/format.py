@@ -1,4 +1,4 @@
-"""The form of a response: one thinking part, one answer part, in order, and nothing else."""
+"""The format of a response: a thinking part, then an answer part, and nothing else."""
 
 import itertools
 import re
@@ -27,21 +27,21 @@ _ESCAPED_TAG = re.compile(rf"&lt;{_NAME}&gt;")
 _SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>")
 _TURN_WORDS = ("user", "human", "assistant", "用户", "助手")
 _TURN = re.compile(rf"^[ \t*#>]{{0,6}}+(?:{'|'.join(_TURN_WORDS)})[ \t*]{{0,4}}+[:：]", re.MULTILINE)
-# Cyrillic, Greek, phonetic letters and digits that pass for the Latin letters of "think" and "answer".
-_LOOKS = str.maketrans(dict(zip("аеорсухіѕнткԝηωιτκαερνοɑɩ015@$", "aeopcyxishtkwnwitkaepvoaioisas", strict=True)))
+# Cyrillic, Greek and phonetic letters and digits that look like the Latin letters of "think" and "answer".
+_CONFUSABLES = str.maketrans(dict(zip("аеорсухіѕнткԝηωιτκαερνοɑɩ015@$", "aeopcyxishtkwnwitkaepvoaioisas", strict=True)))
 
 
 class Parts(NamedTuple):
-    """A response cut into its parts; `thinking` or `answer` is None when it is not there exactly once."""
+    """A response split into its parts; `thinking` or `answer` is None unless it occurs exactly once."""
 
     thinking: str | None
     answer: str | None
-    reasons: tuple[str, ...]  # why the form is wrong; empty = the form is right
+    reasons: tuple[str, ...]  # violations of the format; empty: the format is right
     suspects: tuple[str, ...]
 
 
 def strip_end_token(text: str) -> str:
-    """Take away white space at the end and one end token."""
+    """Remove trailing white space and one end token."""
     text = text.rstrip()
     for token in END_TOKENS:
         if text.endswith(token):
@@ -50,24 +50,24 @@ def strip_end_token(text: str) -> str:
 
 
 def split(text: str, *, prompt_opens_think: bool, truncated: bool) -> Parts:
-    """Cut `text` (NFC, special tokens visible) into thinking and answer, every fault of its form in words."""
+    """Split `text` (NFC, with special tokens) into thinking and answer, and list violations of the format."""
     body = strip_end_token(text)
-    reasons = ["the response was cut off by length"] if truncated else []
-    suspects = ["cut_off"] if truncated else []
+    reasons = ["the response was truncated"] if truncated else []
+    suspects = ["truncated"] if truncated else []
     expected = (0 if prompt_opens_think else 1, 1, 1, 1)
     counts = tuple(body.count(tag) for tag in _TAGS)
-    tag_faults = [
-        f"{tag} stands {count} times, expected {wish}"
-        for tag, count, wish in zip(_TAGS, counts, expected, strict=True)
-        if count != wish
+    tag_errors = [
+        f"{tag} occurs {count} times, expected {wanted}"
+        for tag, count, wanted in zip(_TAGS, counts, expected, strict=True)
+        if count != wanted
     ]
     if counts[2] > 1:
         suspects.append("second_answer")
-    order_faults = [] if tag_faults else _order_faults(body, prompt_opens_think)
-    if order_faults or (tag_faults and _has_outside_text(body, prompt_opens_think)):
+    order_errors = [] if tag_errors else _order_errors(body, prompt_opens_think)
+    if order_errors or (tag_errors and _has_outside_text(body, prompt_opens_think)):
         suspects.append("outside_text")
-    marks = _foreign_marks(body)
-    reasons += [*tag_faults, *order_faults, *(fault for _, fault in marks)]
+    marks = _injected_marks(body)
+    reasons += [*tag_errors, *order_errors, *(reason for _, reason in marks)]
     suspects += [name for name, _ in marks]
     thinking, answer = _find_parts(body, prompt_opens_think)
     return Parts(thinking, answer, tuple(reasons), tuple(dict.fromkeys(suspects)))
@@ -86,52 +86,52 @@ def _find_parts(body: str, prompt_opens_think: bool) -> tuple[str | None, str | 
     return thinking, answer
 
 
-def _order_faults(body: str, prompt_opens_think: bool) -> list[str]:
-    """Faults of order and of text between the parts; each tag is known to stand as often as it should."""
+def _order_errors(body: str, prompt_opens_think: bool) -> list[str]:
+    """Violations of order and text outside the parts. Each tag must occur as often as expected."""
     start = 0 if prompt_opens_think else body.find("<think>")
-    places = (start, body.find("</think>"), body.find("<answer>"), body.find("</answer>"))
-    if list(places) != sorted(places):
+    positions = (start, body.find("</think>"), body.find("<answer>"), body.find("</answer>"))
+    if list(positions) != sorted(positions):
         return ["the parts are not in order: thinking first, then the answer"]
     reasons = []
     if body[:start].strip():
         reasons.append("there is text before the thinking")
-    if body[places[1] + len("</think>") : places[2]].strip():
+    if body[positions[1] + len("</think>") : positions[2]].strip():
         reasons.append("there is text between the thinking and the answer")
-    if body[places[3] + len("</answer>") :].strip():
+    if body[positions[3] + len("</answer>") :].strip():
         reasons.append("there is text after the answer")
     return reasons
 
 
 def _has_outside_text(body: str, prompt_opens_think: bool) -> bool:
-    """Text before the first, after the last or between the two parts, for responses whose tags are broken."""
+    """Whether there is text before, between or after the parts, for responses with wrong tags."""
     before = "" if prompt_opens_think else body.partition("<think>")[0]
     _, answered, after = body.rpartition("</answer>")
     between = body.partition("</think>")[2].partition("<answer>")[0] if "<answer>" in body else ""
     return bool(before.strip() or (answered and after.strip()) or between.strip())
 
 
-def _foreign_marks(body: str) -> list[tuple[str, str]]:
-    """(suspect, reason) for special tokens, invented turns and tags that only look like the four."""
-    faults = []
+def _injected_marks(body: str) -> list[tuple[str, str]]:
+    """(suspect, reason) for special tokens, invented turns of the conversation and look-alike tags."""
+    errors = []
     special = _SPECIAL.search(body)
     if special:
-        faults.append(("special_token", f"the special token {special.group()} stands inside the response"))
+        errors.append(("special_token", f"the special token {special.group()} is inside the response"))
     lowered = body.lower()
     if any(word in lowered for word in _TURN_WORDS) and _TURN.search(lowered):
-        faults.append(("invented_turn", "another turn of the conversation is written into the response"))
+        errors.append(("invented_turn", "the response contains another turn of the conversation"))
     tag_like = itertools.chain(_TAG_LIKE.finditer(body), _ESCAPED_TAG.finditer(body))
     for match in itertools.islice(tag_like, MAX_TAG_LIKE):
         if match.group() not in _TAGS and _looks_like_a_tag(match.group(1)):
-            faults.append(("look_alike_tag", f"{match.group()} looks like one of the four tags and is none"))
+            errors.append(("look_alike_tag", f"{match.group()} looks like one of the four tags but is not"))
             break
     else:
         if next(tag_like, None):
-            faults.append(("look_alike_tag", f"more than {MAX_TAG_LIKE} tag-like marks stand in the response"))
-    return faults
+            errors.append(("look_alike_tag", f"the response contains more than {MAX_TAG_LIKE} tag-like marks"))
+    return errors
 
 
 def _looks_like_a_tag(name: str) -> bool:
-    plain = "".join(filter(str.isalpha, unicodedata.normalize("NFKC", name).casefold().translate(_LOOKS)))
+    plain = "".join(filter(str.isalpha, unicodedata.normalize("NFKC", name).casefold().translate(_CONFUSABLES)))
     if "think" in plain or "answer" in plain or "thought" in plain:
         return True
     return any(SequenceMatcher(None, plain, word).ratio() >= 0.8 for word in ("think", "answer"))
@@ -146,7 +146,7 @@ def judge_format(
     prompt_opens_think: bool,
     truncated: bool,
 ) -> Parts:
-    """`split`, then judge what the thinking holds; a response with no `reasons` has the right form."""
+    """`split`, then judge the content of the thinking; the format is right if there are no `reasons`."""
     parts = split(text, prompt_opens_think=prompt_opens_think, truncated=truncated)
     if parts.thinking is None:
         return parts

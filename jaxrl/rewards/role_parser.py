@@ -1,9 +1,9 @@
-"""Read who is what out of an answer part: every word must belong to a plain statement of roles.
+"""A parser of roles: every word of an answer must be part of a plain statement of roles.
 
-The text becomes a string of one-letter codes (n name, r role, v "is", ...) and a grammar of clauses must
-cover that string from its first to its last letter. A word that is not in the lists below (if, maybe, not,
-says, a stranger's name, a word with a foreign letter in it) has no code, so negations, doubts, conditions,
-alternatives, questions and retractions can't be read as assertions by accident.
+The text is encoded as a string of one-letter codes (n name, r role, v "is", ...), which a grammar of clauses must match
+completely. A word that is not in the lists below (if, maybe, says, an unknown name, a word with a letter of another
+script) has no code, so negations, doubts, conditions, alternatives, questions and retractions are never parsed as
+assertions.
 """
 
 import re
@@ -17,7 +17,7 @@ _RULE_LINE = re.compile(r"^[ \t|:+=\-*_]{3,}$", re.MULTILINE)
 _FENCE = re.compile(r"^[ \t]*```[ \t]*\w{0,10}[ \t]*$", re.MULTILINE)
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 
-# code: the phrases it stands for. Phrases of several words are looked up longest first.
+# Code -> its phrases. Longer phrases are matched first.
 _PHRASES = {
     "v": "is; must be; has to be; 是; 为; 就是; 一定是; 必须是; 必定是",
     "w": "are; must be both; 都是; 均为; 均是",
@@ -46,7 +46,7 @@ _PHRASES = {
     "the solution is as follows; 答案; 答案是; 答案为; 最终答案; 最终答案是; 结论; 综上; 综上所述",
 }
 
-_TAIL = r"(?:\(?,?&?x(?P<{0}>a?[rR])\)?|\(?,?&?h?v?a?(?P<{0}_told>[tf])\)?)?"
+_TAIL = r"(?:\(?,?&?x(?P<{0}>a?[rR])\)?|\(?,?&?h?v?a?(?P<{0}_words>[tf])\)?)?"
 _LIST = r"n(?:(?:,&?|&)n)++"
 _MANY = r"n(?:(?:[,&;]{1,3}+-?|-)n(?![=v(arRs\-]))*+"
 _JUNK = re.compile(r"(?:lk;|[;,&\-d]|\(?1[;)=\-]{1,3}|p[=;,]?)*+")
@@ -62,7 +62,7 @@ _CLAUSES = tuple(
 
 
 class Reading(NamedTuple):
-    """What an answer asserts: a role index (0 truth, 1 lie) a person, or None and the reason."""
+    """The roles that an answer asserts: an index for each person (0 truth, 1 lie), or None and the reason."""
 
     roles: tuple[int, ...] | None
     reason: str
@@ -90,7 +90,7 @@ def _plurals(role: str) -> list[str]:
 
 
 class _Lexicon(NamedTuple):
-    """Phrases by their first token, longest first; and the roles that are also somebody's name."""
+    """Phrases by their first token, longest first; and the role words that are also a person's name."""
 
     phrases: dict[str, list[tuple[tuple[str, ...], str, int]]]
     shared: dict[tuple[str, ...], int]
@@ -113,22 +113,19 @@ def _common_phrases() -> dict[str, list[tuple[tuple[str, ...], str, int]]]:
 
 @lru_cache(maxsize=4096)
 def _lexicon(names: tuple[str, ...], roles: tuple[str, str]) -> _Lexicon:
-    own, shared = {}, {}
+    specific, shared = {}, {}
     for index, name in enumerate(names):
-        _add(own, _tokens(name), "n", index)
-    taken = {key for entries in own.values() for key, _, _ in entries}
+        _add(specific, _tokens(name), "n", index)
+    taken = {key for entries in specific.values() for key, _, _ in entries}
     for index, role in enumerate(roles):
         if _tokens(role) in taken:
             shared[_tokens(role)] = index
         else:
-            _add(own, _tokens(role), "r", index)
+            _add(specific, _tokens(role), "r", index)
         for plural in _plurals(role):
-            _add(own, _tokens(plural), "R", index)
-    phrases = {first: list(entries) for first, entries in own.items()}
-    for (
-        first,
-        entries,
-    ) in _common_phrases().items():  # after the puzzle's own words, which win at equal length
+            _add(specific, _tokens(plural), "R", index)
+    phrases = {first: list(entries) for first, entries in specific.items()}
+    for first, entries in _common_phrases().items():  # after the puzzle's words, which have priority at equal length
         phrases.setdefault(first, []).extend(entries)
     for entries in phrases.values():
         entries.sort(key=lambda entry: -len(entry[0]))
@@ -136,7 +133,7 @@ def _lexicon(names: tuple[str, ...], roles: tuple[str, str]) -> _Lexicon:
 
 
 def _encode(tokens: tuple[str, ...], lexicon: _Lexicon) -> list[_Token] | str:
-    """One `_Token` a phrase, or the first text that no list knows."""
+    """One `_Token` per phrase, or the first token without a code."""
     found, at = [], 0
     while at < len(tokens):
         token = tokens[at]
@@ -165,11 +162,10 @@ def _encode(tokens: tuple[str, ...], lexicon: _Lexicon) -> list[_Token] | str:
 
 
 def read_roles(answer: str, names: tuple[str, ...], roles: tuple[str, str]) -> Reading:
-    """Read one role for every person from `answer` (NFC).
+    """Parse one role for every person from `answer` (NFC).
 
-    Read are sentences, lists, `X: role`, grouped lists (`Knights: X, Y`), small tables and JSON, in any
-    order and letter case. Not read: answers longer than 1,000 + 250 characters a person, and whatever is
-    not a plain assertion.
+    Accepts sentences, lists, `X: role`, grouped lists (`Knights: X, Y`), small tables and JSON, in any order and letter
+    case. Rejects answers longer than 1,000 + 250 characters per person and everything but plain assertions.
     """
     if not answer.strip():
         return Reading(None, "the answer is empty")
@@ -185,7 +181,7 @@ def read_roles(answer: str, names: tuple[str, ...], roles: tuple[str, str]) -> R
         text = _ESCAPE.sub(lambda match: chr(int(match.group(1), 16)), text)
     encoded = _encode(_tokens(text), _lexicon(names, roles))
     if isinstance(encoded, str):
-        return Reading(None, f"the answer holds {encoded[:40]!r}, which is no part of stating who has which role")
+        return Reading(None, f"the answer contains {encoded[:40]!r}, which is not part of a statement of roles")
     return _read_clauses(encoded, names, roles)
 
 
@@ -198,15 +194,15 @@ def _read_clauses(encoded: list[_Token], names: tuple[str, ...], roles: tuple[st
         match = next(filter(None, (clause.match(codes, at) for clause in _CLAUSES)), None)
         if match is None:
             seen = " ".join(token.text for token in encoded[at : at + 6]).replace("\n", " ")
-            return Reading(None, f"no plain statement of a role could be read at {seen!r}")
+            return Reading(None, f"there is no plain statement of a role at {seen!r}")
         role = encoded[match.end("role") - 1].value
         if _contradicts(match, encoded, role):
             return Reading(None, "the answer contradicts itself about a role")
-        for place in range(*match.span("who")):
-            person = encoded[place].value
-            if encoded[place].code == "0":
+        for index in range(*match.span("who")):
+            person = encoded[index].value
+            if encoded[index].code == "0":
                 nobody.add(role)
-            if encoded[place].code != "n":
+            if encoded[index].code != "n":
                 continue
             if person in found:
                 return Reading(None, f"{names[person]} is given a role twice")
@@ -216,7 +212,7 @@ def _read_clauses(encoded: list[_Token], names: tuple[str, ...], roles: tuple[st
     if missing:
         return Reading(None, f"no role is given to {', '.join(missing)}")
     if nobody & set(found.values()):
-        return Reading(None, "the answer contradicts itself: a role that nobody is said to have is given")
+        return Reading(None, "the answer contradicts itself: it assigns a role that it says nobody has")
     return Reading(tuple(found[index] for index in range(len(names))), "")
 
 
@@ -225,6 +221,6 @@ def _contradicts(match: re.Match, encoded: list[_Token], role: int) -> bool:
     groups = match.groupdict()
     if groups.get("not"):
         return encoded[match.end("not") - 1].value == role
-    if groups.get("not_told"):
-        return ("t", "f").index(groups["not_told"]) != role
+    if groups.get("not_words"):
+        return ("t", "f").index(groups["not_words"]) != role
     return False

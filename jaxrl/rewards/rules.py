@@ -1,4 +1,4 @@
-"""The rules by name and version, and `score`, the one scorer of training, evaluation and re-scoring."""
+"""The rules, by name and version, and `score`, used by training, evaluation and `jaxrl.score`."""
 
 import math
 import re
@@ -19,7 +19,7 @@ SUSPECTS = (
     "second_answer",
     "question_copied",
     "answer_copied",
-    "cut_off",
+    "truncated",
     "look_alike_tag",
     "invented_turn",
     "special_token",
@@ -29,7 +29,7 @@ SUSPECTS = (
 
 @dataclass(frozen=True)
 class RewardValues:
-    """Rewards of the two parts; the defaults total +3 right, -0.5 wrong, -1 unparseable, -3 bad form."""
+    """Rewards of format and answer. Totals by default: 3 correct, -0.5 wrong, -1 unparseable, -3 wrong format."""
 
     format_right: float = 1.0
     format_wrong: float = -1.0
@@ -44,19 +44,19 @@ class RewardValues:
 
 
 class Verdict(NamedTuple):
-    """What a rule says of one response."""
+    """The verdict of a rule on a response."""
 
     verdict: str  # one of VERDICTS
-    reasons: tuple[str, ...]  # in words; empty only when correct
+    reasons: tuple[str, ...]  # as text; empty only if correct
     format_reward: float
     answer_reward: float
     reward: float  # the total
     rule: str  # name and version
-    suspects: tuple[str, ...]  # of SUSPECTS: what to count in the metrics, whatever the verdict
+    suspects: tuple[str, ...]  # of SUSPECTS; counted in the metrics for any verdict
 
 
 class Question(NamedTuple):
-    """All that a rule knows besides the response, in NFC."""
+    """What a rule knows besides the response. Texts are in NFC."""
 
     quiz: str
     names: tuple[str, ...]
@@ -69,7 +69,7 @@ class Question(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """The verdict of a rule on a response, before it is turned into rewards."""
+    """A verdict without rewards."""
 
     verdict: str
     reasons: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ class Finding(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A rule: `needs` is "people", "target" or "verifier", `scores_format` whether the format part is paid."""
+    """A rule. needs: "people", "target" or "verifier". scores_format: whether the format has a reward."""
 
     needs: str
     scores_format: bool
@@ -90,15 +90,15 @@ def _judge_roles(answer: str, question: Question) -> Finding:
     if reading.roles is None:
         return Finding("unparseable", (reading.reason,))
     wrong = [
-        f"{name} is not a {question.roles[said]}"
-        for name, said, truth in zip(question.names, reading.roles, question.truth, strict=True)
-        if said != truth
+        f"{name} is not a {question.roles[role]}"
+        for name, role, truth in zip(question.names, reading.roles, question.truth, strict=True)
+        if role != truth
     ]
     return Finding("wrong_answer", (", ".join(wrong),)) if wrong else Finding("correct")
 
 
 def _with_format(judge_answer: Callable[[str, Question], Finding]) -> Callable[[str, Question], Finding]:
-    """A rule that demands the form first and then judges the answer part."""
+    """A judge that requires the format and then judges the answer part."""
 
     def judge(text: str, question: Question) -> Finding:
         parts = judge_format(
@@ -121,7 +121,7 @@ def _judge_answer_only(text: str, question: Question) -> Finding:
     if text.count("<answer>") > 1:
         return Finding("unparseable", ("there is more than one answer",), parts.suspects)
     if question.truncated and parts.answer is None:
-        return Finding("unparseable", ("the response was cut off by length",), parts.suspects)
+        return Finding("unparseable", ("the response was truncated",), parts.suspects)
     if parts.answer is not None:
         finding = _judge_roles(parts.answer, question)
     else:
@@ -133,16 +133,16 @@ _UNIT = re.compile(r"[^\n.!?。！？]*(?:[\n.!?。！？]+|$)")
 
 
 def _judge_closing_words(text: str, question: Question) -> Finding:
-    """The shortest run of whole sentences or lines at the end of `text` that gives everybody a role."""
+    """Judge the shortest sequence of sentences or lines at the end of `text` that assigns all roles."""
     people = len(question.names)
     tail = text.rstrip()[-(1000 + 250 * people) :]
     units = [unit for unit in _UNIT.findall(tail) if unit]
-    finding = Finding("unparseable", ("no answer stands at the end of the response",))
+    finding = Finding("unparseable", ("there is no answer at the end of the response",))
     for count in range(1, min(len(units), 4 * people + 4) + 1):
-        finding_here = _judge_roles("".join(units[-count:]), question)
-        if finding_here.verdict != "unparseable":
-            return finding_here
-        finding = finding_here if count == 1 else finding
+        candidate = _judge_roles("".join(units[-count:]), question)
+        if candidate.verdict != "unparseable":
+            return candidate
+        finding = candidate if count == 1 else finding
     return finding
 
 
@@ -160,41 +160,41 @@ def _judge_number(answer: str, question: Question) -> Finding:
     if target is None:
         raise ValueError(f"rule gsm8k-1 expected a number in target, got {question.target[-80:]!r}")
     if number is None:
-        return Finding("unparseable", ("the answer holds no number",))
+        return Finding("unparseable", ("the answer contains no number",))
     return Finding("correct") if number == target else Finding("wrong_answer", (f"the last number is {number}",))
 
 
 def _judge_exact(answer: str, question: Question) -> Finding:
-    said = " ".join(answer.split())
-    if not said:
+    normalized = " ".join(answer.split())
+    if not normalized:
         return Finding("unparseable", ("the answer is empty",))
-    right = said == " ".join(question.target.split())
+    right = normalized == " ".join(question.target.split())
     return Finding("correct") if right else Finding("wrong_answer", ("the answer is not the expected text",))
 
 
 def _judge_verified(answer: str, question: Question) -> Finding:
-    said = answer.strip()
-    if not said:
+    stripped = answer.strip()
+    if not stripped:
         return Finding("unparseable", ("the answer is empty",))
     try:
-        right = bool(question.verifier(said))
-    except Exception as error:  # the verifier is foreign code, and what it reads is whatever the model wrote
-        return Finding("unparseable", (f"the task's own program can't read the answer ({type(error).__name__})",))
-    return Finding("correct") if right else Finding("wrong_answer", ("the task's own program says no",))
+        right = bool(question.verifier(stripped))
+    except Exception as error:  # the verifier is foreign code and its input is arbitrary
+        return Finding("unparseable", (f"the task's verifier can't parse the answer ({type(error).__name__})",))
+    return Finding("correct") if right else Finding("wrong_answer", ("the task's verifier rejects the answer",))
 
 
 RULES: dict[str, Rule] = {
-    "strict-1": Rule("people", True, "form and roles, the default", _with_format(_judge_roles)),
+    "strict-1": Rule("people", True, "format and roles, the default", _with_format(_judge_roles)),
     "answer-only-1": Rule(
         "people",
         False,
-        "roles from the answer part or the closing words; the form is not required",
+        "roles from the answer part or the last sentences; no format is required",
         _judge_answer_only,
     ),
-    "gsm8k-1": Rule("target", True, "form, and the last number of the answer part", _with_format(_judge_number)),
-    "exact-1": Rule("target", True, "form, and the answer part word for word", _with_format(_judge_exact)),
+    "gsm8k-1": Rule("target", True, "format, and the last number of the answer part", _with_format(_judge_number)),
+    "exact-1": Rule("target", True, "format, and the exact text of the answer part", _with_format(_judge_exact)),
     "verified-1": Rule(
-        "verifier", True, "form, and the answer part as a program of the task judges it", _with_format(_judge_verified)
+        "verifier", True, "format, and the answer part as judged by the task's verifier", _with_format(_judge_verified)
     ),
 }
 
@@ -218,18 +218,18 @@ def _question(
         return Question(normalize(quiz), names, (), roles, normalize(target), None, prompt_opens_think, truncated)
     if rule.needs == "verifier":
         if verifier is None:
-            raise ValueError(f"rule {name} expected a verifier (a program of the task), got none")
+            raise ValueError(f"rule {name} expected a verifier (a function of the task), got none")
         return Question(normalize(quiz), names, (), roles, "", verifier, prompt_opens_think, truncated)
     if len(roles) != 2 or roles[0] == roles[1]:
         raise ValueError(f"expected roles as [truth word, lie word], two different words, got {list(roles)}")
     if not names or len(set(names)) != len(names):
         raise ValueError(f"expected people as [[name, role word], ...] with different names, got {list(names)}")
-    said = [normalize(role) for _, role in people]
-    strange = [role for role in said if role not in roles]
-    if strange:
-        raise ValueError(f"expected every person's role to be one of {list(roles)}, got {strange[0]!r}")
+    assigned = [normalize(role) for _, role in people]
+    unknown = [role for role in assigned if role not in roles]
+    if unknown:
+        raise ValueError(f"expected every person's role to be one of {list(roles)}, got {unknown[0]!r}")
     return Question(
-        normalize(quiz), names, tuple(map(roles.index, said)), roles, "", None, prompt_opens_think, truncated
+        normalize(quiz), names, tuple(map(roles.index, assigned)), roles, "", None, prompt_opens_think, truncated
     )
 
 
@@ -246,23 +246,23 @@ def score(
     target: str | None = None,
     verifier: Callable[[str], bool] | None = None,
 ) -> Verdict:
-    """Score one response by a rule of RULES.
+    """Score a response by a rule of RULES.
 
     Args:
-        response: the text as the model wrote it, special tokens visible, with or without the end token.
-        quiz: the question's text, to recognise a copy of it in the thinking.
-        people: (name, role word) of each person, the solution; needed by strict-1 and answer-only-1.
+        response: the text as sampled, with special tokens, with or without the end token.
+        quiz: the text of the question, to detect copies of it in the thinking.
+        people: the solution as (name, role word) of each person; needed by strict-1 and answer-only-1.
         roles: (truth word, lie word).
-        prompt_opens_think: whether the prompt ended with `<think>`, so that the response begins inside it.
-        truncated: whether the response was cut off by length.
-        values: the rewards of the parts.
+        prompt_opens_think: whether the prompt ends with `<think>`.
+        truncated: whether the response reached the length limit.
+        values: the rewards of format and answer.
         rule: name and version of the rule.
-        target: the right answer as text; needed by exact-1 and by gsm8k-1 (a number, or a GSM8K solution
-            that ends in `#### number`).
-        verifier: tells from the answer part whether it is right; needed by verified-1.
+        target: the right answer as text; needed by exact-1 and gsm8k-1 (a number, or a GSM8K solution that ends in
+            `#### number`).
+        verifier: whether the text of an answer part is correct; needed by verified-1.
 
     Raises:
-        ValueError: for a question that can't be scored or an unknown rule; never because of the response.
+        ValueError: for an unknown rule or arguments that it can't use; never because of the response.
     """
     if rule not in RULES:
         raise ValueError(f"expected a rule of {', '.join(RULES)}, got {rule!r}")
@@ -270,7 +270,7 @@ def score(
     question = _question(chosen, rule, quiz, people, roles, target, verifier, prompt_opens_think, truncated)
     if has_mark_flood(response):
         verdict = "bad_format" if chosen.scores_format else "unparseable"
-        finding = Finding(verdict, ("the response piles up combining marks",), ("mark_flood",))
+        finding = Finding(verdict, ("the response has too many combining marks in a row",), ("mark_flood",))
     else:
         finding = chosen.judge(normalize(response), question)
     return _reward(finding, values, rule, chosen.scores_format)

@@ -1,17 +1,17 @@
-"""Does the thinking part hold thinking? Tells real content from nothing, placeholders, filler and copies."""
+"""Judges the thinking part: real content, or empty, a placeholder, filler or a copy."""
 
 from functools import lru_cache
 from typing import NamedTuple
 
 from jaxrl.rewards.unicode import words
 
-MIN_WORDS = 5  # all words
-MIN_CONTENT = 4  # distinct words that carry meaning and are not copied
+MIN_WORDS = 5
+MIN_CONTENT = 4  # distinct words with meaning that are not copied
 MIN_NEW_SHARE = 0.15  # share of the words that are not copied from the question or the answer
-SHINGLE = 5  # words in a row that count as copied
-READ_LIMIT = 32_768  # characters judged; a copy or a filler shows itself long before
+SHINGLE = 5  # length of a word sequence that counts as copied
+READ_LIMIT = 32_768  # characters; enough to detect copies and filler
 
-# Words that every text has, or that only announce thinking. Names, roles, "if", "true", "lies" are content.
+# Common words, and words that only announce thinking. Names, roles, "if", "true" and "lies" are content.
 _FILLER_WORDS = """
 a about above again all also an analysis analyze analyse and answer are as at be been before begin below brief
 by can careful carefully chain check come consider could deep deeply describe detail detailed details did do
@@ -39,7 +39,7 @@ TOPIC = frozenset(_TOPIC_WORDS.split()) | frozenset("真假谎骗诚实说假设
 
 
 class Thinking(NamedTuple):
-    """What a thinking part showed: reasons to refuse it (none = real content) and suspects to count."""
+    """Reasons to reject a thinking part (none: real content), and suspects to count."""
 
     reasons: tuple[str, ...]
     suspects: tuple[str, ...]
@@ -70,12 +70,11 @@ def _topic_words(names: tuple[str, ...], roles: tuple[str, ...]) -> frozenset[st
 def judge_thinking(
     thinking: str, *, quiz: str, answer: str, names: tuple[str, ...] = (), roles: tuple[str, ...] = ()
 ) -> Thinking:
-    """Judge the text between `<think>` and `</think>` (both NFC).
+    """Judge the text between `<think>` and `</think>` (NFC).
 
-    Real content is at least 5 words of which 4 different ones carry meaning and stand in neither the
-    question nor the answer as a run of 5 words, making up at least 15 percent of the whole. With `names`
-    given (a logic puzzle), one word must be a name, a role or a word of logic. Only the first 32,768
-    characters are read.
+    Real content has at least 5 words. At least 15 % of the words are not part of a sequence of 5 words that is also in
+    the question or the answer, and these include 4 distinct words with meaning. With `names` (a logic puzzle), one word
+    must be a name, a role or a word of logic. Only the first 32,768 characters are read.
     """
     found = words(thinking[:READ_LIMIT])
     content = {word for word in found if word not in FILLER}
@@ -87,12 +86,12 @@ def judge_thinking(
         )
     if len(content) < MIN_CONTENT:
         return Thinking(
-            ("the thinking is a placeholder or filler: it says nothing about the question",),
+            ("the thinking is a placeholder or filler: it does not refer to the question",),
             ("tiny_thinking",),
         )
     if names and not content & _topic_words(names, roles):
         return Thinking(
-            ("the thinking is filler: it speaks of nobody and of nothing in the question",),
+            ("the thinking is filler: it refers to no person and no fact of the question",),
             ("filler_thinking",),
         )
     return _judge_copies(found, quiz, answer)
@@ -106,9 +105,9 @@ def _judge_copies(found: list[str], quiz: str, answer: str) -> Thinking:
     if len(answer_words) >= 2:
         size = min(SHINGLE, len(answer_words))
         _mark_copied(found, frozenset(_windows(answer_words, size)), size, copied)
-    kept = [word for word, was_copied in zip(found, copied, strict=True) if not was_copied]
+    new = [word for word, was_copied in zip(found, copied, strict=True) if not was_copied]
     suspects = ("question_copied",) if from_question > len(found) // 2 else ()
-    if len(kept) >= MIN_NEW_SHARE * len(found) and len({word for word in kept if word not in FILLER}) >= MIN_CONTENT:
+    if len(new) >= MIN_NEW_SHARE * len(found) and len({word for word in new if word not in FILLER}) >= MIN_CONTENT:
         return Thinking((), suspects)
     if 2 * from_question >= sum(copied):
         return Thinking(("the question is copied as thinking",), ("question_copied",))

@@ -1,16 +1,16 @@
-"""One spelling for canonically equal texts, and words out of any script, in linear time."""
+"""Unicode normalization and splitting into words, in linear time."""
 
 import itertools
 import re
 import unicodedata
 
-# Marks that follow a letter. The three Tibetan vowels added below are starters that decompose into marks.
+# Combining marks. The three Tibetan vowels added below are starters that decompose into marks.
 _MARKS = "".join(chr(code) for code in range(0x300, 0x1F000) if unicodedata.combining(chr(code)))
 _MARK = f"[{re.escape(_MARKS)}\u0f73\u0f75\u0f81]"
-_MARK_RUN = re.compile(f"{_MARK}(?<!{_MARK}{_MARK}){_MARK}{{11,}}")  # a run from its beginning
-MAX_MARKS = 30  # the bound of the Unicode stream-safe text format (UAX 15); no language comes near it
+_MARK_RUN = re.compile(f"{_MARK}(?<!{_MARK}{_MARK}){_MARK}{{11,}}")  # a run, from its start
+MAX_MARKS = 30  # the limit of the Unicode stream-safe text format (UAX 15); no language needs as many
 
-# Scripts written without spaces: each character stands as a word of its own.
+# Scripts written without spaces: each character is a word.
 UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 _WORD = re.compile(f"[{UNSPACED}]|[^\\W_{UNSPACED}]+")
 
@@ -19,13 +19,13 @@ _QUOTES |= {ord(char): '"' for char in "\u201c\u201d\u201e\u00ab\u00bb\u300c\u30
 
 
 def has_mark_flood(text: str) -> bool:
-    """True when more than 30 combining marks stand on one letter, counted alike for NFC and NFD spellings."""
+    """Whether a letter has more than 30 combining marks; the same for NFC and NFD."""
     if text.isascii():
         return False
     for run in _MARK_RUN.finditer(text):
-        # 40 characters are enough to tell; longer runs are never decomposed, so that a flood costs nothing.
+        # 40 characters are enough; longer runs are not decomposed, so the cost is bounded.
         marks = "".join(unicodedata.normalize("NFD", char) for char in run.group()[:40])
-        letter = unicodedata.normalize("NFD", text[max(run.start() - 1, 0)])  # may carry marks itself
+        letter = unicodedata.normalize("NFD", text[max(run.start() - 1, 0)])  # may contain marks
         if _leading_marks(marks) + _leading_marks(letter[::-1]) > MAX_MARKS:
             return True
     return False
@@ -36,12 +36,12 @@ def _leading_marks(decomposed: str) -> int:
 
 
 def normalize(text: str) -> str:
-    """NFC form of `text`, which must have no mark flood (sorting marks is quadratic)."""
+    """NFC of `text`, which must have no mark flood: the cost of sorting marks is quadratic."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def fold(text: str) -> str:
-    """Letter case and spelling of quotes and hyphens taken away, for comparing words."""
+    """`text` without differences of letter case, quotes and hyphens, to compare words."""
     if text.isascii():
         return text.lower()
     text = unicodedata.normalize("NFC", text.casefold())

@@ -1,4 +1,4 @@
-"""Scored cases, honest and tricky, written by hand: the verdict of each, alike for NFC and NFD spellings."""
+"""Golden verdicts of handwritten responses, honest and tricky, the same for NFC and NFD."""
 
 import json
 import unicodedata
@@ -28,7 +28,7 @@ def judge(case, response):
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
-def test_verdict(case):
+def test_golden_verdict(case):
     verdict = judge(case, case["response"])
     assert verdict.verdict == case["verdict"], verdict.reasons
     assert verdict.rule == case["rule"]

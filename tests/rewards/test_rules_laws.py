@@ -1,4 +1,4 @@
-"""Laws of the rules: legal renderings, flips and tricks; nothing raises; spelling does not matter."""
+"""Laws of the rules: right answers in any rendering, wrong answers, tricks, arbitrary text, Unicode normal forms."""
 
 import unicodedata
 
@@ -87,12 +87,12 @@ FRAMES = (
 
 @st.composite
 def renderings(draw, names, roles, truth):
-    """A legal way of saying that person i has the role truth[i]."""
+    """A valid statement that person i has the role truth[i]."""
     order = draw(st.permutations(range(len(names))))
     recase = draw(st.sampled_from([str, str.upper, str.lower]))
     if draw(st.booleans()):
         form = draw(st.sampled_from(PAIRS))
-        said = [
+        pairs = [
             form.format(
                 n=names[i],
                 r=roles[truth[i]],
@@ -102,7 +102,7 @@ def renderings(draw, names, roles, truth):
             )
             for i in order
         ]
-        text = draw(st.sampled_from(JOINS)).join(said)
+        text = draw(st.sampled_from(JOINS)).join(pairs)
         return recase(draw(st.sampled_from(FRAMES)).format(text))
     groups = []
     for side in draw(st.permutations((0, 1))):
@@ -115,13 +115,13 @@ def renderings(draw, names, roles, truth):
 def judge(puzzle, response, **options):
     names, roles, truth = puzzle
     quiz = " ".join(f"{name} says: {names[0]} is a {roles[0]}." for name in names) + " Who is what?"
-    settled = {"prompt_opens_think": False, "truncated": False, "target": "7", "verifier": str.isdigit} | options
+    arguments = {"prompt_opens_think": False, "truncated": False, "target": "7", "verifier": str.isdigit} | options
     return score(
         response,
         quiz=quiz,
         people=[(name, roles[side]) for name, side in zip(names, truth, strict=True)],
         roles=roles,
-        **settled,
+        **arguments,
     )
 
 
@@ -131,7 +131,7 @@ def wrap(puzzle, answer):
 
 @LAWS
 @given(st.data(), puzzles())
-def test_every_legal_rendering_of_the_right_answer_is_correct(data, puzzle):
+def test_every_rendering_of_the_right_answer_is_correct(data, puzzle):
     verdict = judge(puzzle, wrap(puzzle, data.draw(renderings(*puzzle))))
     assert verdict.verdict == "correct", verdict.reasons
     assert verdict.reward == 3.0
@@ -139,7 +139,7 @@ def test_every_legal_rendering_of_the_right_answer_is_correct(data, puzzle):
 
 @LAWS
 @given(st.data(), puzzles())
-def test_every_single_flip_is_a_wrong_answer(data, puzzle):
+def test_an_answer_with_one_wrong_role_is_wrong(data, puzzle):
     names, roles, truth = puzzle
     flipped = list(truth)
     flipped[data.draw(st.integers(0, len(names) - 1))] ^= 1
@@ -201,7 +201,7 @@ FORM_TRICKS = (
 @pytest.mark.parametrize("trick", ANSWER_TRICKS)
 @TRICKS
 @given(data=st.data(), puzzle=puzzles())
-def test_no_trick_in_the_answer_is_correct(trick, data, puzzle):
+def test_tricks_in_the_answer_are_unparseable(trick, data, puzzle):
     names, roles, truth = puzzle
     text = trick.format(data.draw(renderings(*puzzle)), n=names[0], r=roles[truth[0]], o=roles[1 - truth[0]])
     assert judge(puzzle, wrap(puzzle, text)).verdict == "unparseable"
@@ -211,11 +211,11 @@ def test_no_trick_in_the_answer_is_correct(trick, data, puzzle):
 @pytest.mark.parametrize("trick", FORM_TRICKS)
 @TRICKS
 @given(data=st.data(), puzzle=puzzles())
-def test_no_trick_of_form_is_correct(trick, data, puzzle):
-    said = data.draw(renderings(*puzzle))
+def test_tricks_of_format_have_a_bad_format(trick, data, puzzle):
+    answer = data.draw(renderings(*puzzle))
     quiz = " ".join(f"{name} says: {puzzle[0][0]} is a {puzzle[1][0]}." for name in puzzle[0]) + " Who is what?"
     thought = THINKING.format(puzzle[0][0])
-    response = trick.format(t=f"<think>{thought}</think>", a=f"<answer>{said}</answer>", q=quiz, x=said, y=thought)
+    response = trick.format(t=f"<think>{thought}</think>", a=f"<answer>{answer}</answer>", q=quiz, x=answer, y=thought)
     verdict = judge(puzzle, response)
     assert verdict.verdict == "bad_format"
     assert verdict.reward == -3.0
@@ -262,13 +262,13 @@ HOSTILE = st.lists(
 @pytest.mark.parametrize("rule", RULES)
 @LAWS
 @given(text=HOSTILE, opened=st.booleans(), truncated=st.booleans(), inside=st.booleans())
-def test_nothing_raises_and_spelling_does_not_matter(rule, text, opened, truncated, inside):
+def test_no_response_raises_and_verdicts_do_not_depend_on_the_normal_form(rule, text, opened, truncated, inside):
     puzzle = (("Ann", "José"), ("knight", "knave"), (0, 1))
     if inside:
         text = wrap(puzzle, text)
     verdicts = {
-        judge(puzzle, spelled, rule=rule, prompt_opens_think=opened, truncated=truncated).verdict
-        for spelled in (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
+        judge(puzzle, variant, rule=rule, prompt_opens_think=opened, truncated=truncated).verdict
+        for variant in (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
     }
     assert len(verdicts) == 1
     assert verdicts <= set(VERDICTS)
@@ -279,7 +279,7 @@ def test_nothing_raises_and_spelling_does_not_matter(rule, text, opened, truncat
     st.sampled_from(["", "e", "é", "한", "ự"]),
     st.lists(st.sampled_from(["\u0301", "\u0316", "\u0f73", "\u0344"]), min_size=24, max_size=36),
 )
-def test_a_flood_of_marks_is_counted_alike_in_every_spelling(letter, marks):
+def test_combining_marks_are_counted_the_same_in_every_normal_form(letter, marks):
     text = f"x {letter}{''.join(marks)} y"
     assert (
         len({has_mark_flood(unicodedata.normalize(form, text)) for form in ("NFC", "NFD")} | {has_mark_flood(text)})
@@ -288,22 +288,22 @@ def test_a_flood_of_marks_is_counted_alike_in_every_spelling(letter, marks):
 
 
 @pytest.mark.parametrize(("marks", "flood"), [(29, False), (30, True)])
-def test_a_mark_inside_the_letter_counts_too(marks, flood):
-    text = "é" + "\u0316" * marks  # one mark more than is seen: 31 are too many
+def test_a_mark_that_is_part_of_the_letter_counts(marks, flood):
+    text = "é" + "\u0316" * marks  # é has a mark itself; 31 are too many
     assert [has_mark_flood(unicodedata.normalize(form, text)) for form in ("NFC", "NFD")] == [flood, flood]
 
 
-def test_values_come_from_the_caller():
+def test_rewards_are_configurable():
     puzzle = (("Ann", "Bob"), ("knight", "knave"), (0, 1))
     values = RewardValues(0.5, -0.25, 4.0, 0.0, -1.0)
-    wanted = {"Ann: knight, Bob: knave": 4.5, "Ann: knave, Bob: knave": 0.5, "Ann: knight": -0.5}
-    for answer, reward in wanted.items():
+    expected = {"Ann: knight, Bob: knave": 4.5, "Ann: knave, Bob: knave": 0.5, "Ann: knight": -0.5}
+    for answer, reward in expected.items():
         assert judge(puzzle, wrap(puzzle, answer), values=values).reward == reward
     assert judge(puzzle, "", values=values).reward == -1.25
 
 
 @pytest.mark.parametrize(
-    ("changed", "sentence"),
+    ("changed", "error"),
     [
         ({"rule": "strict-2"}, "expected a rule of strict-1"),
         ({"roles": ("knight",)}, "two different words"),
@@ -313,13 +313,13 @@ def test_values_come_from_the_caller():
         ({"rule": "gsm8k-1", "target": "many"}, "expected a number in target"),
     ],
 )
-def test_a_question_that_can_not_be_scored_is_refused(changed, sentence):
-    asked = {
+def test_arguments_that_a_rule_cannot_use_raise(changed, error):
+    arguments = {
         "quiz": "q",
         "people": (("Ann", "knight"),),
         "roles": ("knight", "knave"),
         "prompt_opens_think": False,
         "truncated": False,
     } | changed
-    with pytest.raises(ValueError, match=sentence):
-        score("<think>the lies of Ann would refute themselves here</think><answer>7</answer>", **asked)
+    with pytest.raises(ValueError, match=error):
+        score("<think>the lies of Ann would refute themselves here</think><answer>7</answer>", **arguments)
