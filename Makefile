@@ -3,32 +3,50 @@ PROCESSES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PROJECT := setup.cfg pyproject.toml
+# The tests of a file run in one process, because they share fixtures. A process uses up to 5 GB.
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile
+TYPED := models jaxrl/algorithms jaxrl/sampling jaxrl/learning
 
-.PHONY: demo test test-browser test-gpu-compile lint base clean
+.PHONY: demo check test test-all test-browser test-gpu-compile lint format types base clean
 
-# Trains the embedded model through all three stages on this machine's CPU. Started again, it goes on where it was.
+# Train the embedded model through all three stages on this machine's CPU. An interrupted run resumes.
 demo: $(VENV)/installed
 	$(BIN)/python -m jaxrl.train --config=configs/three_stage.py:tiny
 
-# Every test, in a fresh or kept virtual environment: on two cores 34 minutes in two processes, about an hour in one
-# (PROCESSES=1). A file's tests stay in one process, since each has its own compiled programs. A process takes up to 5 GB.
+# Under 2 minutes on two cores: run it before each commit. Lint, types, layers, glossary, laws and one short run.
+check: lint types
+	$(PYTEST) -m check
+
+# At most 10 minutes on two cores: what a user needs to trust an installation.
 test: $(VENV)/tested
-	$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile
+	$(PYTEST) -m "not slow"
 
-lint: $(VENV)/tested
-	$(BIN)/ruff check .
+# At most 45 minutes on two cores: also killed processes, several processes, sweeps, compiler tuning and the report in a
+# browser (see test-browser).
+test-all: $(VENV)/tested
+	$(PYTEST) --durations=10
 
-# The report in headless Chromium, which has to be there (apt-get install chromium); the extra browser is Playwright (50 MB).
+# The report in headless Chromium, which must be installed: apt-get install chromium.
 test-browser: $(VENV)/tested
-	$(BIN)/python -m pip install --quiet --editable '.[browser]'
-	$(BIN)/python -m pytest tests/reporting/browser_page.py
+	$(BIN)/python -m pytest tests/reporting/test_browser_page.py
 
-# Compiles the decode loop for A100s, without one: needs the extra cuda12 (about 2 GB), which stays out of the other tests.
+# Compile the decode loop for A100s without a GPU. Needs the extra cuda12 (about 2 GB).
 test-gpu-compile: $(VENV)/tested
 	$(BIN)/python -m pip install --quiet --editable '.[cuda12]'
 	$(BIN)/python -m pytest tests/gpu_compile.py -s
 
-# Trains the embedded base model anew (benchmarks/RESULTS.md has the time); a stopped run goes on.
+lint: $(VENV)/tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/tested
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: $(VENV)/tested
+	$(BIN)/basedpyright $(TYPED)
+
+# Train the embedded base model again (benchmarks/RESULTS.md has the time). An interrupted run resumes.
 base: $(VENV)/installed
 	$(BIN)/python -m jaxrl.sft --config=configs/tiny_base.py
 
@@ -44,4 +62,4 @@ $(VENV)/tested: $(PROJECT) | $(VENV)/bin/python
 	touch $@ $(VENV)/installed
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .pytest_cache build dist *.egg-info

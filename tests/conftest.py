@@ -1,43 +1,69 @@
 """Strict by default: four virtual CPU devices, no silent promotion of shapes or dtypes, shapes checked at run time."""
 
-import atexit
 import http.server
 import json
 import os
-import shutil
-import tempfile
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+# Compiled programs are kept in one folder, which all test processes and the commands that tests start read and write.
+# XLA's keys include the program, the flags and the number of devices: an entry of an earlier run is never wrong, and a
+# command reuses the programs of the tests only with as many devices and the same flags.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("JAXRL_TEST_CACHE") or str(
+    Path(__file__).parents[1] / ".pytest_cache" / "compiled"
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ["JAX_NUM_CPU_DEVICES"] = "4"
+
 import jax
 import pytest
 from jaxtyping import install_import_hook
 
-from jaxrl.runtime import devices
+from jaxrl.runtime import cpu
 from jaxrl.runtime.devices import prepare_devices
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Tests build the same programs many times. JAXRL_TEST_CACHE names a folder that keeps them between test runs.
-_COMPILED = os.environ.get("JAXRL_TEST_CACHE") or tempfile.mkdtemp(prefix="jaxrl-compiled-")
-if "JAXRL_TEST_CACHE" not in os.environ:
-    atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
-jax.config.update("jax_compilation_cache_dir", _COMPILED)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+prepare_devices(4, "")  # exports the flags that commands have with several devices
+cpu.cores = lambda: 4  # commands that use one device a core find four
 
-prepare_devices(4, "")
-devices.cores = lambda: 4  # commands that ask for a device a core find these
-
-install_import_hook(["models", "jaxrl.algorithms"], "beartype.beartype")
+install_import_hook(["models", "jaxrl.algorithms", "jaxrl.sampling", "jaxrl.learning"], "beartype.beartype")
 
 
-pytest_plugins = ["fixtures.small_runs"]
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """Runs of a random model of a few thousand parameters."""
+    from fixtures.small_runs import save_random_model
+
+    return save_random_model(tmp_path_factory.mktemp("base") / "model")
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """Rewards that a random model can earn."""
+    from fixtures.small_runs import parity_rewards
+
+    with parity_rewards():
+        yield
+
+
+@pytest.fixture(scope="session")
+def whole(small, tmp_path_factory):
+    """An undisturbed run and its folder. Tests read it; they must not write there."""
+    from fixtures.small_runs import parity_rewards
+
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    run = small.run(small.fields(workdir))
+    with parity_rewards():
+        run.train()
+    return run, workdir
 
 
 @pytest.fixture
