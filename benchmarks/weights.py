@@ -25,7 +25,7 @@ import numpy as np
 
 from models.config import preset
 from models.folder import CONFIG, INDEX
-from models.hf_names import tensor_slots
+from models.hf_names import tensor_specs
 from models.safetensors_file import write_file
 
 FILES = 4
@@ -35,7 +35,7 @@ GIB = 2**30
 def make_checkpoint(folder: Path, layers: int) -> int:
     """Write the model; returns its bytes of weights."""
     config = dataclasses.replace(preset("3b"), num_hidden_layers=layers)
-    shapes = {name: slot.shape for name, slot in tensor_slots(config).items()}
+    shapes = {name: slot.shape for name, slot in tensor_specs(config).items()}
     kind, generator = np.dtype(ml_dtypes.bfloat16), np.random.default_rng(0)
     folder.mkdir()
     names = np.array_split(list(shapes), FILES)

@@ -1,4 +1,4 @@
-"""Adapters as a folder that Hugging Face's PEFT reads: `PeftModel.from_pretrained(model, folder)`."""
+"""Saves LoRA adapters in the format of Hugging Face's PEFT: `PeftModel.from_pretrained(model, folder)`."""
 
 import json
 from collections.abc import Mapping
@@ -8,32 +8,32 @@ from typing import Any
 import numpy as np
 
 from models.folder import replacing
-from models.hf_names import TABLE
+from models.hf_names import HF_NAMES
 from models.lora import LoRASpec, pairs
-from models.safetensors_file import read_header, view, write_file
+from models.safetensors_file import map_tensor, read_header, write_file
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def peft_tensors(adapters: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Float32 tensors by PEFT's names: `...q_proj.lora_A.weight` [rank, in], `lora_B` [out, rank]."""
-    found = {}
+    """Adapters by PEFT's tensor names, one per layer: `...q_proj.lora_A.weight` [rank, in], `lora_B` [out, rank]."""
+    tensors = {}
     for path, *parts in pairs(adapters):
-        name = TABLE["/".join(path)].removesuffix(".weight")
+        name = HF_NAMES["/".join(path)].removesuffix(".weight")
         for side, stacked in zip("AB", parts, strict=True):
             for layer, matrix in enumerate(np.asarray(stacked)):
-                found[f"base_model.model.{name.format(layer)}.lora_{side}.weight"] = matrix.T
-    return dict(sorted(found.items()))
+                tensors[f"base_model.model.{name.format(layer)}.lora_{side}.weight"] = matrix.T
+    return dict(sorted(tensors.items()))
 
 
 def save_adapter(folder: str | Path, adapters: Mapping[str, Any], spec: LoRASpec, model: str) -> None:
-    """Write adapters (arrays, stacked by layer) for PEFT, read them back, and put the folder in place.
+    """Writes adapters (stacked by layer) for PEFT, verifies them, and replaces `folder` atomically.
 
-    model: the name or folder of their base, for PEFT to find. Raises OSError where what was read back differs or the
-    disk is full, and as `replacing` does.
+    model: name or folder of the base model, for PEFT. Raises OSError if the written data differ or the disk is full,
+    and as `replacing`.
     """
     tensors = peft_tensors(adapters)
-    alpha = int(spec.alpha) if float(spec.alpha).is_integer() else spec.alpha  # PEFT declares a whole number
+    alpha = int(spec.alpha) if float(spec.alpha).is_integer() else spec.alpha  # PEFT declares an integer
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -54,9 +54,9 @@ def save_adapter(folder: str | Path, adapters: Mapping[str, Any], spec: LoRASpec
         shapes = {name: (matrix.dtype, matrix.shape) for name, matrix in tensors.items()}
         write_file(temporary / WEIGHTS, shapes, tensors.values(), {"format": "pt"})
         entries, _ = read_header(temporary / WEIGHTS)
-        wrong = [name for name, matrix in tensors.items() if not np.array_equal(view(entries[name]), matrix)]
+        wrong = [name for name, matrix in tensors.items() if not np.array_equal(map_tensor(entries[name]), matrix)]
         if wrong:
             raise OSError(
-                f"what was read back differs from what was written: {', '.join(wrong)}; the disk may be "
-                "failing, the old folder was left as it was."
+                f"verification failed, the written data differ for {', '.join(wrong)}; the disk may be failing. "
+                "The old folder is unchanged."
             )

@@ -1,4 +1,4 @@
-"""What shape a model has: read from and written to Hugging Face's `config.json`."""
+"""Model configurations, read from and written to Hugging Face's `config.json`."""
 
 import dataclasses
 import re
@@ -11,10 +11,11 @@ REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers
 
 @dataclasses.dataclass(frozen=True)
 class Qwen2Config:
-    """Sizes of a Qwen2 (or dense Qwen3) decoder, under Hugging Face's field names.
+    """Configuration of a Qwen2 or dense Qwen3 decoder, with Hugging Face's field names.
 
-    `attention_bias` is the bias of the query, key and value projections; `qk_norm` the RMS norm of Qwen3 on
-    queries and keys. Source: Qwen2 technical report, arXiv 2407.10671, section 2.2.
+    attention_bias: bias in the query, key and value projections. qk_norm: Qwen3's RMSNorm on queries and keys.
+    Raises ValueError for sizes that are not positive or do not divide.
+    Source: Qwen2 technical report, arXiv 2407.10671, section 2.2; Qwen3 technical report, arXiv 2505.09388, section 2.
     """
 
     vocab_size: int
@@ -47,32 +48,32 @@ class Qwen2Config:
         }
         for field, value in sizes.items():
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{field} must be a whole number of at least 1, got {value!r}; set a positive size.")
+                raise ValueError(f"{field} must be an integer of at least 1, got {value!r}; set a positive size.")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 "num_attention_heads must be a multiple of num_key_value_heads, got "
-                f"{self.num_attention_heads} and {self.num_key_value_heads}; choose head counts that divide."
+                f"{self.num_attention_heads} and {self.num_key_value_heads}; choose numbers of heads that divide."
             )
         if self.head_dim % 2:
-            raise ValueError(f"head_dim must be even for rotary embeddings, got {self.head_dim}; choose an even size.")
+            raise ValueError(
+                f"head_dim must be even for rotary embeddings, got {self.head_dim}; choose an even number."
+            )
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "Qwen2Config":
-        """Read a parsed `config.json`. Raises ValueError for what is missing or not supported, by name."""
+        """The configuration in a parsed `config.json`. Raises ValueError that names missing and unsupported fields."""
         kind = config.get("model_type")
         if kind not in ("qwen2", "qwen3"):
-            raise ValueError(f"expected a model of type qwen2 or qwen3, got {kind!r}; supported: {SUPPORTED}.")
+            raise ValueError(f"expected a model_type of qwen2 or qwen3, got {kind!r}; supported: {SUPPORTED}.")
         missing = [field for field in REQUIRED if config.get(field) is None]
         if missing:
-            raise ValueError(
-                f"config.json lacks {', '.join(missing)}; take the config.json that belongs to the weights."
-            )
-        _refuse_unsupported(config, kind)
+            raise ValueError(f"config.json lacks {', '.join(missing)}; use the config.json of the weights.")
+        _check_supported(config, kind)
         rope = config.get("rope_parameters") or {}
         heads = config["num_attention_heads"]
         longest = config.get("max_position_embeddings", 32_768)
         dual_chunk = config.get("dual_chunk_attention_config")
-        if dual_chunk:  # equal to plain attention as long as a row fits the window it was trained with
+        if dual_chunk:  # equals full attention within the original context length
             longest = min(longest, dual_chunk.get("original_max_position_embeddings", longest))
         return cls(
             vocab_size=config["vocab_size"],
@@ -91,7 +92,7 @@ class Qwen2Config:
         )
 
     def to_hugging_face(self) -> dict[str, Any]:
-        """The `config.json` of this model; `from_hugging_face` reads it back to an equal object."""
+        """The content of `config.json`; `from_hugging_face` reads it back to an equal object."""
         kind, name = ("qwen3", "Qwen3ForCausalLM") if self.qk_norm else ("qwen2", "Qwen2ForCausalLM")
         fields = dataclasses.asdict(self)
         fields.pop("qk_norm")
@@ -107,8 +108,8 @@ class Qwen2Config:
         }
 
 
-def _refuse_unsupported(config: Mapping[str, Any], kind: str) -> None:
-    """Raise ValueError for options that change the mathematics and are not built in."""
+def _check_supported(config: Mapping[str, Any], kind: str) -> None:
+    """Raises ValueError for options that change the computation and are not implemented."""
     activation = config.get("hidden_act", "silu")
     if activation != "silu":
         raise ValueError(f"expected hidden_act 'silu', got {activation!r}; supported: {SUPPORTED}.")
@@ -117,31 +118,29 @@ def _refuse_unsupported(config: Mapping[str, Any], kind: str) -> None:
         rope_type = scaling.get("rope_type", scaling.get("type", "default"))
         if rope_type != "default":
             raise ValueError(
-                f"rope scaling {rope_type!r} is switched on and is not supported; "
-                f"remove {field} from config.json (and stay within max_position_embeddings) or "
-                "use a model without it."
+                f"RoPE scaling {rope_type!r} is not supported; "
+                f"remove {field} from config.json (and stay within max_position_embeddings) or use another model."
             )
     full_layers = config.get("max_window_layers", 0)
     windowed = config.get("use_sliding_window") and full_layers < config["num_hidden_layers"]
     if windowed or set(config.get("layer_types") or ()) - {"full_attention"}:
         raise ValueError(
-            "sliding-window attention is switched on and is not supported; "
-            "set use_sliding_window to false and stay within the window."
+            "sliding-window attention is not supported; "
+            "set use_sliding_window to false in config.json (and stay within the window) or use another model."
         )
     if kind == "qwen3" and config.get("attention_bias"):
         raise ValueError(
-            "Qwen3 with attention_bias is not supported (its output projection has a bias too); "
-            f"supported: {SUPPORTED}, with the biases they were published with."
+            "Qwen3 with attention_bias is not supported (it adds a bias to the output projection); "
+            f"supported: {SUPPORTED}, with their published biases."
         )
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "unknown")
         raise ValueError(
-            f"the weights are quantised ({method}), which is not supported; "
-            "use the float32, float16 or bfloat16 model they were made from."
+            f"quantized weights ({method}) are not supported; use the original float32, float16 or bfloat16 model."
         )
 
 
-def _qwen2(hidden: int, mlp: int, layers: int, heads: int, kv_heads: int, vocab: int, **rest: Any) -> Qwen2Config:
+def _qwen2(hidden: int, mlp: int, layers: int, heads: int, kv_heads: int, vocab: int, **fields: Any) -> Qwen2Config:
     return Qwen2Config(
         vocab_size=vocab,
         hidden_size=hidden,
@@ -150,7 +149,7 @@ def _qwen2(hidden: int, mlp: int, layers: int, heads: int, kv_heads: int, vocab:
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         head_dim=hidden // heads,
-        **rest,
+        **fields,
     )
 
 
@@ -199,11 +198,11 @@ PRESETS: dict[str, Qwen2Config] = {
     "qwen3-14b": _qwen3(5120, 17_408, 40, 40, False),
     "qwen3-32b": _qwen3(5120, 25_600, 64, 64, False),
 }
-"""Shapes by name, for plans and shape checks without weights; `preset` also takes the hub's names."""
+"""Published configurations by short name, for planning and shape checks without weights."""
 
 
 def preset(name: str) -> Qwen2Config:
-    """The shape behind a preset ("7b") or a hub name ("Qwen/Qwen2.5-7B-Instruct-1M"). Raises ValueError."""
+    """The configuration of a preset ("7b") or hub name ("Qwen/Qwen2.5-7B-Instruct-1M"). Raises ValueError."""
     key = name.rpartition("/")[2].lower()
     size = re.search(r"\d+(\.\d+)?b(?![a-z])", key)
     if key in PRESETS:
@@ -217,8 +216,8 @@ def preset(name: str) -> Qwen2Config:
             ("qwen2.5", "", ""),
         ):
             if mark in key:
-                found = PRESETS.get(f"{prefix}{size.group()}{suffix}")
-                if found is not None:
-                    return found
+                config = PRESETS.get(f"{prefix}{size.group()}{suffix}")
+                if config is not None:
+                    return config
                 break
-    raise ValueError(f"no preset for {name!r}; presets: {', '.join(PRESETS)}.")
+    raise ValueError(f"unknown preset {name!r}; expected one of {', '.join(PRESETS)}.")

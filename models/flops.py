@@ -1,4 +1,4 @@
-"""Floating-point operations of a model, from its sizes alone: what it has to compute, not what a program does."""
+"""Model FLOPs, computed from the configuration. Recomputation and padding are not counted."""
 
 import numpy as np
 
@@ -6,11 +6,11 @@ from models.config import Qwen2Config
 
 
 def forward_flops(config: Qwen2Config, lengths: np.ndarray, *, head: bool = True) -> float:
-    """Operations of one forward pass over rows of `lengths` tokens, no padding; a product and a sum are two.
+    """FLOPs of one forward pass over rows of `lengths` [B] tokens; a multiply-add counts as two.
 
-    Products with weights, and causal attention: token t looks at t + 1 keys. Norms, rotations and softmax are left
-    out, as usual. head: whether every token is multiplied with the vocabulary. A backward pass costs twice as much.
-    Source: Kaplan et al. 2020, arXiv 2001.08361, table 1.
+    Counts the matrix products with weights, and causal attention (token t attends to t + 1 keys). Norms, rotary
+    embeddings and softmax are omitted, as usual. head: whether logits are computed for all tokens. A backward pass
+    costs twice as much. Source: Kaplan et al. 2020, arXiv 2001.08361, table 1.
     """
     c, lengths = config, np.asarray(lengths, np.float64)
     projections = c.hidden_size * c.head_dim * 2 * (c.num_attention_heads + c.num_key_value_heads)

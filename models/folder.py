@@ -1,4 +1,4 @@
-"""A Hugging Face model folder: its config, its tensors across shards, and replacing a folder in one move."""
+"""Hugging Face model folders: config, tensors of all shards, and atomic replacement of a folder."""
 
 import contextlib
 import ctypes
@@ -14,7 +14,7 @@ from typing import Any
 
 from models.config import Qwen2Config
 from models.file_lock import lock
-from models.safetensors_file import Entry, read_header
+from models.safetensors_file import TensorEntry, read_header
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 COMPANIONS = (
@@ -27,50 +27,52 @@ COMPANIONS = (
     "chat_template*",
     "LICENSE*",
 )
-"""Files of a model besides config and weights: an export carries them along, a download asks for them."""
-OURS = (CONFIG, INDEX, "*.safetensors", "adapter_config.json", *COMPANIONS)
+"""Files of a model besides config and weights; copied by an export, fetched by a download."""
+MODEL_FILES = (CONFIG, INDEX, "*.safetensors", "adapter_config.json", *COMPANIONS)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises ValueError that names the file when it is damaged."""
+    """Reads a JSON object. Raises ValueError with the file's name if it can't be parsed."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not readable JSON ({error}); download or write it again.") from error
+        raise ValueError(f"expected JSON in {path}, got {error}; download or write it again.") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object, got a {type(value).__name__}; download it again.")
+        raise ValueError(f"expected a JSON object in {path}, got a {type(value).__name__}; download it again.")
     return value
 
 
 def read_config_json(folder: str | Path) -> dict[str, Any]:
-    """The parsed `config.json` of a model folder. Raises FileNotFoundError where there is none."""
+    """The parsed `config.json` of a model folder. Raises FileNotFoundError if it is missing."""
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(
-            f"expected a Hugging Face model folder at {folder}, but it has no {CONFIG}; "
-            "point to a folder with config.json and safetensors weights."
+            f"expected a Hugging Face model folder at {folder}, found no {CONFIG}; "
+            "pass a folder with config.json and safetensors weights."
         )
     return read_json(path)
 
 
 def read_config(folder: str | Path) -> Qwen2Config:
-    """The model shape of a folder. Raises as `read_config_json` and `Qwen2Config.from_hugging_face` do."""
+    """The model configuration of a folder. Raises as `read_config_json` and `Qwen2Config.from_hugging_face`."""
     return Qwen2Config.from_hugging_face(read_config_json(folder))
 
 
 def _shards(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """File names of the weights, and the index's name -> file map (empty for a single file)."""
+    """File names of the weights, and the index's map of tensor names to files (empty for a single file)."""
     index = folder / INDEX
     if index.is_file():
         listed = read_json(index).get("weight_map")
         if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
-            raise ValueError(f"{index} holds no weight_map of tensor names to files; download it again.")
+            raise ValueError(
+                f"expected a weight_map of tensor names to files in {index}, found none; download it again."
+            )
         missing = sorted({file for file in listed.values() if not (folder / file).is_file()})
         if missing:
             raise FileNotFoundError(
-                f"{index} names files that are not in {folder}: {', '.join(missing)}; "
-                "the download is incomplete, run it again."
+                f"files of {index} are missing in {folder}: {', '.join(missing)}; "
+                "the download is incomplete, repeat it."
             )
         return sorted(set(listed.values())), listed
     if (folder / WEIGHTS).is_file():
@@ -79,40 +81,40 @@ def _shards(folder: Path) -> tuple[list[str], dict[str, str]]:
     raise FileNotFoundError(
         f"expected {WEIGHTS} or {INDEX} in {folder}, "
         f"found {', '.join(other) or 'neither'}; "
-        "save the model as safetensors (save_pretrained does) and point to that folder."
+        "save the model as safetensors (as save_pretrained does) and pass that folder."
     )
 
 
-def read_entries(folder: str | Path) -> dict[str, Entry]:
-    """Every tensor of a folder by name, shard after shard, headers checked and no data read.
+def read_entries(folder: str | Path) -> dict[str, TensorEntry]:
+    """All tensors of a folder by name, in the order of the shards. Checks the headers and reads no data.
 
-    Raises FileNotFoundError or ValueError for missing, truncated or corrupt files, for a tensor stored in two
-    files, and for an index that disagrees with the files; every name is listed.
+    Raises FileNotFoundError or ValueError for missing, truncated or corrupt files, for tensors stored in two files, and
+    for an index that disagrees with the files; the message lists all names.
     """
     folder = Path(folder)
     files, listed = _shards(folder)
-    found: dict[str, Entry] = {}
-    doubled: list[str] = []
+    tensors: dict[str, TensorEntry] = {}
+    duplicates: list[str] = []
     for file in files:
         entries, _ = read_header(folder / file)
-        doubled += [f"{name} (in {found[name].path.name} and {file})" for name in entries if name in found]
-        found.update(entries)
-    if doubled:
-        raise ValueError(f"{folder} stores tensors twice: {'; '.join(doubled)}; keep one file of each.")
+        duplicates += [f"{name} (in {tensors[name].path.name} and {file})" for name in entries if name in tensors]
+        tensors.update(entries)
+    if duplicates:
+        raise ValueError(f"{folder} stores tensors twice: {'; '.join(duplicates)}; keep one file of each.")
     if listed:
         wrong = [
             f"{name} (index says {file})"
             for name, file in listed.items()
-            if name not in found or found[name].path.name != file
+            if name not in tensors or tensors[name].path.name != file
         ]
-        wrong += [f"{name} (not in the index)" for name in found if name not in listed]
+        wrong += [f"{name} (not in the index)" for name in tensors if name not in listed]
         if wrong:
             raise ValueError(f"{folder / INDEX} disagrees with its files on {'; '.join(wrong)}; download both again.")
-    return found
+    return tensors
 
 
 def companions(folder: str | Path) -> list[Path]:
-    """Tokenizer files, chat template, generation config and licence of a folder."""
+    """Tokenizer files, chat template, generation config and license of a folder."""
     return sorted(
         path
         for path in Path(folder).iterdir()
@@ -120,42 +122,42 @@ def companions(folder: str | Path) -> list[Path]:
     )
 
 
-def _is_ours(name: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in OURS)
+def _is_model_file(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in MODEL_FILES)
 
 
 @contextlib.contextmanager
 def replacing(folder: str | Path) -> Iterator[Path]:
-    """A new folder beside `folder` to write into, which takes its place when the block ends without an error.
+    """Yields a temporary folder beside `folder`, which replaces it when the block ends without an error.
 
-    A crash at any moment leaves the old folder whole; what it left of the new one is cleared by the next
-    call. Where the file system can't exchange two folders (NFS), a crash between two renames leaves the old one
-    as `.NAME.old`, and the next call puts it back. Raises FileExistsError when `folder` holds what is no part of
-    a model, or another process writes it; warns where the file system has no locks.
+    A crash at any time leaves the old folder intact; the next call removes the temporary folder. If the file system
+    can't exchange two folders (NFS), a crash between two renames leaves the old folder as `.NAME.old`, and the next
+    call restores it. Raises FileExistsError if `folder` has files that are no part of a model, or if another process is
+    writing it; OSError on a full disk. Warns if the file system has no locks.
     """
     folder = Path(folder).absolute()
     if folder.exists():
         if not folder.is_dir():
             raise FileExistsError(f"expected a folder at {folder}, got a file; choose a new folder.")
-        strangers = sorted(path.name for path in folder.iterdir() if not _is_ours(path.name))
-        if strangers:
+        others = sorted(path.name for path in folder.iterdir() if not _is_model_file(path.name))
+        if others:
             raise FileExistsError(
-                f"{folder} would be replaced, but holds what is no part of a model export "
-                f"({', '.join(strangers[:5])}); choose a new folder."
+                f"{folder} would be replaced, but has files that are no part of a model "
+                f"({', '.join(others[:5])}); choose a new folder."
             )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    locked = folder.parent / f".{folder.name}.lock"
+    lock_path = folder.parent / f".{folder.name}.lock"
     partial = folder.parent / f".{folder.name}.partial"
-    with locked.open("w") as held:
+    with lock_path.open("w") as lock_file:
         try:
-            warning = lock(held.fileno(), locked)
+            warning = lock(lock_file.fileno(), lock_path)
         except BlockingIOError as error:
-            raise FileExistsError(f"another process is writing {folder}; wait for it to end.") from error
+            raise FileExistsError(f"another process is writing {folder}; wait until it has finished.") from error
         if warning:
-            warnings.warn(warning, stacklevel=3)  # of who opened the block
+            warnings.warn(warning, stacklevel=3)  # attributed to the caller of the context manager
         try:
-            if _aside(folder).exists() and not folder.exists():
-                _aside(folder).rename(folder)
+            if _backup_path(folder).exists() and not folder.exists():
+                _backup_path(folder).rename(folder)
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             yield partial
@@ -165,26 +167,26 @@ def replacing(folder: str | Path) -> Iterator[Path]:
                 raise
             raise OSError(
                 f"no space left while writing {folder}; free some space or choose another disk. "
-                "What was there before is unchanged."
+                "The old folder is unchanged."
             ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-            locked.unlink(missing_ok=True)
+            lock_path.unlink(missing_ok=True)
 
 
-def _aside(folder: Path) -> Path:
+def _backup_path(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")
 
 
 def _exchange(new: Path, old: Path) -> None:
-    """Put `new` in the place of `old` in one step; afterwards `new` holds what was old, if anything."""
+    """Replaces `old` by `new` atomically where possible. Afterwards the old content, if any, is in `new`."""
     if not old.exists():
         new.rename(old)
         return
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename and rename(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE) == 0:
         return
-    shutil.rmtree(_aside(old), ignore_errors=True)
-    old.rename(_aside(old))
+    shutil.rmtree(_backup_path(old), ignore_errors=True)
+    old.rename(_backup_path(old))
     new.rename(old)
-    shutil.rmtree(_aside(old), ignore_errors=True)
+    shutil.rmtree(_backup_path(old), ignore_errors=True)

@@ -1,4 +1,4 @@
-"""One table of Hugging Face names and our paths, read both ways, and the checks of either side against it."""
+"""The mapping between our parameter paths and Hugging Face's tensor names, and checks of both sides."""
 
 import functools
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from jax.typing import DTypeLike
 
 from models.config import Qwen2Config
 from models.qwen2 import Qwen2
-from models.safetensors_file import DTYPES, Entry, view
+from models.safetensors_file import DTYPES, TensorEntry, map_tensor
 
-TABLE = {
+HF_NAMES = {
     "embed/embedding": "model.embed_tokens.weight",
     "layers/input_norm/scale": "model.layers.{}.input_layernorm.weight",
     "layers/attention/query/kernel": "model.layers.{}.self_attn.q_proj.weight",
@@ -35,12 +35,12 @@ TABLE = {
     "final_norm/scale": "model.norm.weight",
     "lm_head/embedding": "lm_head.weight",
 }
-"""Our path -> their name, `{}` the layer. Kernels are [in, out] here and [out, in] there."""
+"""Our path -> Hugging Face name, with `{}` for the layer. Kernels are [in, out] here and [out, in] there."""
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
-class Slot(NamedTuple):
-    """One Hugging Face tensor and where it lives: our path, layer (None: not stacked) and stored shape."""
+class TensorSpec(NamedTuple):
+    """A Hugging Face tensor: our path, layer (None: the leaf is not stacked) and shape in the file."""
 
     path: str
     layer: int | None
@@ -59,61 +59,69 @@ def _leaves(config: Qwen2Config, dtype: np.dtype) -> dict[str, jax.ShapeDtypeStr
 
 
 def abstract_params(config: Qwen2Config, dtype: DTypeLike = jnp.float32) -> dict[str, Any]:
-    """Shapes and dtypes of the scanned parameter tree, without allocating anything."""
+    """The scanned parameter tree as `jax.ShapeDtypeStruct` leaves; allocates nothing."""
     return unflatten_dict(_leaves(config, jnp.dtype(dtype)), sep="/")
 
 
-def tensor_slots(config: Qwen2Config) -> dict[str, Slot]:
-    """Every tensor that a checkpoint of this shape holds, by Hugging Face name, layer after layer."""
+def tensor_specs(config: Qwen2Config) -> dict[str, TensorSpec]:
+    """The tensors of a checkpoint by Hugging Face name: embedding, layers in order, final norm, head."""
     leaves = flatten_dict(abstract_params(config), sep="/")
-    slots: dict[str, Slot] = {}
+    specs: dict[str, TensorSpec] = {}
     for layer in range(config.num_hidden_layers):
         for path, leaf in leaves.items():
             if path.startswith("layers/"):
                 shape = leaf.shape[:0:-1] if path.endswith("/kernel") else leaf.shape[1:]
-                slots[TABLE[path].format(layer)] = Slot(path, layer, shape)
+                specs[HF_NAMES[path].format(layer)] = TensorSpec(path, layer, shape)
     tops = {
-        TABLE[path]: Slot(path, None, leaf.shape) for path, leaf in leaves.items() if not path.startswith("layers/")
+        HF_NAMES[path]: TensorSpec(path, None, leaf.shape)
+        for path, leaf in leaves.items()
+        if not path.startswith("layers/")
     }
     first = {EMBEDDING: tops.pop(EMBEDDING)}
-    return first | slots | tops
+    return first | specs | tops
 
 
-def _same(one: Entry, other: Entry) -> bool:
+def _same(one: TensorEntry, other: TensorEntry) -> bool:
     same_kind = (one.code, one.shape) == (other.code, other.shape)
-    return same_kind and np.array_equal(view(one).view(np.uint8), view(other).view(np.uint8))
+    return same_kind and np.array_equal(map_tensor(one).view(np.uint8), map_tensor(other).view(np.uint8))
 
 
-def check_entries(folder: str | Path, entries: Mapping[str, Entry], slots: Mapping[str, Slot]) -> dict[str, Entry]:
-    """The entries that fill `slots`. Raises ValueError listing all missing, left-over or mis-shaped ones."""
+def check_entries(
+    folder: str | Path, entries: Mapping[str, TensorEntry], specs: Mapping[str, TensorSpec]
+) -> dict[str, TensorEntry]:
+    """The entries for `specs`; a stored copy of a tied head is dropped.
+
+    Raises ValueError that lists missing and unexpected tensors, wrong shapes and dtypes, and for a tied head that
+    differs from the embedding.
+    """
     entries = dict(entries)
-    if HEAD in entries and HEAD not in slots and EMBEDDING in entries:
+    if HEAD in entries and HEAD not in specs and EMBEDDING in entries:
         if not _same(entries[HEAD], entries[EMBEDDING]):
             raise ValueError(
-                f"{folder} ties its head to the embedding, but {HEAD} differs from {EMBEDDING}; "
+                f"expected equal {HEAD} and {EMBEDDING} in {folder}, whose config.json ties them; "
                 "set tie_word_embeddings to false in config.json or remove the tensor."
             )
         entries.pop(HEAD)
-    wrong = [f"missing {name}" for name in slots if name not in entries]
-    wrong += [f"left over {name}" for name in entries if name not in slots]
+    wrong = [f"missing {name}" for name in specs if name not in entries]
+    wrong += [f"unexpected {name}" for name in entries if name not in specs]
     for name, entry in entries.items():
-        if name in slots and entry.shape != slots[name].shape:
-            wrong.append(f"{name} has shape {list(entry.shape)}, expected {list(slots[name].shape)}")
+        if name in specs and entry.shape != specs[name].shape:
+            wrong.append(f"{name} has shape {list(entry.shape)}, expected {list(specs[name].shape)}")
         if entry.code not in DTYPES:
             wrong.append(f"{name} is stored as {entry.code}, expected one of {', '.join(DTYPES)}")
     if wrong:
         raise ValueError(
-            f"the tensors in {folder} do not fit its config.json: {'; '.join(wrong)}. "
-            "Use the config and weights of one and the same model."
+            f"the tensors in {folder} do not match its config.json: {'; '.join(wrong)}. "
+            "Use config and weights of the same model."
         )
     return entries
 
 
 def check_params(params: Mapping[str, Any], config: Qwen2Config) -> dict[str, Any]:
-    """The leaves by path. Raises ValueError that lists every leaf missing, left over or of another shape."""
+    """The leaves by path. Raises ValueError that lists missing and unexpected leaves and wrong shapes."""
     leaves, expected = flatten_dict(dict(params), sep="/"), flatten_dict(abstract_params(config), sep="/")
     wrong = [f"missing {path}" for path in expected if path not in leaves]
-    wrong += [f"left over {path}" for path in leaves if path not in expected]
+    wrong += [f"unexpected {path}" for path in leaves if path not in expected]
     wrong += [
         f"{path} has shape {list(leaf.shape)}, expected {list(expected[path].shape)}"
         for path, leaf in leaves.items()
@@ -121,6 +129,6 @@ def check_params(params: Mapping[str, Any], config: Qwen2Config) -> dict[str, An
     ]
     if wrong:
         raise ValueError(
-            f"the parameters do not fit the model config: {'; '.join(wrong)}. Pass the scanned tree of this very model."
+            f"the parameters do not match the model config: {'; '.join(wrong)}. Pass the scanned tree of this model."
         )
     return leaves

@@ -1,58 +1,59 @@
-"""Where a model comes from: a folder, or a name on the Hugging Face hub (only the needed files)."""
+"""Finds a model by folder or by its name on the Hugging Face hub, and downloads only the required files."""
 
 import re
 from pathlib import Path
 
 from models.folder import COMPANIONS, CONFIG, INDEX, read_config_json
 
-NEEDED = (CONFIG, INDEX, "*.safetensors", *COMPANIONS)
+REQUIRED_FILES = (CONFIG, INDEX, "*.safetensors", *COMPANIONS)
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-PROBE_SECONDS = 10.0
+HUB_TIMEOUT_SECONDS = 10.0
 
 
-def three_ways(name: str, why: str) -> str:
-    """The sentence for a model that is not to be had."""
+def not_found_message(name: str, why: str) -> str:
+    """The error message for a model that was not found."""
     return (
-        f"the model {name!r} is not to be had: {why}. Three ways on: point to a local folder with "
-        "config.json and safetensors weights (--config.model=PATH, --model=PATH), log in to the hub with "
-        "`hf auth login` on a machine that reaches it, or "
-        "use the embedded model with `:tiny` behind the config file."
+        f"model {name!r} not found: {why}. Pass a local folder with config.json and safetensors weights "
+        "(--config.model=PATH, --model=PATH), log in to the hub with `hf auth login` on a machine with access, or "
+        "use the bundled model with `:tiny` after the config file."
     )
 
 
 def resolve_model(name: str | Path) -> Path:
-    """The folder of a model: `name` itself when it is one, else the hub's, downloaded where needed.
+    """The folder of a model: `name` itself if it is a folder, else the hub's snapshot, downloaded if needed.
 
-    A model downloaded before is found without a network. Raises FileNotFoundError that says what was looked
-    at and the three ways on; never retries for long.
+    A cached snapshot is found without a network. Raises FileNotFoundError that lists the places searched and what to
+    do; the hub is given up after HUB_TIMEOUT_SECONDS.
     """
     text = str(name)
     folder = Path(text).expanduser()
     if folder.is_dir():
-        read_config_json(folder)  # says what is wrong with a folder that holds no model
+        read_config_json(folder)  # raises if the folder has no model
         return folder
     if not HUB_NAME.fullmatch(text):
-        raise FileNotFoundError(three_ways(text, f"there is no folder {folder.absolute()}"))
+        raise FileNotFoundError(not_found_message(text, f"no folder {folder.absolute()}"))
     return _from_hub(text)
 
 
 def _from_hub(name: str) -> Path:
-    from huggingface_hub import constants, snapshot_download  # slow to import, and only needed here
+    from huggingface_hub import constants, snapshot_download  # slow to import
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    looked = f"no folder {Path(name).absolute()}, no whole copy in {constants.HF_HUB_CACHE}"
+    searched = f"no folder {Path(name).absolute()}, no complete copy in {constants.HF_HUB_CACHE}"
     try:
         return Path(
-            snapshot_download(name, allow_patterns=list(NEEDED), ignore_patterns=["*/*"], etag_timeout=PROBE_SECONDS)
+            snapshot_download(
+                name, allow_patterns=list(REQUIRED_FILES), ignore_patterns=["*/*"], etag_timeout=HUB_TIMEOUT_SECONDS
+            )
         )
     except GatedRepoError as error:
-        why = "the hub asks for a login and an accepted licence"
-        raise FileNotFoundError(three_ways(name, why)) from error
+        why = "the hub requires a login and an accepted license"
+        raise FileNotFoundError(not_found_message(name, why)) from error
     except RepositoryNotFoundError as error:
-        raise FileNotFoundError(three_ways(name, f"{looked}, and the hub knows no such name")) from error
+        raise FileNotFoundError(not_found_message(name, f"{searched}, and no such repository on the hub")) from error
     except LocalEntryNotFoundError as error:
-        raise FileNotFoundError(three_ways(name, f"{looked}, and the hub is out of reach")) from error
-    except Exception as error:  # the client's transport errors have other names in every version
+        raise FileNotFoundError(not_found_message(name, f"{searched}, and the hub is unreachable")) from error
+    except Exception as error:  # the client's transport errors differ between versions
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        why = f"{looked}, and the download broke off ({reason}); the same command again resumes it"
-        raise FileNotFoundError(three_ways(name, why)) from error
+        why = f"{searched}, and the download failed ({reason}); repeat the command to resume it"
+        raise FileNotFoundError(not_found_message(name, why)) from error

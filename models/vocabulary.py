@@ -1,4 +1,4 @@
-"""A small tokenizer of our own: whole words of a corpus, and bytes for everything else."""
+"""Trains a small byte-level BPE tokenizer with the special tokens of a chat model."""
 
 import re
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from typing import Any
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
-# Qwen2's own way of cutting text into words, so that every tool that loads a Qwen2 tokenizer cuts it alike.
+# Qwen2's pre-tokenization pattern: loaders rebuild it for tokenizers of class Qwen2, so no other may be used.
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -18,11 +18,11 @@ _CHAT_TEMPLATE = (
 
 
 def build_tokenizer(texts: Iterable[str], size: int) -> Any:
-    """A byte-level BPE tokenizer of at most `size` ids, trained on `texts`; whole common words become one id.
+    """Trains a byte-level BPE tokenizer of at most `size` ids on `texts`.
 
-    Any text can be encoded and decoded without loss. Returns a transformers tokenizer with a chat template,
-    <|im_end|> as end of sequence and <|endoftext|> as padding. Raises ValueError if `size` can't hold the bytes and
-    the special tokens. Source: Sennrich et al. 2016 (arXiv 1508.07909), over bytes.
+    Encoding and decoding is lossless for any text. Returns a transformers tokenizer with a chat template, <|im_end|> as
+    end-of-sequence token and <|endoftext|> as padding token. Raises ValueError if `size` is smaller than the number of
+    bytes and special tokens. Source: Sennrich et al. 2016 (arXiv 1508.07909), applied to bytes.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -30,7 +30,9 @@ def build_tokenizer(texts: Iterable[str], size: int) -> Any:
     special = (PAD, START, END, *TAGS)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if size < len(alphabet) + len(special):
-        raise ValueError(f"a vocabulary needs at least {len(alphabet) + len(special)} ids, got {size}.")
+        raise ValueError(
+            f"expected a vocabulary of at least {len(alphabet) + len(special)} ids, got {size}; choose a larger size."
+        )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -1,4 +1,4 @@
-"""Shapes from config.json: what is supported reads back the same, the rest is refused by name."""
+"""Model configurations: round trips through config.json, unsupported options, presets."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import transformers
 
 from models.config import PRESETS, Qwen2Config, preset
-from models.hf_names import tensor_slots
+from models.hf_names import tensor_specs
 
 SMALL = {
     "model_type": "qwen2",
@@ -16,40 +16,40 @@ SMALL = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
 }
-REFUSED = {
-    "type qwen2 or qwen3, got 'qwen2_moe'": {"model_type": "qwen2_moe"},
-    "type qwen2 or qwen3, got 'qwen3_moe'": {"model_type": "qwen3_moe"},
-    "type qwen2 or qwen3, got 'qwen2_5_vl'": {"model_type": "qwen2_5_vl"},
-    "type qwen2 or qwen3, got 'llama'": {"model_type": "llama"},
+UNSUPPORTED = {
+    "model_type of qwen2 or qwen3, got 'qwen2_moe'": {"model_type": "qwen2_moe"},
+    "model_type of qwen2 or qwen3, got 'qwen3_moe'": {"model_type": "qwen3_moe"},
+    "model_type of qwen2 or qwen3, got 'qwen2_5_vl'": {"model_type": "qwen2_5_vl"},
+    "model_type of qwen2 or qwen3, got 'llama'": {"model_type": "llama"},
     "hidden_act 'silu', got 'gelu'": {"hidden_act": "gelu"},
-    "rope scaling 'yarn'": {"rope_scaling": {"type": "yarn", "factor": 4.0}},
-    "rope scaling 'mrope'": {"rope_parameters": {"rope_type": "mrope", "rope_theta": 1e6}},
+    "RoPE scaling 'yarn'": {"rope_scaling": {"type": "yarn", "factor": 4.0}},
+    "RoPE scaling 'mrope'": {"rope_parameters": {"rope_type": "mrope", "rope_theta": 1e6}},
     "sliding-window": {"use_sliding_window": True, "max_window_layers": 1},
     "sliding-window attention is": {"layer_types": ["full_attention", "sliding_attention"]},
-    r"quantised \(awq\)": {"quantization_config": {"quant_method": "awq"}},
+    r"quantized weights \(awq\)": {"quantization_config": {"quant_method": "awq"}},
     "Qwen3 with attention_bias": {"model_type": "qwen3", "attention_bias": True},
     "lacks hidden_size, num_attention_heads": {"hidden_size": None, "num_attention_heads": None},
-    "num_hidden_layers must be a whole number of at least 1, got 0": {"num_hidden_layers": 0},
+    "num_hidden_layers must be an integer of at least 1, got 0": {"num_hidden_layers": 0},
     "multiple of num_key_value_heads, got 2 and 3": {"num_key_value_heads": 3},
     "head_dim must be even": {"head_dim": 3},
 }
 
 
-@pytest.mark.parametrize("sentence", sorted(REFUSED))
-def test_what_is_not_supported_is_refused_by_name(sentence):
-    with pytest.raises(ValueError, match=sentence):
-        Qwen2Config.from_hugging_face(SMALL | REFUSED[sentence])
+@pytest.mark.parametrize("message", sorted(UNSUPPORTED))
+def test_unsupported_options_are_rejected(message):
+    with pytest.raises(ValueError, match=message):
+        Qwen2Config.from_hugging_face(SMALL | UNSUPPORTED[message])
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_every_preset_reads_back_the_same_also_through_transformers(name):
+def test_presets_round_trip_also_through_transformers(name):
     fields = PRESETS[name].to_hugging_face()
     assert Qwen2Config.from_hugging_face(fields) == PRESETS[name]
     kind = transformers.CONFIG_MAPPING[fields["model_type"]]
     assert Qwen2Config.from_hugging_face(kind.from_dict(fields).to_dict()) == PRESETS[name]
 
 
-def test_a_window_that_no_layer_uses_and_a_dual_chunk_within_its_window_are_plain_attention():
+def test_unused_window_and_dual_chunk_attention_are_full_attention():
     unused = Qwen2Config.from_hugging_face(SMALL | {"use_sliding_window": True, "max_window_layers": 2})
     assert unused == Qwen2Config.from_hugging_face(SMALL)
     window = {
@@ -72,7 +72,7 @@ PUBLISHED = {
     "qwen3-14b": (5120, 17_408, 40, 40, 8, 151_936, 1e6, False),
     "qwen3-32b": (5120, 25_600, 64, 64, 8, 151_936, 1e6, False),
 }
-# Billions of parameters that the model cards state, for every size; tied tables count once.
+# Billions of parameters on the model cards; tied embeddings count once.
 STATED = {
     "0.5b": 0.49,
     "1.5b": 1.54,
@@ -114,12 +114,12 @@ def test_presets_are_the_published_configs(name):
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_presets_have_the_parameters_that_their_cards_state(name):
-    count = sum(math.prod(slot.shape) for slot in tensor_slots(PRESETS[name]).values())
+def test_presets_have_the_parameter_counts_of_the_model_cards(name):
+    count = sum(math.prod(spec.shape) for spec in tensor_specs(PRESETS[name]).values())
     assert count / 1e9 == pytest.approx(STATED[name], rel=0.02)
 
 
-def test_hub_names_find_their_shape():
+def test_hub_names_select_their_preset():
     wanted = {
         "Qwen/Qwen2.5-7B-Instruct-1M": "7b-1m",
         "Qwen/Qwen2.5-0.5B-Instruct": "0.5b",
@@ -129,5 +129,5 @@ def test_hub_names_find_their_shape():
     }
     assert {name: preset(name) for name in wanted} == {name: PRESETS[key] for name, key in wanted.items()}
     for other in ("Qwen/Qwen3-30B-A3B", "Qwen/Qwen2.5-VL-7B", "meta-llama/Llama-3-8B", "Qwen2.5-9B"):
-        with pytest.raises(ValueError, match="no preset for"):
+        with pytest.raises(ValueError, match="unknown preset"):
             preset(other)

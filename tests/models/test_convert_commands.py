@@ -23,7 +23,7 @@ from jaxrl.learning.state import init_params, init_state
 from models.config import Qwen2Config
 from models.convert import load_params, save_params
 from models.folder import read_config
-from models.hf_names import tensor_slots
+from models.hf_names import tensor_specs
 from models.qwen2 import Qwen2
 
 CONFIG = Qwen2Config(
@@ -43,7 +43,7 @@ def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("convert")
     rng = np.random.default_rng(0)
     tensors = {
-        name: rng.standard_normal(slot.shape).astype(ml_dtypes.bfloat16) for name, slot in tensor_slots(CONFIG).items()
+        name: rng.standard_normal(slot.shape).astype(ml_dtypes.bfloat16) for name, slot in tensor_specs(CONFIG).items()
     }
     (folder / "source").mkdir()
     save_file(tensors, folder / "source" / "model.safetensors", metadata={"format": "pt"})
@@ -70,7 +70,7 @@ def test_convert_then_export_is_the_source_to_the_byte(run, tmp_path, capsys):
         (["--checkpoint=nowhere"], "expected a run folder with checkpoints/ at nowhere"),
         (["--checkpoint=RUN", "--dtype=int8"], "dtype must be one of"),
         (["--checkpoint=RUN", "--max-shard-size=big"], "expected a size such as 5GB"),
-        (["--checkpoint=RUN", "--source=nowhere"], "the model 'nowhere' is not to be had"),
+        (["--checkpoint=RUN", "--source=nowhere"], "model 'nowhere' not found"),
     ],
 )
 def test_a_user_error_is_one_sentence_status_2_and_nothing_written(run, more, sentence, tmp_path, capsys):

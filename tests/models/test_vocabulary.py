@@ -1,4 +1,4 @@
-"""The small tokenizer: whole words, any text without loss, and the same ids through AutoTokenizer."""
+"""The trained tokenizer: lossless, common words are one token, and equal ids through every loader."""
 
 import pytest
 
@@ -8,25 +8,28 @@ from models.vocabulary import END, TAGS, build_tokenizer
 TEXTS = ["Ann says: Bob is a knave.<think>Try Ann=knight Bob=knave.</think>"] * 3
 
 
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer(TEXTS, 400)
+
+
 @pytest.mark.parametrize("text", ["Ann=knight", "José 学 \n\n tabs\t", "<think> x </think>\n<answer>", "a  b   c", ""])
-def test_any_text_comes_back(text):
-    tokenizer = build_tokenizer(TEXTS, 320)
+def test_encoding_is_lossless(tokenizer, text):
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_known_words_and_tags_are_one_token_each():
-    tokenizer = build_tokenizer(TEXTS, 400)
+def test_common_words_and_tags_are_one_token_each(tokenizer):
     for word in (" Ann", "=knight", " knave", *TAGS, END):
         assert len(tokenizer(word)["input_ids"]) == 1, word
 
 
-def test_too_few_ids_are_refused():
+def test_too_small_vocabulary_is_rejected():
     with pytest.raises(ValueError, match="at least 263 ids, got 100"):
         build_tokenizer(TEXTS, 100)
 
 
-def test_the_shipped_tokenizer_reads_alike_through_every_loader():
-    """AutoTokenizer makes its Qwen2 class from vocabulary and merges alone; it fell apart into bytes once."""
+def test_bundled_tokenizer_is_the_same_through_every_loader():
+    """AutoTokenizer builds its Qwen2 class from vocabulary and merges alone; once every byte became a token."""
     from tokenizers import Tokenizer
 
     text = "Ann says: Bob is a knave. Who is what?\n<think>Try Ann=knight Bob=knave. Wait, try</think>\n<answer>"
