@@ -27,7 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxrl.checkpointing.restore import run_steps
-from jaxrl.reporting.metrics import deterministic
+from jaxrl.reporting.metrics import deterministic_part
 from jaxrl.reporting.writers import read_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -149,7 +149,7 @@ def differences(mine: Path, whole: Path) -> list[str]:
     """What of a run differs from another: lines of metrics (without clocks), rollouts, evaluations and exported files
     byte by byte, and every array of the last checkpoint, moments included."""
     found = []
-    lines = [[deterministic(record) for record in read_metrics(folder / "metrics.jsonl")] for folder in (mine, whole)]
+    lines = [[deterministic_part(record) for record in read_metrics(folder / "metrics.jsonl")] for folder in (mine, whole)]
     if [record["step"] for record in lines[0]] != [record["step"] for record in lines[1]]:
         found.append("steps of metrics.jsonl")
     else:

@@ -1,8 +1,8 @@
-"""Time of the scorer: microseconds for a usual response, milliseconds for hostile texts of 1 MB.
+"""Time of the scorer: microseconds for typical responses, milliseconds for adversarial texts of 1 MB.
 
     python benchmarks/scorer.py
 
-Exit status 1 when a usual response takes over 300 microseconds or a text of 1 MB over 100 milliseconds.
+Exit status 1 if a typical response takes over 300 microseconds or a text of 1 MB over 100 milliseconds.
 """
 
 import sys
@@ -19,7 +19,7 @@ THINKING = "Try Ann=knight Bob=knave Cal=knight. Ann: Bob knave yes so true ok. 
 ANSWER = "<answer>Ann is a knight, Bob is a knave, Cal is a knight.</answer>"
 RULES = ("strict-1", "answer-only-1", "gsm8k-1", "exact-1")
 
-PIECES = {
+FRAGMENTS = {
     "words": "so Ann lies and ",
     "question": QUIZ + " ",
     "openings": "<",
@@ -48,7 +48,7 @@ PIECES = {
     "eleven marks": "a" + "\u0316\u0301" * 5,
     "jamo": "\u1100\u1161\u11a8",
     "emoji": "😀",
-    "turns": "\nUser",
+    "speakers": "\nUser",
     "null": "\0",
     "surrogates": "\ud800",
     "special": "<|im_end|>",
@@ -57,7 +57,7 @@ PIECES = {
 
 
 def fastest(call: Callable[[], object], repeats: int) -> float:
-    """Processor seconds of the fastest of `repeats` calls."""
+    """CPU seconds of the fastest of `repeats` calls."""
     times = []
     for _ in range(repeats):
         start = time.process_time()
@@ -66,8 +66,8 @@ def fastest(call: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
-def judge(response: str, rule: str = "strict-1") -> object:
-    """Score `response` to the one question used here."""
+def score_response(response: str, rule: str = "strict-1") -> object:
+    """Scores a response to the benchmark's question."""
     return score(
         response,
         quiz=QUIZ,
@@ -81,33 +81,33 @@ def judge(response: str, rule: str = "strict-1") -> object:
 
 
 def slowest_of(text: str) -> tuple[float, str]:
-    """The slowest time over rules and places of the text, and where it was."""
-    places = {
+    """The slowest time over all rules and positions of the text in a response, and its position and rule."""
+    positions = {
         "alone": text,
         "thinking": f"<think>{text}</think>{ANSWER}",
         "answer": f"<think>{THINKING}</think><answer>{text}</answer>",
         "NFD": unicodedata.normalize("NFD", text) if len(set(text)) > 1 and "\u0301" not in text else text,
     }
     timed = [
-        (fastest(lambda r=response, n=rule: judge(r, n), 2), f"{place}, {rule}")
-        for place, response in places.items()
+        (fastest(lambda r=response, n=rule: score_response(r, n), 2), f"{position}, {rule}")
+        for position, response in positions.items()
         for rule in RULES
     ]
     return max(timed)
 
 
 def main() -> int:
-    """Print the table; returns the exit status."""
+    """Prints the table and returns the exit status."""
     failed = False
     for name, response in {
         "60 words": f"<think>{THINKING * 3}</think>{ANSWER}",
         "200 words": f"<think>{THINKING * 10}</think>{ANSWER}",
     }.items():
-        seconds = fastest(lambda r=response: judge(r), 300)
+        seconds = fastest(lambda r=response: score_response(r), 300)
         failed |= seconds > 300e-6
         print(f"{name:<16}{seconds * 1e6:>8.0f} us")
-    for name, piece in PIECES.items():
-        text = piece * (MEGABYTE // len(piece.encode("utf-8", "surrogatepass")))
+    for name, fragment in FRAGMENTS.items():
+        text = fragment * (MEGABYTE // len(fragment.encode("utf-8", "surrogatepass")))
         seconds, where = slowest_of(text)
         failed |= seconds > 0.1
         print(f"1 MB of {name:<16}{seconds * 1e3:>8.1f} ms  ({where})")

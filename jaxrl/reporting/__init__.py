@@ -1,1 +1,1 @@
-"""What a run tells its people: metrics, the terminal, stored rollouts, behaviours, the report page."""
+"""Outputs of a run: metrics, terminal, stored rollouts, behaviour counts, wandb and the HTML report."""

@@ -1,9 +1,8 @@
-"""What the model does while it thinks, read from its words: hesitation, going back, checking, ...
+"""Detects reasoning behaviours in responses from phrases: hesitation, backtracking, verification, ...
 
-Words come from `words/english.json` and `words/chinese.json`, where each behaviour carries texts that must
-and must not match. English phrases match whole words (`*` at the end: any ending), Chinese ones match
-anywhere; `^` in front asks for the beginning of a clause, so that "Wait, ..." is hesitation and "they wait"
-is not.
+The phrases are listed in `words/english.json` and `words/chinese.json`, together with texts that must and must not
+match. English phrases match whole words (a final `*` matches any ending); Chinese phrases match anywhere. A phrase that
+starts with `^` matches only at the beginning of a clause: "Wait, ..." is hesitation, "they wait" is not.
 """
 
 import json
@@ -16,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrl.evaluation.intervals import clustered_share
+from jaxrl.evaluation.intervals import clustered_proportion
 from jaxrl.rewards.unicode import words
 
 WORDED = ("hesitation", "verification", "backtracking", "case_splitting", "summing_up", "guessing")
@@ -29,8 +28,8 @@ _MARKDOWN = re.compile(
     re.MULTILINE,
 )
 _BOXED = re.compile(r"\\boxed\b")
-_PIECE = re.compile(r"[\u4e00-\u9fff]|\w+")
-LOOP_WORDS, LOOP_TIMES = 12, 3  # the same 12 words for the third time is a loop
+_WORD = re.compile(r"[\u4e00-\u9fff]|\w+")
+LOOP_WORDS, LOOP_TIMES = 12, 3  # a loop: the same 12 words for the third time
 
 _SCRIPTS = {
     "han": "\u3400-\u4dbf\u4e00-\u9fff",
@@ -44,11 +43,11 @@ _SCRIPTS = {
     "hebrew": "\u0590-\u05ff",
 }
 _SCRIPT_LETTERS = {name: re.compile(f"[{letters}]") for name, letters in _SCRIPTS.items()}
-_MIN_LETTERS, _MIN_WORDS = 4, 3  # how much of a language makes it spoken rather than quoted
+_MIN_LETTERS, _MIN_WORDS = 4, 3  # fewer count as a quotation, not as another language
 
 
 class Hit(NamedTuple):
-    """One place where a behaviour shows: text[start:end]."""
+    """One occurrence of a behaviour: text[start:end]."""
 
     behaviour: str
     start: int
@@ -56,23 +55,23 @@ class Hit(NamedTuple):
 
 
 @cache
-def _listed(language: str) -> dict[str, dict[str, list[str]]]:
+def _word_lists(language: str) -> dict[str, dict[str, list[str]]]:
     return json.loads((_FOLDER / f"{language}.json").read_text(encoding="utf-8"))
 
 
 @cache
 def _patterns() -> dict[str, list[tuple[re.Pattern, bool]]]:
-    """Behaviour -> (pattern, must begin a clause) of all lists."""
-    found = {}
+    """Maps each behaviour to its (pattern, must begin a clause) pairs."""
+    patterns = {}
     for behaviour in WORDED:
-        found[behaviour] = []
+        patterns[behaviour] = []
         for language in ("english", "chinese"):
-            phrases = _listed(language)[behaviour]["phrases"]
+            phrases = _word_lists(language)[behaviour]["phrases"]
             for anchored in (False, True):
                 chosen = [phrase.removeprefix("^") for phrase in phrases if phrase.startswith("^") == anchored]
                 if chosen:
-                    found[behaviour].append((_compile(chosen, language), anchored))
-    return found
+                    patterns[behaviour].append((_compile(chosen, language), anchored))
+    return patterns
 
 
 def _compile(phrases: Sequence[str], language: str) -> re.Pattern:
@@ -83,7 +82,9 @@ def _compile(phrases: Sequence[str], language: str) -> re.Pattern:
     for phrase in ordered:
         form = r"\s{1,4}".join(map(re.escape, phrase.removesuffix("*").split()))
         forms.append(form + (r"\w{0,12}" if phrase.endswith("*") else ""))
-    letters = "".join(sorted({phrase[0] for phrase in ordered}))  # looked at first, as most words begin with none
+    letters = "".join(
+        sorted({phrase[0] for phrase in ordered})
+    )  # a fast test first: most words start with none of them
     return re.compile(rf"\b(?=[{letters}])(?:{'|'.join(forms)})\b", re.IGNORECASE)
 
 
@@ -94,8 +95,8 @@ def _begins_clause(text: str, start: int) -> bool:
     return before[-1] in _CLAUSE_ENDS or before.endswith((">", "-"))
 
 
-def find(response: str, *, names: Sequence[str] = ()) -> list[Hit]:
-    """Every place where a behaviour shows, by place. `names` of people are no sign of another language."""
+def find_behaviours(response: str, *, names: Sequence[str] = ()) -> list[Hit]:
+    """All occurrences of all behaviours, by position. names: people's names, ignored in the detection of languages."""
     hits = []
     for behaviour, patterns in _patterns().items():
         for pattern, anchored in patterns:
@@ -111,91 +112,94 @@ def find(response: str, *, names: Sequence[str] = ()) -> list[Hit]:
 
 
 def _find_rethinking(response: str, hits: Sequence[Hit]) -> list[Hit]:
-    """Thinking words or an opened <think> after the answer has begun."""
-    begun = response.find("<answer>")
-    if begun < 0:
+    """Reasoning phrases or a <think> tag after the answer has begun."""
+    answer_start = response.find("<answer>")
+    if answer_start < 0:
         return []
-    thinking = ("hesitation", "verification", "backtracking", "case_splitting")
-    found = {(hit.start, hit.end) for hit in hits if hit.behaviour in thinking and hit.start > begun}
-    found |= {match.span() for match in re.finditer("<think>", response) if match.start() > begun}
-    return [Hit("rethinking", start, end) for start, end in sorted(found)]
+    reasoning = ("hesitation", "verification", "backtracking", "case_splitting")
+    spans = {(hit.start, hit.end) for hit in hits if hit.behaviour in reasoning and hit.start > answer_start}
+    spans |= {match.span() for match in re.finditer("<think>", response) if match.start() > answer_start}
+    return [Hit("rethinking", start, end) for start, end in sorted(spans)]
 
 
 def _find_loops(response: str) -> list[Hit]:
-    """From its third time on, each run of 12 words said before (runs that do not overlap)."""
-    pieces = [(match.group().lower(), match.start(), match.end()) for match in _PIECE.finditer(response)]
-    said = [piece for piece, _, _ in pieces]
+    """Each repetition of a sequence of 12 words from its third occurrence on, without overlaps."""
+    tokens = [(match.group().lower(), match.start(), match.end()) for match in _WORD.finditer(response)]
+    text_words = [word for word, _, _ in tokens]
     last: dict[tuple[str, ...], tuple[int, int]] = {}
     hits, free = [], 0
-    for at in range(len(said) - LOOP_WORDS + 1):
-        run = tuple(said[at : at + LOOP_WORDS])
-        times, before = last.get(run, (0, -LOOP_WORDS))
+    for at in range(len(text_words) - LOOP_WORDS + 1):
+        sequence = tuple(text_words[at : at + LOOP_WORDS])
+        times, before = last.get(sequence, (0, -LOOP_WORDS))
         if at < before + LOOP_WORDS:
             continue
-        last[run] = (times + 1, at)
+        last[sequence] = (times + 1, at)
         if times + 1 >= LOOP_TIMES and at >= free:
-            hits.append(Hit("repetition", pieces[at][1], pieces[at + LOOP_WORDS - 1][2]))
+            hits.append(Hit("repetition", tokens[at][1], tokens[at + LOOP_WORDS - 1][2]))
             free = at + LOOP_WORDS
     return hits
 
 
 def languages(text: str, *, names: Sequence[str] = ()) -> dict[str, int]:
-    """Languages that `text` speaks, with how many letters (or in Latin script telling words) were seen.
+    """The languages in `text`, with the number of letters (for Latin scripts: of typical words) found.
 
-    A language counts from 4 letters of its script or 3 telling words; `names` are left out. Han letters
-    beside kana count as Japanese, else as Chinese.
+    A language counts from 4 letters of its script or 3 typical words on; `names` are ignored. Han letters count as
+    Japanese if there is kana, else as Chinese.
     """
     for name in names:
         text = text.replace(name, " ")
     seen = {} if text.isascii() else {name: len(letters.findall(text)) for name, letters in _SCRIPT_LETTERS.items()}
     han, kana = seen.pop("han", 0), seen.pop("kana", 0)
     seen |= {"japanese": han + kana} if kana else {"chinese": han}
-    spoken = {name: count for name, count in seen.items() if count >= _MIN_LETTERS}
-    told = Counter(words(text))
-    for name, telling in _listed("languages").items():
-        counts = [told[word] for word in telling if told[word]]
+    found = {name: count for name, count in seen.items() if count >= _MIN_LETTERS}
+    word_counts = Counter(words(text))
+    for name, typical in _word_lists("languages").items():
+        counts = [word_counts[word] for word in typical if word_counts[word]]
         if sum(counts) >= _MIN_WORDS and len(counts) >= 2:
-            spoken[name] = sum(counts)
-    return spoken
+            found[name] = sum(counts)
+    return found
 
 
 def _find_other_languages(response: str, names: Sequence[str]) -> list[Hit]:
-    """One hit for each stretch in another script, or one for the whole when two Latin languages mix."""
-    spoken = languages(response, names=names)
-    if len(spoken) < 2:
+    """One hit per span in another script, or one for the whole text if two languages in Latin script mix."""
+    found = languages(response, names=names)
+    if len(found) < 2:
         return []
-    main = max(spoken, key=spoken.get)
-    others = [name for name in spoken if name != main]
+    main = max(found, key=found.get)
+    others = [name for name in found if name != main]
     letters = {"chinese": _SCRIPTS["han"], "japanese": _SCRIPTS["han"] + _SCRIPTS["kana"]} | _SCRIPTS
     foreign = "".join(letters.get(name, "") for name in others)
     if not foreign:
         return [Hit("mixed_language", 0, len(response))]
-    inside = {
-        place for name in names for match in re.finditer(re.escape(name), response) for place in range(*match.span())
+    in_names = {
+        index for name in names for match in re.finditer(re.escape(name), response) for index in range(*match.span())
     }
     return [
         Hit("mixed_language", *match.span())
         for match in re.finditer(f"[{foreign}]+", response)
-        if match.start() not in inside
+        if match.start() not in in_names
     ]
 
 
-def count(response: str, *, names: Sequence[str] = ()) -> dict[str, int]:
-    """How often each of BEHAVIOURS shows in `response`."""
-    counts = Counter(hit.behaviour for hit in find(response, names=names))
+def count_behaviours(response: str, *, names: Sequence[str] = ()) -> dict[str, int]:
+    """Number of occurrences of each of BEHAVIOURS in `response`."""
+    counts = Counter(hit.behaviour for hit in find_behaviours(response, names=names))
     return {behaviour: counts[behaviour] for behaviour in BEHAVIOURS}
 
 
-def summarize(counts: Sequence[dict[str, int]], correct: Sequence[bool], group_size: int) -> dict[str, float]:
-    """Metrics of a step from the `count` of each response and whether it was right, in groups of one prompt each.
+def behaviour_metrics(counts: Sequence[dict[str, int]], correct: Sequence[bool], group_size: int) -> dict[str, float]:
+    """Behaviour metrics of a step.
 
-    For each behaviour: `behaviour/NAME`, the share of responses, `/count` per response, and the accuracy
-    `/with` and `/without` it, each with the ends of its 95 percent interval (`/with_low`, ...), which knows that
-    responses to one prompt resemble each other. A side without responses has no accuracy entries.
+    For each behaviour: `behaviour/NAME`, the share of responses; `/count`, occurrences per response; and the accuracy
+    `/with` and `/without` it, each with the bounds of its 95 % interval (`/with_low`, ...) clustered by prompt. A side
+    without responses has no accuracy entries.
+
+    counts: `count_behaviours` of each of the B responses. correct: B flags. group_size: responses per prompt; rows of
+    one prompt are consecutive. Raises ValueError if the lengths do not fit.
     """
     if len(counts) != len(correct) or len(counts) % group_size:
         raise ValueError(
-            f"expected one correctness for each response, in groups of {group_size}, got {len(correct)} for "
+            f"expected one correctness flag per response, in groups of {group_size}, got {len(correct)} flags for "
             f"{len(counts)} responses"
         )
     metrics: dict[str, float] = {}
@@ -208,7 +212,7 @@ def summarize(counts: Sequence[dict[str, int]], correct: Sequence[bool], group_s
         metrics |= {name: float((times > 0).mean()), f"{name}/count": float(times.mean())}
         for side, chosen in (("with", times > 0), ("without", times == 0)):
             if chosen.any():
-                estimate = clustered_share((right & chosen).sum(axis=1), chosen.sum(axis=1))
+                estimate = clustered_proportion((right & chosen).sum(axis=1), chosen.sum(axis=1))
                 metrics |= {
                     f"{name}/{side}": estimate.value,
                     f"{name}/{side}_low": estimate.low,

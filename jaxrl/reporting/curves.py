@@ -1,4 +1,4 @@
-"""The curves of a run as one SVG picture: reward, accuracy, format errors, length, the stages behind them."""
+"""The main curves of a run as one SVG picture: reward, accuracy, format errors and length, with stage bands."""
 
 import html
 import math
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxrl.reporting.metrics import is_finite
-from jaxrl.reporting.run_folder import Band, Run, stage_bands
+from jaxrl.reporting.run_folder import Band, RunFolder, stage_bands
 
 WIDTH, HEIGHT, COLUMNS = 860, 470, 2
-MARGIN, GAP, TITLE, TICKS = 46, 34, 24, 22  # around the picture, between panels, above and below a panel
-PANELS = (
+MARGIN, GAP, TITLE, TICKS = 46, 34, 24, 22  # around the picture, between panels, above and below a panel (pixels)
+PICTURE_PANELS = (
     ("mean reward", "reward/mean", "#2a78d6", False),
     ("share correct", "share/correct", "#1a8f5a", True),
     ("share with a format error", "share/bad_format", "#d04a3b", True),
@@ -32,7 +32,7 @@ text { font: 12px system-ui, sans-serif; fill: #3b3f46 }
 
 
 class Frame(NamedTuple):
-    """A panel's place and the values at its edges."""
+    """Position and axis limits of a panel."""
 
     left: float
     top: float
@@ -50,11 +50,11 @@ class Frame(NamedTuple):
         return self.top + self.height * (self.high - value) / max(1e-12, self.high - self.low)
 
 
-def curves_svg(run: Run, title: str = "") -> str:
-    """The picture as SVG text. ValueError when the run has no steps yet."""
+def curves_svg(run: RunFolder, title: str = "") -> str:
+    """The picture as SVG text. Raises ValueError for a run without steps."""
     steps = [int(record["step"]) for record in run.records]
     if not steps:
-        raise ValueError(f"{run.workdir} has no steps yet; train first")
+        raise ValueError(f"expected a run with at least one step, got none in {run.workdir}; train first")
     bands = stage_bands(run.records)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
@@ -63,9 +63,9 @@ def curves_svg(run: Run, title: str = "") -> str:
     ]
     width = (WIDTH - MARGIN - GAP - (COLUMNS - 1) * (GAP + 14)) / COLUMNS
     height = (HEIGHT - 2 * (TITLE + TICKS) - GAP) / 2
-    for place, (label, name, colour, is_share) in enumerate(PANELS):
+    for index, (label, name, colour, is_share) in enumerate(PICTURE_PANELS):
         points = [(int(record["step"]), float(record[name])) for record in run.records if is_finite(record.get(name))]
-        column, row = place % COLUMNS, place // COLUMNS
+        column, row = index % COLUMNS, index // COLUMNS
         left = MARGIN + column * (width + GAP + 14)
         top = TITLE + 8 + row * (height + TITLE + TICKS + 12)
         low, high = _limits([value for _, value in points], is_share)
@@ -75,14 +75,14 @@ def curves_svg(run: Run, title: str = "") -> str:
 
 
 def moving_average(values: Sequence[float], window: int) -> list[float]:
-    """The centred mean over up to `window` values; at the ends over those there are."""
+    """Centred moving average over up to `window` values; the window is truncated at the ends."""
     half = window // 2
     spans = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     return [sum(span) / len(span) for span in spans]
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """At most about `count` round numbers from low to high, in steps of 1, 2 or 5 times a power of ten."""
+    """About `count` round numbers from low to high, spaced by 1, 2 or 5 times a power of ten."""
     if high <= low:
         return [low]
     rough = (high - low) / count
@@ -93,7 +93,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def _limits(values: Sequence[float], is_share: bool) -> tuple[float, float]:
-    """The values at the lower and upper edge; the room above the curve is for the names of the stages."""
+    """Lower and upper axis limit; the margin above the curve is for the names of the stages."""
     if not values:
         return 0.0, 1.0
     low, high = (0.0, max(0.1, max(values))) if is_share else (min(values), max(values))
@@ -134,7 +134,7 @@ def _panel(
         return parts
     smooth = moving_average([value for _, value in points], max(1, len(points) // 20))
     for kind, values in (("raw", [value for _, value in points]), ("line", smooth)):
-        places = zip((step for step, _ in points), values, strict=True)
-        path = " ".join(f"{frame.x(step):.1f},{frame.y(value):.1f}" for step, value in places)
+        points_of_line = zip((step for step, _ in points), values, strict=True)
+        path = " ".join(f"{frame.x(step):.1f},{frame.y(value):.1f}" for step, value in points_of_line)
         parts.append(f'<polyline class="{kind}" stroke="{colour}" points="{path}"/>')
     return parts

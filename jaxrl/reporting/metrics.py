@@ -1,4 +1,4 @@
-"""The one table of metric names: what a step's record may hold, in which unit, and what it means."""
+"""The table of all metric names, with their units and meanings."""
 
 import math
 from collections.abc import Mapping
@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 
 class Metric(NamedTuple):
-    """One name; with `<name>` in it, a family. `deterministic` is False for what a clock
-    or the machine decides: an exactly resumed run repeats all the others bit for bit."""
+    """A metric, or a family of metrics if its name contains `<name>`.
+
+    deterministic: False for times, speeds and memory. An exactly resumed run reproduces all others bit for bit.
+    """
 
     name: str
     unit: str
@@ -17,108 +19,117 @@ class Metric(NamedTuple):
 
 METRICS: tuple[Metric, ...] = (
     Metric("step", "count", "training step, from 1; 0 is the state before training"),
-    Metric("stage", "name", "stage of the recipe that the step belongs to"),
-    Metric("stage_step", "count", "number of the step in its stage, from 1"),
-    Metric("reward/mean", "reward", "mean total reward of the step's responses"),
+    Metric("stage", "name", "stage of the recipe"),
+    Metric("stage_step", "count", "step within the stage, from 1"),
+    Metric("reward/mean", "reward", "mean total reward over the step's responses"),
     Metric("reward/format", "reward", "mean of the format part"),
     Metric("reward/answer", "reward", "mean of the answer part"),
-    Metric("reward/greedy", "reward", "mean reward of greedy completions, where the algorithm draws them"),
-    Metric("share/correct", "share", "responses whose format and answer are right"),
-    Metric("share/wrong_answer", "share", "well-formed responses with a wrong answer"),
-    Metric("share/unparseable", "share", "well-formed responses whose answer can't be read"),
-    Metric("share/bad_format", "share", "responses whose format is broken"),
     Metric(
-        "share/cut_off",
-        "share",
-        "responses that reached the length limit without ending (overlaps the four above)",
+        "reward/greedy", "reward", "mean reward of the greedy completions, where the algorithm uses them as baseline"
     ),
-    Metric("length/mean", "tokens", "mean response length, the end token included"),
+    Metric("share/correct", "share", "responses with the right format and the right answer"),
+    Metric("share/wrong_answer", "share", "well-formed responses with a wrong answer"),
+    Metric("share/unparseable", "share", "well-formed responses whose answer could not be parsed"),
+    Metric("share/bad_format", "share", "responses that violate the format"),
+    Metric(
+        "share/truncated", "share", "responses truncated at the length limit (overlaps with the four verdicts above)"
+    ),
+    Metric("length/mean", "tokens", "mean response length, including the end-of-sequence token"),
     Metric("length/min", "tokens", "shortest response"),
     Metric("length/max", "tokens", "longest response"),
     Metric("length/p10", "tokens", "10th percentile of response length"),
     Metric("length/p50", "tokens", "median response length"),
     Metric("length/p90", "tokens", "90th percentile of response length"),
-    Metric("length/correct", "tokens", "mean length of correct responses; absent when there is none"),
-    Metric("length/wrong", "tokens", "mean length of all other responses; absent when there is none"),
-    Metric("length/wrong_answer", "tokens", "mean length of well-formed responses with a wrong answer, if any"),
-    Metric("length/unparseable", "tokens", "mean length of well-formed ones whose answer can't be read, if any"),
-    Metric("length/bad_format", "tokens", "mean length of responses whose format is broken, if any"),
+    Metric("length/correct", "tokens", "mean length of correct responses; absent without any"),
+    Metric("length/wrong", "tokens", "mean length of all other responses; absent without any"),
     Metric(
-        "groups/no_variance",
-        "share",
-        "groups whose responses all got the same reward, so that they teach nothing",
+        "length/wrong_answer", "tokens", "mean length of well-formed responses with a wrong answer; absent without any"
     ),
-    Metric("groups/drawn", "count", "groups drawn in the step, where those that teach nothing are dropped"),
-    Metric("groups/dropped", "count", "groups drawn that the update did not learn from"),
-    Metric("groups/refills", "count", "how often the step asked other problems in their place"),
-    Metric("suspects/<name>", "share", "responses that look like a known way of fooling the reward"),
+    Metric("length/unparseable", "tokens", "mean length of well-formed responses without a parseable answer, if any"),
+    Metric("length/bad_format", "tokens", "mean length of responses that violate the format; absent without any"),
+    Metric("groups/no_variance", "share", "groups with equal rewards for all responses, which give no gradient"),
+    Metric("groups/collected", "count", "groups sampled in the step, with dynamic sampling (`drop_equal`)"),
+    Metric("groups/dropped", "count", "sampled groups that were not used in the update"),
+    Metric("groups/refills", "count", "additional rounds of sampling that replaced dropped groups"),
+    Metric("suspects/<name>", "share", "responses that match a known reward hack"),
     Metric("behaviour/<name>", "share", "responses that show a behaviour"),
-    Metric("behaviour/<name>/count", "count", "how often a response shows it, on average"),
+    Metric("behaviour/<name>/count", "count", "mean number of occurrences per response"),
     Metric(
         "behaviour/<name>/with",
         "share",
-        "correct among the responses with it (`with_low`, `with_high`: 95 %, a prompt's responses as a cluster)",
+        "accuracy of the responses with the behaviour (`with_low`, `with_high`: 95 % interval, clustered by prompt)",
     ),
-    Metric("behaviour/<name>/without", "share", "correct among the others (`without_low`, `without_high`: 95 %)"),
-    Metric("loss/total", "loss", "the loss whose gradient is taken"),
-    Metric("loss/policy", "loss", "its policy part"),
-    Metric("loss/kl", "nats a token", "estimate of KL(policy || reference), before its coefficient"),
+    Metric(
+        "behaviour/<name>/without", "share", "accuracy of the other responses (`without_low`, `without_high`: 95 %)"
+    ),
+    Metric("loss/total", "loss", "the loss that is differentiated"),
+    Metric("loss/policy", "loss", "policy term of the loss"),
+    Metric("loss/kl", "nats per token", "estimate of KL(policy || reference), before its coefficient"),
     Metric(
         "ratio/mean",
         "ratio",
-        "mean probability ratio of the policy to the one that the loss calls old; "
-        "1 expected with one update a rollout, and no sign of a fault",
+        "mean probability ratio of the policy to the old policy of the loss; 1 with one update per rollout",
     ),
-    Metric("ratio/max", "ratio", "largest ratio of a token; 1 expected with one update a rollout"),
-    Metric("ratio/clip_share", "share", "tokens whose ratio was clipped; 0 expected with one update a rollout"),
-    Metric("ratio/capped_share", "share", "tokens whose weight old / sampler was cut off, with importance_cap"),
-    Metric("critic/loss", "loss", "half the squared error of the critic, clipped as its updates are"),
-    Metric("critic/value", "reward", "mean of its values over the sampled tokens"),
-    Metric("critic/clip_share", "share", "tokens whose value counted only as far as clipping let it move"),
-    Metric("critic/explained_variance", "share", "1 - var(returns - values) / var(returns) before the update"),
+    Metric("ratio/max", "ratio", "largest ratio of a token; 1 with one update per rollout"),
+    Metric("ratio/clip_share", "share", "tokens with a clipped ratio; 0 with one update per rollout"),
+    Metric("ratio/capped_share", "share", "tokens whose importance weight old / sampler was capped (`importance_cap`)"),
+    Metric("critic/loss", "loss", "half the squared error of the critic, with clipped value updates"),
+    Metric("critic/value", "reward", "mean predicted value over the sampled tokens"),
+    Metric("critic/clip_share", "share", "tokens with a clipped value update"),
+    Metric("critic/explained_variance", "share", "1 - var(returns - values) / var(returns), before the update"),
     Metric("critic/gradient_norm", "norm", "global gradient norm of the critic before clipping"),
-    Metric("entropy", "nats a token", "mean entropy of the policy over the sampled tokens"),
+    Metric("entropy", "nats per token", "mean entropy of the policy over the sampled tokens"),
     Metric(
         "mismatch/mean",
         "nats",
-        "mean of |sampler log-probability - learner log-probability|, both before the rollout's first optimizer step",
+        "mean |sampler log-probability - learner log-probability|, before the rollout's first optimizer step",
     ),
-    Metric("mismatch/max", "nats", "largest of them"),
+    Metric("mismatch/max", "nats", "largest |sampler log-probability - learner log-probability|"),
     Metric("gradient_norm", "norm", "global gradient norm before clipping"),
-    Metric("update_norm", "norm", "global norm of the change of the parameters"),
-    Metric("flops/update", "FLOP", "operations of the model in the update, nothing counted twice or for padding"),
+    Metric("update_norm", "norm", "global norm of the parameter change"),
+    Metric("flops/update", "FLOP", "model FLOPs of the update: no padding, no recomputation"),
     Metric("learning_rate", "rate", "learning rate of the step"),
     Metric("temperature", "temperature", "sampling temperature of the step"),
-    Metric("kl_coefficient", "coefficient", "weight of the KL term"),
+    Metric("kl_coefficient", "coefficient", "coefficient of the KL term"),
     Metric("tokens/rollout", "tokens", "tokens sampled in the step"),
-    Metric("tokens/update", "tokens", "true tokens, prompts included, that the update read"),
-    Metric("tokens/padding_share", "share", "positions of the update's batches that were padding"),
-    Metric("tokens/slot_occupancy", "share", "decode steps of the sampler's slots that drew a token"),
+    Metric("tokens/update", "tokens", "tokens processed by the update, including prompts, without padding"),
+    Metric("tokens/padding_share", "share", "padding positions in the batches of the update"),
+    Metric("tokens/slot_occupancy", "share", "decode steps of the sampler's slots that sampled a token"),
     Metric(
-        "compiled/sampler", "programs", "compiled by the sampler since the start: new lengths, not new prompts", False
+        "compiled/sampler",
+        "programs",
+        "programs compiled by the sampler since the start; grows with new lengths, not with new prompts",
+        False,
     ),
-    Metric("compiled/update", "programs", "compiled by the update since the start: one for each shape", False),
-    Metric("speed/rollout_tokens_per_second", "tokens/s", "sampled tokens a second while sampling", False),
-    Metric("speed/update_tokens_per_second", "tokens/s", "true tokens a second while updating", False),
+    Metric(
+        "compiled/update",
+        "programs",
+        "programs compiled by the update since the start, one for each batch shape",
+        False,
+    ),
+    Metric("speed/rollout_tokens_per_second", "tokens/s", "sampled tokens per second of rollout", False),
+    Metric(
+        "speed/update_tokens_per_second", "tokens/s", "processed tokens per second of update, without padding", False
+    ),
     Metric(
         "speed/update_mfu",
         "share",
-        "operations that the update needs, of those that the devices are sold with (bfloat16 on GPUs of a known kind)",
+        "model FLOPs utilization of the update: share of the devices' peak bfloat16 FLOP/s (known GPUs only)",
         False,
     ),
-    Metric("speed/update_flops", "FLOP/s", "flops/update a second while updating", False),
+    Metric("speed/update_flops", "FLOP/s", "`flops/update` per second of update", False),
     Metric("time/rollout", "s", "wall time of sampling", False),
     Metric("time/reward", "s", "wall time of scoring", False),
     Metric("time/reference", "s", "wall time of reference and old log-probabilities", False),
     Metric("time/update", "s", "wall time of the update", False),
     Metric("time/step", "s", "wall time of the whole step", False),
     Metric("time/<name>", "s", "wall time of another phase (evaluation, checkpoint)", False),
-    Metric("memory/peak_bytes", "bytes", "largest memory in use on the fullest device since the start", False),
-    Metric("evaluation/<name>", "", "held-out numbers after this step, such as `evaluation/p3/sampled/accuracy`"),
-    Metric("guard/trips", "count", "how often the guard had undone steps of the run before this one"),
-    Metric("guard/draw", "count", "how often it had changed the draws: the seed of the step follows from it"),
-    Metric("guard/rate", "factor", "what it multiplies all learning rates by, the critic's too"),
-    Metric("warnings", "sentences", "what is wrong with this step, in words; absent when nothing is"),
+    Metric("memory/peak_bytes", "bytes", "peak memory since the start, on the device that uses most", False),
+    Metric("evaluation/<name>", "", "held-out results after this step, for example `evaluation/p3/sampled/accuracy`"),
+    Metric("guard/trips", "count", "number of earlier rollbacks by the guard"),
+    Metric("guard/reseeds", "count", "number of earlier reseeds by the guard; the step's sampling seed depends on it"),
+    Metric("guard/learning_rate_scale", "factor", "factor of the guard on all learning rates, including the critic's"),
+    Metric("warnings", "sentences", "detected problems of this step; absent without any"),
 )
 
 FAMILY = "<name>"
@@ -126,41 +137,41 @@ EXACT: dict[str, Metric] = {metric.name: metric for metric in METRICS if FAMILY 
 FAMILIES: dict[str, Metric] = {m.name.removesuffix(FAMILY): m for m in METRICS if m.name.endswith(FAMILY)}
 
 
-def find(name: str) -> Metric:
-    """The metric of a name, or the family it belongs to. KeyError for a name that the table does not have."""
+def find_metric(name: str) -> Metric:
+    """Looks up a metric or the family it belongs to. Raises KeyError for a name that is not in the table."""
     if name in EXACT:
         return EXACT[name]
     for prefix, metric in FAMILIES.items():
         if name.startswith(prefix) and len(name) > len(prefix):
             return metric
-    raise KeyError(f"no metric is called {name!r}; add it to METRICS in jaxrl/reporting/metrics.py")
+    raise KeyError(f"unknown metric {name!r}; add it to METRICS in jaxrl/reporting/metrics.py")
 
 
-def check(record: Mapping[str, object]) -> None:
-    """Raises ValueError unless the record has a whole step >= 0 and every name is in the table."""
+def check_record(record: Mapping[str, object]) -> None:
+    """Raises ValueError unless `step` is an integer >= 0 and every name is in the table."""
     step = record.get("step")
     if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-        raise ValueError(f"a metrics record needs a whole 'step' from 0 up, got {step!r}")
+        raise ValueError(f"expected an integer 'step' of 0 or more in a metrics record, got {step!r}; set it")
     for name in record:
         try:
-            find(name)
+            find_metric(name)
         except KeyError as error:
             raise ValueError(error.args[0]) from None
 
 
-def deterministic(record: Mapping[str, object]) -> dict[str, object]:
-    """The record without timings, speeds and memory: what an exactly resumed run must repeat bit for bit."""
-    return {name: value for name, value in record.items() if find(name).deterministic}
+def deterministic_part(record: Mapping[str, object]) -> dict[str, object]:
+    """The record without times, speeds and memory: the part that an exactly resumed run reproduces bit for bit."""
+    return {name: value for name, value in record.items() if find_metric(name).deterministic}
 
 
 def markdown_table() -> str:
-    """METRICS as the table of docs/metrics.md."""
-    rows = ["| name | unit | meaning | repeats exactly |", "|---|---|---|---|"]
+    """METRICS as the Markdown table of docs/metrics.md."""
+    rows = ["| name | unit | meaning | deterministic |", "|---|---|---|---|"]
     for name, unit, meaning, exact in METRICS:
         rows.append(f"| `{name}` | {unit} | {meaning.replace('|', chr(92) + '|')} | {'yes' if exact else 'no'} |")
     return "\n".join(rows) + "\n"
 
 
 def is_finite(value: object) -> bool:
-    """True for a number that can be drawn: not None, not text, not nan, not infinite."""
+    """Whether the value is a finite number (bool excluded)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

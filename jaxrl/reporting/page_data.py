@@ -1,4 +1,4 @@
-"""What the report page is given: everything as plain JSON values."""
+"""The data of the report page as plain JSON values."""
 
 import re
 from collections.abc import Sequence
@@ -9,93 +9,93 @@ from jaxrl.reporting.metrics import is_finite
 from jaxrl.reporting.page_groups import BUDGET_BYTES, choose_groups
 from jaxrl.reporting.page_tables import (
     CURVES,
+    before_and_after,
+    behaviour_accuracy,
     cards,
-    comparison,
-    evaluation,
-    published,
+    evaluation_table,
+    published_table,
     runs_table,
     subtitle,
-    worth,
 )
-from jaxrl.reporting.run_folder import Run, stage_bands
+from jaxrl.reporting.run_folder import RunFolder, stage_bands
 from jaxrl.tasks.problem import kind_label, kind_order
 
-MAIN, UPDATE, MACHINE, BEHAVIOURS, EVALUATION = range(5)  # the rooms of the page that panels stand in
+MAIN, UPDATE, HARDWARE, BEHAVIOURS, EVALUATION = range(5)  # sections of the page with panels, in order
 
 
 class Panel(NamedTuple):
-    """Curves drawn together. A name with "*" stands for all it fits, with no "/" in the place of the "*".
+    """Curves in one plot. A "*" in a name matches any text without "/". A panel without data is omitted.
 
-    quiet: names that are 0 at every step are left out. stacked: the shares fill the whole, one above the other.
-    points: names with fewer, over all runs, are left out. A panel without data is left out.
+    skip_zero: omit names that are 0 at every step. stacked: plot the shares as a stacked area. min_points: omit names
+    with fewer points, summed over all runs.
     """
 
-    room: int
+    section: int
     title: str
     unit: str
     names: tuple[str, ...]
-    quiet: bool = False
+    skip_zero: bool = False
     stacked: bool = False
-    points: int = 1
+    min_points: int = 1
 
 
 PANELS = (
     Panel(MAIN, "Reward", "reward", ("reward/mean", "reward/format", "reward/answer")),
-    Panel(MAIN, "What became of the responses", "share",
-          ("share/correct", "share/wrong_answer", "share/unparseable", "share/bad_format", "share/cut_off"),
+    Panel(MAIN, "Responses by verdict", "share",
+          ("share/correct", "share/wrong_answer", "share/unparseable", "share/bad_format", "share/truncated"),
           stacked=True),
     Panel(MAIN, "Response length", "tokens", ("length/mean", "length/p10", "length/p50", "length/p90", "length/max")),
     Panel(MAIN, "Response length by verdict", "tokens",
           ("length/correct", "length/wrong_answer", "length/unparseable", "length/bad_format")),
-    Panel(UPDATE, "Groups that teach nothing", "share of groups", ("groups/no_variance",)),
-    Panel(UPDATE, "Entropy", "nats a token", ("entropy",)),
-    Panel(UPDATE, "KL to the reference", "nats a token", ("loss/kl",)),
+    Panel(UPDATE, "Groups without reward variance", "share of groups", ("groups/no_variance",)),
+    Panel(UPDATE, "Entropy", "nats per token", ("entropy",)),
+    Panel(UPDATE, "KL to the reference", "nats per token", ("loss/kl",)),
     Panel(UPDATE, "Loss", "loss", ("loss/total", "loss/policy")),
-    Panel(UPDATE, "Gradient and update", "norm", ("gradient_norm", "update_norm")),
+    Panel(UPDATE, "Gradient and parameter change", "norm", ("gradient_norm", "update_norm")),
     Panel(UPDATE, "Clipped tokens", "share of tokens", ("ratio/clip_share",)),
-    Panel(UPDATE, "Sampler against learner", "nats", ("mismatch/mean", "mismatch/max")),
+    Panel(UPDATE, "Sampler/learner log-probability mismatch", "nats", ("mismatch/mean", "mismatch/max")),
     Panel(UPDATE, "Temperature", "", ("temperature",)),
     Panel(UPDATE, "Learning rate", "", ("learning_rate",)),
-    Panel(MACHINE, "Time per step", "s", ("time/*",)),
-    Panel(MACHINE, "Speed", "tokens/s", ("speed/rollout_tokens_per_second", "speed/update_tokens_per_second")),
-    Panel(MACHINE, "Use of the machine", "share",
+    Panel(HARDWARE, "Time per step", "s", ("time/*",)),
+    Panel(HARDWARE, "Speed", "tokens/s", ("speed/rollout_tokens_per_second", "speed/update_tokens_per_second")),
+    Panel(HARDWARE, "Hardware utilization", "share",
           ("speed/update_mfu", "tokens/slot_occupancy", "tokens/padding_share")),
-    Panel(MACHINE, "Memory", "bytes", ("memory/peak_bytes",)),
-    Panel(BEHAVIOURS, "Behaviours", "share of responses", ("behaviour/*",), quiet=True),
-    Panel(BEHAVIOURS, "Suspected tricks", "share of responses", ("suspects/*",), quiet=True),
-    Panel(EVALUATION, "Held-out accuracy while training", "share",
-          ("evaluation/*/sampled/accuracy", "evaluation/*/greedy/accuracy"), points=3),
+    Panel(HARDWARE, "Memory", "bytes", ("memory/peak_bytes",)),
+    Panel(BEHAVIOURS, "Behaviours", "share of responses", ("behaviour/*",), skip_zero=True),
+    Panel(BEHAVIOURS, "Suspected reward hacks", "share of responses", ("suspects/*",), skip_zero=True),
+    Panel(EVALUATION, "Held-out accuracy during training", "share",
+          ("evaluation/*/sampled/accuracy", "evaluation/*/greedy/accuracy"), min_points=3),
 )  # fmt: skip
 
 
 def page_data(
-    runs: Sequence[Run],
+    runs: Sequence[RunFolder],
     budget_bytes: int = BUDGET_BYTES,
     title: str = "",
     evaluations: Sequence[EvaluationResult] = (),
 ) -> dict[str, object]:
-    """The page's data. The first run is told in full, the curves of the others are laid over its own.
+    """The data of the page: everything about the first run, overlaid with the curves of the others.
 
-    evaluations: shown in place of those of the first run; with them there may be no run.
+    evaluations: replace those of the first run; with them, `runs` may be empty.
     """
     run = runs[0] if runs else None
     results = list(evaluations) or run.evaluations
     panels = _panels(runs)
-    shown = {one["name"] for panel in panels for one in panel["series"]} | {name for _, name, _ in CURVES}
+    shown = {series["name"] for panel in panels for series in panel["series"]} | {name for _, name, _ in CURVES}
     chosen, note = choose_groups(run, budget_bytes) if run else ([], "")
-    named = f"told in full: {run.workdir.resolve().name} · " if len(runs) > 1 else ""
+    prefix = f"details of {run.workdir.resolve().name} · " if len(runs) > 1 else ""
     return {
         "title": title or (run.workdir.resolve().name if run else " and ".join(result.model for result in results)),
-        "subtitle": named + subtitle(run) if run else f"{len(results[0].items)} problems, rule {results[0].rule}",
+        "subtitle": prefix + subtitle(run) if run else f"{len(results[0].items)} problems, rule {results[0].rule}",
         "cards": cards(runs, results),
-        "runs": [_curves(one, shown) for one in runs],
+        "runs": [_curves(each, shown) for each in runs],
         "runs_table": runs_table(runs),
         "panels": panels,
         "warnings": _warnings(run) if run else [],
-        "worth": worth(run) if run else [],
-        "evaluations": [evaluation(result) for result in results],
-        "published": published(results),
-        "comparison": comparison(results),
+        "behaviour_accuracy": behaviour_accuracy(run) if run else [],
+        "evaluations": [evaluation_table(result) for result in results],
+        "published": published_table(results),
+        "comparison": before_and_after(results),
         "groups": chosen,
         "kinds": sorted({group["kind"] for group in chosen}, key=_label_order),
         "groups_note": note,
@@ -109,51 +109,51 @@ def _label_order(label: str) -> tuple[int, str]:
     return kind_order(f"p{people[1]}" if people else label)
 
 
-def _warnings(run: Run) -> list[list[object]]:
-    """(step, sentence) pairs: what the steps warned of, and the steps that the guard refused."""
-    said = [[record["step"], text] for record in run.records for text in record.get("warnings", ())]
-    refused = [[trip["step"], f"refused by the guard: {trip['cause']}"] for trip in run.trips]
-    return sorted(said + refused, key=lambda pair: pair[0])
+def _warnings(run: RunFolder) -> list[list[object]]:
+    """(step, sentence) pairs: the warnings of all steps, and the steps that the guard rejected."""
+    warnings = [[record["step"], text] for record in run.records for text in record.get("warnings", ())]
+    rejected = [[trip["step"], f"rejected by the guard: {trip['cause']}"] for trip in run.trips]
+    return sorted(warnings + rejected, key=lambda pair: pair[0])
 
 
-def _panels(runs: Sequence[Run]) -> list[dict[str, object]]:
+def _panels(runs: Sequence[RunFolder]) -> list[dict[str, object]]:
     values: dict[str, list[float]] = {}
     for record in (record for run in runs for record in run.records):
         for name, value in record.items():
             if is_finite(value):
                 values.setdefault(name, []).append(value)
-    found = []
+    panels = []
     for panel in PANELS:
-        forms = [re.compile(re.escape(pattern).replace(r"\*", "[^/]+")) for pattern in panel.names]
+        patterns = [re.compile(re.escape(name).replace(r"\*", "[^/]+")) for name in panel.names]
         names = [
             name
-            for form in forms
+            for pattern in patterns
             for name in sorted(values)
-            if form.fullmatch(name) and len(values[name]) >= panel.points
+            if pattern.fullmatch(name) and len(values[name]) >= panel.min_points
         ]
-        if panel.quiet:
+        if panel.skip_zero:
             names = [name for name in names if any(values[name])]
-        series = [{"name": name, "label": _label(name), "hidden": _is_aside(name)} for name in names]
-        if any(not one["hidden"] for one in series):
-            found.append(panel._asdict() | {"series": series})
-    return found
+        series = [{"name": name, "label": _label(name), "hidden": _is_hidden(name)} for name in names]
+        if any(not curve["hidden"] for curve in series):
+            panels.append(panel._asdict() | {"series": series})
+    return panels
 
 
 def _label(name: str) -> str:
-    """A curve's name beside the title of its panel: "evaluation/p3/sampled/accuracy" is "3 people, sampled"."""
+    """Label of a curve in its panel: "evaluation/p3/sampled/accuracy" becomes "3 people, sampled"."""
     parts = name.split("/")
     if parts[0] == "evaluation":
         return f"{kind_label(parts[1])}, {parts[2]}"
     return parts[-1].removesuffix("_tokens_per_second").replace("_", " ")
 
 
-def _is_aside(name: str) -> bool:
-    """Curves that are only drawn when asked for in the legend."""
+def _is_hidden(name: str) -> bool:
+    """Whether a curve is only shown after a click in the legend."""
     return name.startswith("evaluation/") and (name.endswith("/greedy/accuracy") or name.startswith("evaluation/all/"))
 
 
-def _curves(run: Run, names: set[str]) -> dict[str, object]:
-    """The curves of these names, in as many digits as an eye can tell."""
+def _curves(run: RunFolder, names: set[str]) -> dict[str, object]:
+    """The curves with these names, rounded to 5 significant digits."""
     series = {}
     for name in sorted(names):
         values = [record.get(name) for record in run.records]

@@ -1,32 +1,33 @@
-"""The groups that the report's browser shows, chosen so that the page stays small, and what is marked in texts."""
+"""Selects the rollout groups that are embedded in the report, within a size budget, and marks behaviours in texts."""
 
 import json
 from collections import Counter
 from collections.abc import Sequence
 
-from jaxrl.reporting.behaviours import find
+from jaxrl.reporting.behaviours import find_behaviours
 from jaxrl.reporting.rollouts import GroupRecord, ResponseRecord, read_rollouts, rollout_path
-from jaxrl.reporting.run_folder import Run, stage_bands
+from jaxrl.reporting.run_folder import RunFolder, stage_bands
 from jaxrl.rewards import VERDICTS
 from jaxrl.tasks.problem import kind_label
 
-# Of groups as JSON. Packed they take a third to a tenth, and gibberish hardly more than this: a page has 25 MB at most.
+# Size of the groups as JSON. Compressed they take a third to a tenth; incompressible text slightly more than 1.
+# A page is at most 25 MB.
 BUDGET_BYTES = 20_000_000
-MOST_STEPS = 60  # whose rollouts are put into the page
-MOST_RESPONSES = 16  # of a group: the first ones, which are as good a sample as any
+MAX_STEPS = 60  # steps with rollouts in the page
+MAX_RESPONSES = 16  # per group: the first ones, which are a random sample
 
 
-def choose_groups(run: Run, budget_bytes: int) -> tuple[list[dict[str, object]], str]:
-    """Groups for the browser, and a sentence that says how many of how many they are.
+def choose_groups(run: RunFolder, budget_bytes: int) -> tuple[list[dict[str, object]], str]:
+    """Groups for the report, and a sentence with the numbers of shown and stored groups.
 
-    Steps are taken evenly, always with the first and last of each stage; of each step the same share of the
-    budget. Problems chosen at an earlier step come first, so that a prompt can be followed across steps. Of each
-    group the first 16 responses are taken, fewer where the budget is short.
+    Takes evenly spaced steps including the first and last of each stage, with an equal share of the budget each.
+    Prefers problems that were selected at earlier steps, so that a prompt can be followed across steps. Takes the first
+    16 responses of a group, fewer if the budget is short.
     """
     if not run.rollout_steps:
         return [], "This run stored no rollouts."
     edges = {step for band in stage_bands(run.records) for step in (band.first, band.last)}
-    steps = _spread(run.rollout_steps, edges, MOST_STEPS)
+    steps = _evenly_spaced(run.rollout_steps, edges, MAX_STEPS)
     chosen: list[dict[str, object]] = []
     seen: Counter[str] = Counter()
     shown = responses = 0
@@ -35,63 +36,63 @@ def choose_groups(run: Run, budget_bytes: int) -> tuple[list[dict[str, object]],
         groups = read_rollouts(rollout_path(run.rollouts, step))
         left = budget_bytes / len(steps)
         for group in sorted(groups, key=lambda group: -seen[group.problem]):
-            packed, size = _fitting(group, left)
-            if packed is None:
+            data, size = _group_within_budget(group, left)
+            if data is None:
                 break
             left -= size
             shown += 1
-            responses += packed["shown"]
-            chosen.append(packed)
+            responses += data["shown"]
+            chosen.append(data)
             seen[group.problem] += 1
         stored += len(groups)
         written += sum(len(group.responses) for group in groups)
     note = (
-        f"{shown} of {stored} groups and {responses} of {written} responses of {len(steps)} steps are in this page; "
-        f"the run stored {len(run.rollout_steps)} steps, all of them in its folder rollouts/. Each square is a "
-        "response, in the colour of its verdict."
+        f"This page has {shown} of {stored} groups and {responses} of {written} responses of {len(steps)} steps. "
+        f"The run folder has the rollouts of {len(run.rollout_steps)} steps in rollouts/. "
+        "Each square is a response, coloured by verdict."
     )
     return chosen, note
 
 
-def _fitting(group: GroupRecord, budget_bytes: float) -> tuple[dict[str, object] | None, int]:
-    """The group with as many responses as fit, and its size; None where not even one does."""
-    most = MOST_RESPONSES
-    while most:
-        packed = _group(group, most)
-        size = len(json.dumps(packed, ensure_ascii=False).encode())
+def _group_within_budget(group: GroupRecord, budget_bytes: float) -> tuple[dict[str, object] | None, int]:
+    """The group with as many responses as fit, and its size in bytes; None if not even one response fits."""
+    limit = MAX_RESPONSES
+    while limit:
+        data = _group(group, limit)
+        size = len(json.dumps(data, ensure_ascii=False).encode())
         if size <= budget_bytes:
-            return packed, size
-        most //= 2
+            return data, size
+        limit //= 2
     return None, 0
 
 
 def marks(text: str, names: Sequence[str] = ()) -> list[list[object]]:
-    """Behaviours in the text as [name, start, end] in UTF-16 units, which is how browsers count."""
-    hits = find(text, names=names)
+    """Behaviours in the text as [name, start, end], in UTF-16 units as JavaScript counts."""
+    hits = find_behaviours(text, names=names)
     if text.isascii():
         return [[hit.behaviour, hit.start, hit.end] for hit in hits]
-    places = [0]
+    offsets = [0]
     for letter in text:
-        places.append(places[-1] + (2 if ord(letter) > 0xFFFF else 1))
-    return [[hit.behaviour, places[hit.start], places[hit.end]] for hit in hits]
+        offsets.append(offsets[-1] + (2 if ord(letter) > 0xFFFF else 1))
+    return [[hit.behaviour, offsets[hit.start], offsets[hit.end]] for hit in hits]
 
 
-def _spread(steps: Sequence[int], edges: set[int], most: int) -> list[int]:
-    if len(steps) <= most:
+def _evenly_spaced(steps: Sequence[int], edges: set[int], limit: int) -> list[int]:
+    if len(steps) <= limit:
         return list(steps)
     kept = {step for step in steps if step in edges}
-    free = max(2, most - len(kept))
+    free = max(2, limit - len(kept))
     kept |= {steps[round(i * (len(steps) - 1) / (free - 1))] for i in range(free)}
     return sorted(kept)
 
 
-def _group(group: GroupRecord, most: int) -> dict[str, object]:
-    """A group for the page: the verdicts of all its responses, and the text of the first `most`.
+def _group(group: GroupRecord, limit: int) -> dict[str, object]:
+    """A group as data of the page: the verdicts of all responses, and the texts of the first `limit`.
 
-    Responses that are equal in everything stand once, with how many `times`.
+    Equal responses are merged into one with its number of `times`.
     """
     verdicts = Counter(response.verdict for response in group.responses)
-    times = Counter(group.responses[:most])
+    times = Counter(group.responses[:limit])
     responses = [_response(response, group.names) | {"times": count} for response, count in times.items()]
     fields = group._asdict() | {
         "kind": kind_label(group.kind),

@@ -1,4 +1,4 @@
-"""What the model wrote at a step: `rollouts/step_000123.jsonl.gz`, one line a prompt with its whole group."""
+"""Stored rollouts: `rollouts/step_000123.jsonl.gz`, one line per prompt with all its responses."""
 
 import gzip
 import json
@@ -14,7 +14,7 @@ STEP_FILE = re.compile(r"step_(\d{6,})\.jsonl\.gz")
 
 
 class ResponseRecord(NamedTuple):
-    """One response with its verdict. `reward` is the plain total of the rule, never normalised."""
+    """A response with its verdict. `reward` is the unnormalised total of the rule."""
 
     response: str
     verdict: str
@@ -23,61 +23,67 @@ class ResponseRecord(NamedTuple):
     format_reward: float
     answer_reward: float
     reward: float
-    advantage: float | None  # None where it was not finite, or the group was not learned from
-    length: int  # tokens, the end token included
-    finished: bool  # False: cut off by the length limit
-    style: str = ""  # way of answering, where the task can tell it
+    advantage: float | None  # None if not finite, or if the group was dropped
+    length: int  # tokens, including the end-of-sequence token
+    finished: bool  # False: truncated at the length limit
+    style: str = ""  # response style, if the task classifies its responses
 
 
 class GroupRecord(NamedTuple):
-    """One prompt of one step with the responses sampled for it."""
+    """A prompt of a step with the responses sampled for it."""
 
     step: int
     stage: str
     prompt_index: int
-    problem: str  # its id: the same problem at another step has the same id
+    problem: str  # id, the same at every step
     kind: str
     prompt: str
     solution: str
     responses: tuple[ResponseRecord, ...]
-    question: str = ""  # the prompt without what surrounds it
-    names: tuple[str, ...] = ()  # of people in the question
+    question: str = ""  # the bare question, without instructions and template
+    names: tuple[str, ...] = ()  # people named in the question
 
 
 def rollout_path(folder: str | os.PathLike[str], step: int) -> Path:
-    """Where the rollouts of a step stand inside the run's `rollouts` folder."""
+    """Path of a step's rollouts in the `rollouts` folder of a run."""
     return Path(folder) / f"step_{step:06d}.jsonl.gz"
 
 
 def write_rollouts(folder: str | os.PathLike[str], step: int, groups: Iterable[GroupRecord]) -> Path:
-    """Writes a step's groups, atomically; the same groups give the same bytes (no time stamp in the
-    archive)."""
+    """Writes the groups of a step atomically. Equal groups give equal bytes: the archive has no time stamp.
+
+    Raises ValueError for a group of another step.
+    """
     path = rollout_path(folder, step)
     with (
         written_whole(path) as raw,
-        gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as packed,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as archive,
     ):
         for group in groups:
             if group.step != step:
-                raise ValueError(f"a group of step {group.step} does not belong into the file of step {step}")
-            packed.write(json.dumps(_to_record(group), ensure_ascii=False, allow_nan=False).encode() + b"\n")
+                raise ValueError(
+                    f"expected groups of step {step}, got one of step {group.step}; write one file per step"
+                )
+            archive.write(json.dumps(_to_record(group), ensure_ascii=False, allow_nan=False).encode() + b"\n")
     return path
 
 
 def read_rollouts(path: str | os.PathLike[str]) -> list[GroupRecord]:
-    """The groups of one file. ValueError names the file and line that can't be read."""
+    """Reads the groups of one file. Raises ValueError with the file and line that can't be read."""
     groups = []
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 groups.append(_from_line(line, path, number))
     except (EOFError, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is not a whole gzip file ({error}); delete it and resume the run") from error
+        raise ValueError(
+            f"{path} is a truncated or corrupt gzip file ({error}); delete it and resume the run"
+        ) from error
     return groups
 
 
 def rollout_steps(folder: str | os.PathLike[str]) -> list[int]:
-    """The steps whose rollouts are stored, ascending; none for a folder that does not exist."""
+    """The steps with stored rollouts in ascending order; empty if the folder does not exist."""
     folder = Path(folder)
     if not folder.is_dir():
         return []
@@ -86,7 +92,7 @@ def rollout_steps(folder: str | os.PathLike[str]) -> list[int]:
 
 
 def drop_rollouts_after(folder: str | os.PathLike[str], restored_step: int) -> None:
-    """Removes the files of steps that a resumed run will do again, and half-written ones."""
+    """Removes rollouts of steps that a resumed run repeats, and partially written files."""
     for step in rollout_steps(folder):
         if step > restored_step:
             rollout_path(folder, step).unlink()
@@ -103,7 +109,9 @@ def _from_line(line: str, path: str | os.PathLike[str], number: int) -> GroupRec
         responses = tuple(_from_response(entry) for entry in record.pop("responses"))
         return GroupRecord(**record | {"responses": responses, "names": tuple(record.get("names", ()))})
     except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path}, line {number}: not a group of rollouts ({error})") from error
+        raise ValueError(
+            f"{path}, line {number}: expected a group of rollouts, got {error}; delete the file"
+        ) from error
 
 
 def _from_response(entry: dict[str, object]) -> ResponseRecord:

@@ -1,4 +1,4 @@
-"""Reading a run folder: config, manifest, metrics, evaluations, and which rollouts there are."""
+"""Reads a run folder: config, manifest, metrics, evaluations and the steps with stored rollouts."""
 
 import json
 import os
@@ -12,16 +12,16 @@ from jaxrl.reporting.rollouts import rollout_steps
 from jaxrl.reporting.writers import read_metrics
 
 
-class Run(NamedTuple):
-    """What a run left behind. A part that the run did not write is empty."""
+class RunFolder(NamedTuple):
+    """The contents of a run folder. Parts that the run did not write are empty."""
 
     workdir: Path
     config: dict[str, object]
     manifest: dict[str, object]
     records: list[dict[str, object]]
-    evaluations: list[EvaluationResult]  # "before" first, "after" last, by step between them
+    evaluations: list[EvaluationResult]  # "before" first, "after" last, the others by step
     rollout_steps: list[int]
-    trips: list[dict[str, object]]  # the numbers of steps that the guard refused, with the `cause` in words
+    trips: list[dict[str, object]]  # metrics of the steps that the guard rejected, with the `cause` as text
 
     @property
     def rollouts(self) -> Path:
@@ -29,23 +29,25 @@ class Run(NamedTuple):
 
 
 class Band(NamedTuple):
-    """A stage and the steps it took, both ends included."""
+    """A stage with its first and last step."""
 
     stage: str
     first: int
     last: int
 
 
-def read_run(workdir: str | os.PathLike[str]) -> Run:
-    """Reads a run folder. FileNotFoundError when the folder or its metrics do not exist; ValueError names a
-    file that can't be read."""
+def read_run(workdir: str | os.PathLike[str]) -> RunFolder:
+    """Reads a run folder.
+
+    Raises FileNotFoundError without a metrics file, ValueError (with the file's name) for a file that can't be parsed.
+    """
     workdir = Path(workdir)
     if not (workdir / "metrics.jsonl").is_file():
         raise FileNotFoundError(
-            f"{workdir} holds no metrics.jsonl, so it is no run folder; give the folder that "
-            "`python -m jaxrl.train --workdir=...` wrote"
+            f"expected a run folder at {workdir}, found no metrics.jsonl; pass the folder given to "
+            "`python -m jaxrl.train --workdir=...`"
         )
-    return Run(
+    return RunFolder(
         workdir=workdir,
         config=_read_json(workdir / "config.json"),
         manifest=_read_json(workdir / "manifest.json"),
@@ -62,7 +64,7 @@ def write_evaluation(workdir: str | os.PathLike[str], result: EvaluationResult) 
 
 
 def drop_evaluations_after(workdir: str | os.PathLike[str], restored_step: int) -> None:
-    """Removes the evaluations of steps that a resumed run will do again, and half-written ones."""
+    """Removes evaluations of steps that a resumed run repeats, and partially written files."""
     for result in read_evaluations(workdir):
         if result.step > restored_step:
             (Path(workdir) / "evaluations" / f"{result.name}.json").unlink()
@@ -71,18 +73,18 @@ def drop_evaluations_after(workdir: str | os.PathLike[str], restored_step: int) 
 
 def read_evaluations(workdir: str | os.PathLike[str]) -> list[EvaluationResult]:
     """All evaluations of a run: "before" first, "after" last, the others by step."""
-    found = []
+    results = []
     for path in sorted((Path(workdir) / "evaluations").glob("*.json")):
         try:
-            found.append(from_json(path.read_text(encoding="utf-8")))
+            results.append(from_json(path.read_text(encoding="utf-8")))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-    place = {"before": -1, "after": 1}
-    return sorted(found, key=lambda result: (place.get(result.name, 0), result.step, result.name))
+    order = {"before": -1, "after": 1}
+    return sorted(results, key=lambda result: (order.get(result.name, 0), result.step, result.name))
 
 
 def stage_bands(records: Sequence[dict[str, object]]) -> list[Band]:
-    """The stages in the order they were trained; step 0, before the first stage, belongs to none."""
+    """The stages in training order. Step 0, the state before training, belongs to no stage."""
     bands: list[Band] = []
     for record in records:
         stage, step = str(record.get("stage", "")), int(record["step"])
@@ -101,4 +103,4 @@ def _read_json(path: Path) -> dict[str, object]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); put the file back or delete it") from None
+        raise ValueError(f"expected JSON in {path}, got {error}; restore or delete the file") from None

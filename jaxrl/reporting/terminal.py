@@ -1,4 +1,4 @@
-"""What a run shows while it runs: a live panel on a terminal, plain lines anywhere else."""
+"""Progress of a run: a live panel on a terminal, plain lines elsewhere."""
 
 import itertools
 import statistics
@@ -22,14 +22,14 @@ CURVES = (
     ("format errors", "share/bad_format", "{:.1%}"),
     ("mean length", "length/mean", "{:.0f}"),
 )
-KEPT_STEPS = 4096  # enough for any sparkline; older steps are in metrics.jsonl
+KEPT_STEPS = 4096  # for the sparklines; metrics.jsonl has all steps
 
 
 class Terminal:
-    """The run's face. Use as a context manager; every method is cheap and safe to call at any time.
+    """Shows the progress of a run. Use it as a context manager; all methods are cheap.
 
-    `stage(name, first, last)` when a stage begins, `phase(name, done, total)` as often as wished,
-    `step(record)` after each step, `say(sentence)` for everything else. Steps count from 1 over all stages.
+    Call `stage(name, first, last)` at the start of a stage, `phase(name, done, total)` within a step, `step(record)`
+    after a step, and `log(sentence)` for any other message. Steps count from 1 over all stages.
     """
 
     def __init__(
@@ -62,18 +62,18 @@ class Terminal:
             self._live = None
 
     def stage(self, name: str, first: int, last: int) -> None:
-        """A stage begins; it takes steps `first` to `last`."""
+        """Starts a stage of steps `first` to `last`."""
         self.stage_name, self.stage_steps = name, (first, last)
         self.last_step_at = self.clock()
         if self._live is None:
             self._line(f"stage {name}: steps {first} to {last} of {self.total_steps}")
 
     def phase(self, name: str, done: int = 0, total: int = 0) -> None:
-        """The phase in progress, with how much of it is done; total 0 means that nobody knows."""
+        """Sets the current phase and its progress. total: 0 if unknown."""
         self.phase_name, self.phase_done, self.phase_total = name, done, total
 
     def step(self, record: Mapping[str, object]) -> None:
-        """A step is done: its numbers join the curves, and its time the estimate of what is left."""
+        """Adds a finished step to the curves and to the time estimate, and logs its warnings."""
         now = self.clock()
         if record["step"] > 0:
             self.durations.append(now - self.last_step_at)
@@ -84,17 +84,17 @@ class Terminal:
         if self._live is None:
             self._line(self.plain_line(record))
         for warning in record.get("warnings", ()):
-            self.say(f"warning: {warning}")
+            self.log(f"warning: {warning}")
 
-    def say(self, sentence: str) -> None:
-        """Prints a sentence above the panel, exactly as it is (no markup)."""
+    def log(self, sentence: str) -> None:
+        """Prints a sentence above the panel, without interpreting markup."""
         if self._live is None:
             self._line(sentence)
         else:
             self.console.print(Text(sentence))
 
     def seconds_left(self) -> float | None:
-        """Estimated from the median of the last 20 steps; None before the first."""
+        """Estimated remaining seconds, from the median of the last 20 step times; None before the first step."""
         if not self.durations:
             return None
         return statistics.median(self.durations) * max(0, self.total_steps - self.current_step)
@@ -109,14 +109,14 @@ class Terminal:
             parts.append(f"{label} {form.format(value) if is_finite(value) else value if value is not None else '-'}")
         left = self.seconds_left()
         if self.durations and record["step"] > 0:
-            parts.append(f"{record.get('time/step', self.durations[-1]):.1f} s")  # without evaluation and checkpoint
+            parts.append(f"{record.get('time/step', self.durations[-1]):.1f} s")  # excludes evaluation and checkpoint
         parts.append(f"ETA {duration(left)}")
         return "  ".join(parts)
 
     def render(self) -> RenderableType:
-        """The panel as it stands now."""
+        """The current panel."""
         first, last = self.stage_steps
-        head = Table.grid(padding=(0, 2))  # 80 columns hold it
+        head = Table.grid(padding=(0, 2))  # fits into 80 columns
         head.add_row(
             Text(f"{self.stage_name} ({first} to {last})" if last else self.title, style="bold"),
             Text(f"step {self.current_step} of {self.total_steps}"),
@@ -146,7 +146,7 @@ class Terminal:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """The values as one row of at most `width` bars; with more values than bars, each bar is a mean."""
+    """The values as a row of at most `width` bars; each bar is the mean of consecutive values."""
     values = list(values)
     if not values:
         return ""
@@ -163,9 +163,9 @@ def duration(seconds: float | None) -> str:
     """4210 -> "1 h 10 min"; "-" for None."""
     if seconds is None:
         return "-"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60:02d} s"
+    return f"{total // 3600} h {total % 3600 // 60:02d} min"

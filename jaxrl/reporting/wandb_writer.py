@@ -1,4 +1,7 @@
-"""A run in wandb: all numbers, the recipe's curves by name, tables of responses; never a reason for a run to stop."""
+"""Logs a run to wandb: all metrics, a few curves under readable names, and tables of responses.
+
+A failure of wandb never stops the run.
+"""
 
 import contextlib
 import netrc
@@ -12,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
 
-from jaxrl.reporting.curves import PANELS
+from jaxrl.reporting.curves import PICTURE_PANELS
 from jaxrl.reporting.files import from_line, to_line, write_text
 from jaxrl.reporting.rollouts import GroupRecord
 from jaxrl.reporting.writers import Record
@@ -23,34 +26,34 @@ _COLUMNS = ("step", "stage", "problem", "kind", "prompt", "response", "verdict",
 
 @dataclass(frozen=True)
 class WandbSpec:
-    """`auto` is online when logged in and offline otherwise; WANDB_MODE in the environment goes before it."""
+    """Settings of wandb. mode: `auto` is online if logged in, else offline; the variable WANDB_MODE has precedence."""
 
     mode: Literal["auto", "online", "offline", "off"] = "auto"
     project: str = "jaxrl"
-    samples: int = 8  # responses in a table, each to another problem of the step
-    samples_every: int = 10  # steps between tables; 0: none
+    samples: int = 8  # responses per table, each to a different problem of the step
+    samples_every: int = 10  # steps between tables; 0: no tables
     name: str = ""
-    init_timeout: float = 20.0  # seconds before going on without a server
-    close_timeout: float = 30.0  # seconds to wait for the upload at the end
+    init_timeout: float = 20.0  # seconds to wait for the server before falling back to offline
+    close_timeout: float = 30.0  # seconds to wait for the upload at the end of the run
 
     def __post_init__(self) -> None:
         if self.mode not in ("auto", "online", "offline", "off"):
-            raise ValueError(f"wandb.mode: expected auto, online, offline or off, got {self.mode!r}.")
+            raise ValueError(f"wandb.mode: expected auto, online, offline or off, got {self.mode!r}; set one of them.")
         if self.samples < 1 or self.samples_every < 0:
             raise ValueError(
-                f"wandb: expected samples of 1 or more, and samples_every of 0 (none) or more, got "
-                f"{self.samples} and {self.samples_every}."
+                "wandb: expected samples of 1 or more and samples_every of 0 (no tables) or more, got "
+                f"{self.samples} and {self.samples_every}; change them."
             )
 
 
 class WandbWriter:
-    """Sends records to wandb from a thread of its own, so that it never holds up or breaks the run.
+    """Sends records to wandb from a background thread, so that wandb can neither block nor break the run.
 
-    Any exception of wandb switches it off with one sentence to `say`. The run's id stands in `wandb_id` in
-    the run folder, so that a resumed run goes on under the same id. Records with steps that were sent before
-    are sent again and overlay themselves: the curves' x-axis is the metric `step`, not wandb's own counter.
+    An exception of wandb disables it, with one sentence to `log`. The wandb id is stored in `wandb_id` in the run
+    folder, so that a resumed run keeps its id. A resumed run sends some steps again; they overlay the earlier points,
+    because the x-axis is the metric `step` instead of wandb's own counter.
 
-    Beside the names of the metrics table stand those of `curves`, which somebody who knows the recipe looks for.
+    Besides all metrics, it logs the curves of `readable_curves`.
     """
 
     def __init__(
@@ -58,42 +61,42 @@ class WandbWriter:
         spec: WandbSpec,
         workdir: str | os.PathLike[str],
         config: Record,
-        say: Callable[[str], None] = print,
+        log: Callable[[str], None] = print,
     ):
-        self.spec, self.workdir, self.config, self.say = spec, Path(workdir), dict(config), say
+        self.spec, self.workdir, self.config, self.log = spec, Path(workdir), dict(config), log
         self.modes = wandb_modes(spec.mode)
         self._records: queue.Queue[dict[str, object] | None] = queue.Queue(maxsize=4096)
-        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="wandb", daemon=True)
         if self.modes:
             self._thread.start()
 
     def write(self, record: Record) -> None:
-        """Hands the record over; never waits and never raises."""
+        """Queues a record. Never blocks and never raises."""
         if self._thread.is_alive():
             plain = from_line(to_line(record))
-            self._hand_over({k: v for k, v in plain.items() if isinstance(v, int | float | str)} | curves(plain))
+            self._enqueue({k: v for k, v in plain.items() if isinstance(v, int | float | str)} | readable_curves(plain))
 
     def write_samples(self, step: int, groups: Sequence[GroupRecord]) -> None:
-        """Hands over a table of responses, the first to each of the first problems, where one is due; as `write`."""
+        """Queues a table with the first response to each of the first problems, every `samples_every` steps."""
         every = self.spec.samples_every
         if every and step % every == 0 and self._thread.is_alive():
-            self._hand_over({"step": step, "samples": [_row(group) for group in groups[: self.spec.samples]]})
+            self._enqueue({"step": step, "samples": [_row(group) for group in groups[: self.spec.samples]]})
 
-    def _hand_over(self, entry: dict[str, Any]) -> None:
-        with contextlib.suppress(queue.Full):  # wandb is stuck: the run folder has it all the same
+    def _enqueue(self, entry: dict[str, Any]) -> None:
+        with contextlib.suppress(queue.Full):  # wandb is stuck; the run folder has all data
             self._records.put_nowait(entry)
 
     def close(self) -> None:
-        """Lets wandb finish, for at most `close_timeout` seconds; safe to call twice."""
+        """Waits up to `close_timeout` seconds for wandb to finish. Safe to call twice."""
         if not self._thread.is_alive():
             return
         with contextlib.suppress(queue.Full):
             self._records.put_nowait(None)
         self._thread.join(self.spec.close_timeout)
         if self._thread.is_alive():
-            self.say(f"wandb was still uploading after {self.spec.close_timeout:g} s and was left behind.")
+            self.log(f"wandb was still uploading after {self.spec.close_timeout:g} s; the upload was abandoned.")
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         try:
             run = self._open()
             run.define_metric("step")
@@ -103,8 +106,8 @@ class WandbWriter:
                     entry["samples"] = self._table(entry["samples"])
                 run.log(entry)
             run.finish()
-        except Exception as error:  # whatever a logging service does, the training goes on
-            self.say(f"wandb is switched off for this run ({_first_line(error)}); metrics.jsonl has every number.")
+        except Exception as error:  # training must continue whatever the logging service does
+            self.log(f"wandb is disabled for this run ({_first_line(error)}); metrics.jsonl has all metrics.")
 
     def _table(self, data: list[list[Any]]):
         import wandb
@@ -112,7 +115,7 @@ class WandbWriter:
         return wandb.Table(columns=list(_COLUMNS), data=data)
 
     def _open(self):
-        import wandb  # takes seconds and may be missing: only here, in the thread
+        import wandb  # slow and optional: imported only in this thread
 
         failure: Exception | None = None
         for mode in self.modes:
@@ -136,20 +139,20 @@ class WandbWriter:
                     settings=settings,
                 )
                 if failure:
-                    self.say(
-                        f"wandb is out of reach ({_first_line(failure)}): this run is kept offline, and "
-                        f"`wandb sync --id {run.id} {self.workdir / 'wandb'}/offline-run-*` sends it later."
+                    self.log(
+                        f"wandb is unreachable ({_first_line(failure)}): the run is logged offline; upload it with "
+                        f"`wandb sync --id {run.id} {self.workdir / 'wandb'}/offline-run-*`."
                     )
                 return run
-            except Exception as error:  # no network on the node: the next mode, if there is one
+            except Exception as error:  # no network on the node: try the next mode
                 failure = error
-                wandb.teardown()  # else its service holds the id, and the next mode is refused it
+                wandb.teardown()  # otherwise its service keeps the id, and the next init is refused
         raise failure
 
 
-def curves(record: Record) -> dict[str, object]:
-    """The recipe's curves of a record by readable names: those of the run's picture, and held-out accuracy by kind."""
-    named = {f"curves/{label}": record[name] for label, name, *_ in PANELS if name in record}
+def readable_curves(record: Record) -> dict[str, object]:
+    """The main curves under readable names: those of the SVG picture, and held-out accuracy by kind of problem."""
+    named = {f"curves/{label}": record[name] for label, name, *_ in PICTURE_PANELS if name in record}
     for name, value in record.items():
         if name.startswith("evaluation/") and name.endswith("/sampled/accuracy"):
             kind = name.split("/")[1]
@@ -178,19 +181,19 @@ def _first_line(error: Exception) -> str:
 
 
 def wandb_modes(mode: str, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """The modes to try in order; none means off. WANDB_MODE overrides everything but "off"."""
-    asked = environment.get("WANDB_MODE", "").lower()
-    if mode == "off" or asked in ("disabled", "off") or environment.get("WANDB_DISABLED", "").lower() == "true":
+    """The modes to try, in order; empty means off. WANDB_MODE overrides every mode except "off"."""
+    override = environment.get("WANDB_MODE", "").lower()
+    if mode == "off" or override in ("disabled", "off") or environment.get("WANDB_DISABLED", "").lower() == "true":
         return ()
-    if asked in ("offline", "dryrun") or mode == "offline":
+    if override in ("offline", "dryrun") or mode == "offline":
         return ("offline",)
-    if asked == "online" or mode == "online" or is_logged_in(environment):
+    if override == "online" or mode == "online" or is_logged_in(environment):
         return ("online", "offline")
     return ("offline",)
 
 
 def is_logged_in(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether wandb would find a key: WANDB_API_KEY, or an entry for its host in the netrc file."""
+    """Whether wandb has an API key: in WANDB_API_KEY, or for its host in the netrc file."""
     if environment.get("WANDB_API_KEY"):
         return True
     host = urlparse(environment.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
@@ -202,7 +205,7 @@ def is_logged_in(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def stored_run_id(workdir: str | os.PathLike[str]) -> str:
-    """The wandb id of a run folder, made on first use."""
+    """The wandb id of a run folder, created on first use."""
     path = Path(workdir) / "wandb_id"
     if not path.exists():
         write_text(path, uuid.uuid4().hex[:12] + "\n")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxrl.reporting.files import from_line, sync_folder, to_line, write_text
-from jaxrl.reporting.metrics import check
+from jaxrl.reporting.metrics import check_record
 
 Record = Mapping[str, object]
 
@@ -52,7 +52,7 @@ class JsonlWriter:
         """Appends the record; numpy and JAX scalars are welcome, names must be in the table of metrics."""
         line = to_line(record)
         plain = from_line(line)
-        check(plain)
+        check_record(plain)
         if plain["step"] <= self.last_step:
             raise ValueError(f"step {plain['step']} was written already; the last line is step {self.last_step}")
         data, size = line.encode() + b"\n", os.fstat(self._descriptor).st_size

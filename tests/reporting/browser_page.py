@@ -1,4 +1,4 @@
-"""The report in a real browser: it opens without a word on the console or to the network, and does what it shows.
+"""The report in a real browser: no console messages, no network requests, and working controls.
 
     make test-browser
 
@@ -32,17 +32,17 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """`visit(path, **context)` opens a page. Whatever it says, asks of a network or raises fails the test."""
-    contexts, heard = [], []
+    """`visit(path, **context)` opens a page. Console messages, dialogs, requests and errors fail the test."""
+    contexts, events = [], []
 
     def go(path, **settings):
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | settings)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: heard.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: heard.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (heard.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda request: request.url != path.as_uri() and heard.append(f"request: {request.url}"))
+        page.on("console", lambda message: events.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: events.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (events.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda request: request.url != path.as_uri() and events.append(f"request: {request.url}"))
         page.goto(path.as_uri())
         expect(page.locator("html[data-ready]")).to_have_count(1)
         return page
@@ -50,7 +50,7 @@ def visit(browser):
     yield go
     for context in contexts:
         context.close()
-    assert heard == []
+    assert events == []
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def report(workdir, tmp_path_factory):
 
 
 def see_all(page):
-    """Opens everything that opens, and scrolls every plot into view until it is painted."""
+    """Opens all <details> elements and scrolls every plot into view until it is rendered."""
     for details in page.locator("details").all():
         details.evaluate("node => { node.open = true }")
     for plot in page.locator(".plot").all():
@@ -67,14 +67,14 @@ def see_all(page):
         expect(plot).to_have_attribute("data-painted", page.locator("html").get_attribute("data-theme"))
 
 
-def test_it_opens_and_everything_in_it(visit, report):
+def test_all_sections_are_shown(visit, report):
     page = visit(report)
     expect(page.locator("h1")).to_have_text("a <b>run")
     see_all(page)
     expect(page.locator(".plot .main-svg").first).to_be_visible()
     assert page.locator("#curves .plot").count() == 3
     assert page.locator("nav a:visible").count() == 6
-    shares = page.locator("#curves .panel", has_text="What became of the responses").locator(".plot")
+    shares = page.locator("#curves .panel", has_text="Responses by verdict").locator(".plot")
     drawn = shares.evaluate("node => node.data.map((trace) => [trace.stackgroup, trace.x[0], trace.y[0]])")
     assert drawn == [["one", 1, 0.1], ["one", 1, 0.9]]  # step 0 has no responses
     for name in ("cards", "warnings", "curves", "behaviours", "evaluation", "pairs", "groups", "setup"):
@@ -90,19 +90,19 @@ def test_hostile_text_stays_text(visit, report, hostile):
     assert page.locator("#pair-list .answer pre").first.text_content() == hostile
     assert hostile in page.locator("#warnings li").first.text_content()
     assert page.locator("img, a[href^=http]").count() == 0
-    assert page.locator("script").count() == 4  # data, plotly packed, ours, plotly unpacked
-    # Plotly keeps labels as text too.
+    assert page.locator("script").count() == 4  # data, compressed plotly, the page's script, plotly
+    # Plotly does not interpret labels as HTML either.
     assert "img" not in page.locator(".legendtext").all_text_contents()
 
 
-def test_marks_stand_where_the_words_are(visit, report):
+def test_marks_are_at_the_phrases(visit, report):
     page = visit(report)
     see_all(page)
     answer = page.locator("#group-list .answer", has_text="Let me check.").first
     assert answer.locator("mark").all_text_contents() == ["Let me check"]
     assert answer.locator("mark").get_attribute("title") == "verification"
     bold = page.locator("#group-list .answer").first.locator("mark[title*=markdown]")
-    assert bold.text_content() == "**bold**"  # after a letter that browsers count as two
+    assert bold.text_content() == "**bold**"  # after a character of two UTF-16 units
     page.locator("#legend button", has_text="verification").click()
     expect(answer.locator("mark")).to_have_class("off")
     page.locator("#legend button", has_text="verification").click()
@@ -134,7 +134,7 @@ def test_filters(visit, report):
     expect(found).to_have_text("0 groups, 0 responses")
 
 
-def test_more_groups_are_shown_when_asked_for(visit, report):
+def test_show_more_groups(visit, report):
     page = visit(report)
     expect(page.locator("#group-list .group")).to_have_count(20)
     page.locator("#more").click()
@@ -142,7 +142,7 @@ def test_more_groups_are_shown_when_asked_for(visit, report):
     expect(page.locator("#more")).to_be_hidden()
 
 
-def test_a_problem_is_followed_across_steps(visit, report):
+def test_follow_a_problem_across_steps(visit, report):
     page = visit(report)
     page.select_option("[name=step]", "3")
     page.locator("#group-list summary").first.click()
@@ -154,31 +154,31 @@ def test_a_problem_is_followed_across_steps(visit, report):
     assert steps == [f"step {step}" for step in (1, 2, 3, 5, 6, 7)]
 
 
-def test_a_behaviour_in_the_table_leads_to_its_responses(visit, report):
+def test_behaviour_in_the_table_links_to_its_responses(visit, report):
     page = visit(report)
-    rows = page.locator("#worth tbody tr")
+    rows = page.locator("#behaviour-accuracy tbody tr")
     expect(rows).to_have_count(1)
     expect(rows.first).to_contain_text("33.3%100.0%")
-    page.locator("#worth button.link").click()
+    page.locator("#behaviour-accuracy button.link").click()
     expect(page.locator("#found")).to_have_text("24 groups, 24 responses")
     assert page.input_value("[name=behaviour]") == "verification"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_follows_the_system_s_theme_and_can_be_switched(visit, report, scheme):
+def test_theme_follows_the_system_and_can_be_switched(visit, report, scheme):
     page = visit(report, color_scheme=scheme)
     other = {"light": "dark", "dark": "light"}[scheme]
-    ground = "getComputedStyle(document.body).backgroundColor"
-    before = page.evaluate(ground)
+    background = "getComputedStyle(document.body).backgroundColor"
+    before = page.evaluate(background)
     see_all(page)
     page.locator("#theme").click()
     expect(page.locator("html")).to_have_attribute("data-theme", other)
     for plot in page.locator(".plot").all():
         expect(plot).to_have_attribute("data-painted", other)
-    assert page.evaluate(ground) != before
+    assert page.evaluate(background) != before
 
 
-def test_a_phone_scrolls_only_down(visit, report):
+def test_no_horizontal_scrolling_on_a_phone(visit, report):
     page = visit(report, viewport=PHONE, has_touch=True)
     see_all(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
@@ -186,14 +186,14 @@ def test_a_phone_scrolls_only_down(visit, report):
         assert node.bounding_box()["width"] <= PHONE["width"]
 
 
-def test_runs_are_laid_over_each_other(visit, workdirs, tmp_path):
+def test_curves_of_several_runs_are_overlaid(visit, workdirs, tmp_path):
     page = visit(write_page(tmp_path / "sweep.html", [read_run(workdir) for workdir in workdirs]))
     see_all(page)
     assert page.locator("#runs tbody tr").count() == 3
     colours = page.locator("#runs .swatch").evaluate_all("found => found.map((node) => node.style.borderTopColor)")
-    plot = page.locator("#curves .panel", has_text="What became of the responses")
+    plot = page.locator("#curves .panel", has_text="Responses by verdict")
     drawn = "node => node.data.map((trace) => [trace.name, trace.line.color, trace.y.at(-1)])"
-    names = ["a &lt;b>run", "second", "third"]  # escaped, as plotly reads a few tags
+    names = ["a &lt;b>run", "second", "third"]  # escaped, because plotly interprets some tags
     lines = plot.locator(".plot").evaluate(drawn)
     assert [(name, value) for name, _, value in lines] == [(name, 0.8) for name in names]
     rgb = [f"rgb({', '.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))})" for _, colour, _ in lines]

@@ -1,4 +1,4 @@
-"""A run folder whose every text tries to break out of the page."""
+"""Run folders whose texts all try to inject HTML into the page."""
 
 import json
 
@@ -28,12 +28,12 @@ def result(name, right, step):
 
 
 def write_run(folder):
-    """8 steps in two stages; at each, groups of three of four problems: two equal answers and a wrong one."""
+    """8 steps in two stages, each with three groups: two equal correct responses and a wrong one."""
     writer = JsonlWriter(folder / "metrics.jsonl")
     writer.write({"step": 0, "evaluation/p3/greedy/accuracy": 0.1})
     for step in range(1, 9):
         record = {"step": step, "stage": "one" if step < 5 else "two", "reward/mean": step / 4 - 1}
-        record |= {"share/correct": step / 10, "share/wrong_answer": 1 - step / 10, "suspects/cut_off": 0}
+        record |= {"share/correct": step / 10, "share/wrong_answer": 1 - step / 10, "suspects/truncated": 0}
         record |= {"length/mean": 50.0, "tokens/rollout": 450, "behaviour/verification": 1 / 3}
         record |= {"behaviour/verification/with": 1.0,
                    "behaviour/verification/without": 0.5, "behaviour/boxed": 0.0}  # fmt: skip
@@ -58,23 +58,23 @@ def write_run(folder):
 
 @pytest.fixture(scope="session")
 def hostile():
-    """What models, questions and configs of these runs say."""
+    """The text of all responses, questions and configs of these runs."""
     return HOSTILE
 
 
 @pytest.fixture(scope="session")
 def evaluated():
-    """`evaluated(name, right, step)`: an evaluation on ten problems, `right` of them solved."""
+    """`evaluated(name, right, step)`: an evaluation on ten problems of which `right` are solved."""
     return result
 
 
 @pytest.fixture(scope="session")
 def workdir(tmp_path_factory):
-    """One such run."""
+    """A run folder."""
     return write_run(tmp_path_factory.mktemp("runs") / "a <b>run")
 
 
 @pytest.fixture(scope="session")
 def workdirs(workdir, tmp_path_factory):
-    """Three of them."""
+    """Three run folders."""
     return [workdir, *(write_run(tmp_path_factory.mktemp("more") / name) for name in ("second", "third"))]

@@ -1,4 +1,4 @@
-"""Behaviours are read from words: each list against its own examples, and the laws of counting."""
+"""Behaviour detection: the examples of each phrase list, and the metrics."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize(("behaviour", "text", "wanted"), EXAMPLES)
-def test_word_lists_match_their_own_examples(behaviour, text, wanted):
+def test_phrase_lists_match_their_examples(behaviour, text, wanted):
     assert (behaviours.count_behaviours(text)[behaviour] > 0) == wanted
 
 
@@ -44,23 +44,23 @@ FORMS = [
 
 
 @pytest.mark.parametrize(("behaviour", "text", "wanted"), FORMS)
-def test_forms_and_languages(behaviour, text, wanted):
+def test_format_and_language_behaviours(behaviour, text, wanted):
     assert (behaviours.count_behaviours(text)[behaviour] > 0) == wanted
 
 
-def test_names_in_another_script_are_no_other_language():
+def test_names_in_another_script_are_not_another_language():
     text = "Suppose that 雅婷小龙 is a knight and then she is honest because she says it."
     assert behaviours.count_behaviours(text)["mixed_language"] > 0
     assert behaviours.count_behaviours(text, names=("雅婷小龙",))["mixed_language"] == 0
 
 
-def test_hits_point_at_the_words():
+def test_hits_give_the_position_of_the_phrase():
     text = "So true. Wait, try Ann=knave. All fit."
     shown = {(hit.behaviour, text[hit.start : hit.end]) for hit in behaviours.find_behaviours(text)}
     assert {("hesitation", "Wait"), ("backtracking", "Wait, try"), ("verification", "All fit")} <= shown
 
 
-def test_the_embedded_model_s_ways_are_told_apart():
+def test_response_styles_of_the_bundled_model_are_distinguished():
     guess = behaviours.count_behaviours("<think>Ann sounds honest, Bob sounds sly. I will go with that.</think>")
     careful = behaviours.count_behaviours(
         "<think>Try Ann=knight Bob=knight. Ann: Bob knave no so false bad. "
@@ -71,8 +71,10 @@ def test_the_embedded_model_s_ways_are_told_apart():
     assert all(careful[name] for name in ("hesitation", "backtracking", "case_splitting", "verification"))
 
 
-def test_summary_splits_accuracy_by_behaviour():
-    counts = [behaviours.count_behaviours(text) for text in ("Wait, Bob lies.", "Wait. Hmm, no.", "Bob lies.", "Cal lies.")]
+def test_metrics_split_accuracy_by_behaviour():
+    counts = [
+        behaviours.count_behaviours(text) for text in ("Wait, Bob lies.", "Wait. Hmm, no.", "Bob lies.", "Cal lies.")
+    ]
     metrics = behaviours.behaviour_metrics(counts, [True, False, False, False], 1)
     assert metrics["behaviour/hesitation"] == 0.5
     assert metrics["behaviour/hesitation/count"] == 0.75
@@ -81,13 +83,13 @@ def test_summary_splits_accuracy_by_behaviour():
     assert metrics["behaviour/hesitation/with_low"] == pytest.approx(0.0945, abs=1e-4)  # Wilson, 1 of 2
     assert "behaviour/boxed/with" not in metrics
     for wrong in (([True], 1), ([True] * 4, 3)):
-        with pytest.raises(ValueError, match="one correctness for each"):
+        with pytest.raises(ValueError, match="one correctness flag per response"):
             behaviours.behaviour_metrics(counts, *wrong)
 
 
-def test_summary_knows_that_responses_to_one_prompt_resemble_each_other():
+def test_intervals_are_clustered_by_prompt():
     counts = [behaviours.count_behaviours("Wait, Bob lies.")] * 40
-    correct = [True] * 10 + [False] * 10 + [True] * 10 + [False] * 10  # a prompt is solved always or never
+    correct = [True] * 10 + [False] * 10 + [True] * 10 + [False] * 10  # each prompt is solved either always or never
     alone, grouped = (behaviours.behaviour_metrics(counts, correct, size) for size in (1, 10))
     width = [m["behaviour/hesitation/with_high"] - m["behaviour/hesitation/with_low"] for m in (alone, grouped)]
     assert alone["behaviour/hesitation/with"] == grouped["behaviour/hesitation/with"] == 0.5

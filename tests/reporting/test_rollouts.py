@@ -1,4 +1,4 @@
-"""Stored rollouts come back as they were, byte for byte the same each time."""
+"""Stored rollouts: round trip, reproducible bytes, atomic and durable writes, damaged files."""
 
 import gzip
 import os
@@ -22,7 +22,7 @@ def group(step, text="<think>a</think>\u2028</script> 甲"):
     return GroupRecord(step, "one", 4, "kk-3-7", "p3", "Ann says: ...", "Ann: knight", (response, response))
 
 
-def test_round_trip_and_same_bytes(tmp_path):
+def test_round_trip_and_reproducible_bytes(tmp_path):
     groups = [group(12), group(12, "")]
     path = write_rollouts(tmp_path / "a", 12, groups)
     assert path.name == "step_000012.jsonl.gz"
@@ -30,7 +30,7 @@ def test_round_trip_and_same_bytes(tmp_path):
     assert path.read_bytes() == write_rollouts(tmp_path / "b", 12, groups).read_bytes()
 
 
-def test_steps_and_what_a_resumed_run_drops(tmp_path):
+def test_resume_removes_later_steps_and_partial_files(tmp_path):
     assert rollout_steps(tmp_path / "none") == []
     for step in (3, 1, 2):
         write_rollouts(tmp_path, step, [group(step)])
@@ -42,15 +42,15 @@ def test_steps_and_what_a_resumed_run_drops(tmp_path):
     ]
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
+def test_failed_write_keeps_the_old_file(tmp_path):
     path = write_rollouts(tmp_path, 1, [group(1)])
     with pytest.raises(ValueError, match="step 2"):
         write_rollouts(tmp_path, 1, [group(2)])
     assert read_rollouts(path) == [group(1)]
 
 
-def test_a_power_cut_takes_no_file_that_was_written(tmp_path, monkeypatch):
-    """File and folder are forced to disk: a rename alone may be lost, and the run would go on behind it."""
+def test_file_and_folder_are_flushed_to_disk(tmp_path, monkeypatch):
+    """A rename that is not flushed may be lost in a power cut, while later steps are already on disk."""
     synced, real = [], os.fsync
 
     def fsync(descriptor):
@@ -62,10 +62,10 @@ def test_a_power_cut_takes_no_file_that_was_written(tmp_path, monkeypatch):
     assert synced == [path.stat().st_ino, path.parent.stat().st_ino]
 
 
-def test_torn_and_foreign_files_are_named(tmp_path):
+def test_damaged_files_are_named(tmp_path):
     path = write_rollouts(tmp_path, 1, [group(1)])
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match="not a whole gzip file"):
+    with pytest.raises(ValueError, match="truncated or corrupt gzip file"):
         read_rollouts(path)
     path.write_bytes(gzip.compress(b'{"step": 1}\n'))
     with pytest.raises(ValueError, match="line 1"):

@@ -1,4 +1,4 @@
-"""A panel where there is a terminal, plain lines where there is none."""
+"""A live panel on a terminal, plain lines elsewhere."""
 
 import io
 
@@ -31,7 +31,7 @@ def play(force_terminal):
     return stream.getvalue(), panel.file.getvalue()
 
 
-def test_plain_lines_without_a_terminal():
+def test_plain_lines_without_terminal():
     written, _ = play(force_terminal=False)
     lines = written.splitlines()
     assert lines[0] == "stage one: steps 1 to 30 of 30"
@@ -45,12 +45,12 @@ def test_plain_lines_without_a_terminal():
         "4.0 s",
         "ETA 1 min 56 s",
     ]
-    assert lines[3] == "warning: [bold]entropy is falling"  # markup in a sentence stays text
+    assert lines[3] == "warning: [bold]entropy is falling"  # markup is not interpreted
     assert len(lines) == 7
     assert "\x1b" not in written
 
 
-def test_the_panel_shows_stage_step_phase_eta_and_curves():
+def test_panel_shows_stage_step_phase_eta_and_curves():
     written, panel = play(force_terminal=True)
     for text in (
         "one (1 to 30)",
@@ -65,7 +65,7 @@ def test_the_panel_shows_stage_step_phase_eta_and_curves():
     assert "[bold]entropy is falling" in written
 
 
-def test_the_head_of_a_long_run_fits_into_80_columns():
+def test_header_of_a_long_run_fits_into_80_columns():
     panel = Console(file=io.StringIO(), width=80, color_system=None)
     now = [0.0]
     terminal = Terminal(400, console=Console(quiet=True), clock=lambda: now[0])

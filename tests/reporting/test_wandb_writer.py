@@ -1,4 +1,4 @@
-"""wandb gets what there is to see, and can't hurt a run."""
+"""wandb gets all records, and its failures never affect the run."""
 
 import json
 import os
@@ -17,8 +17,8 @@ from jaxrl.reporting.rollouts import GroupRecord, ResponseRecord
 from jaxrl.reporting.wandb_writer import (
     WandbSpec,
     WandbWriter,
-    curves,
     is_logged_in,
+    readable_curves,
     stored_run_id,
     wandb_modes,
 )
@@ -26,16 +26,16 @@ from jaxrl.reporting.wandb_writer import (
 ROOT = Path(__file__).parents[2]
 
 
-def test_modes_follow_the_login_and_the_environment(tmp_path):
-    nobody = {"HOME": str(tmp_path)}
-    assert wandb_modes("auto", nobody) == ("offline",)
-    assert wandb_modes("auto", nobody | {"WANDB_API_KEY": "k"}) == ("online", "offline")
-    assert wandb_modes("online", nobody | {"WANDB_MODE": "offline"}) == ("offline",)
-    assert wandb_modes("online", nobody | {"WANDB_MODE": "disabled"}) == ()
-    assert wandb_modes("off", nobody | {"WANDB_API_KEY": "k"}) == ()
+def test_mode_follows_login_and_environment(tmp_path):
+    logged_out = {"HOME": str(tmp_path)}
+    assert wandb_modes("auto", logged_out) == ("offline",)
+    assert wandb_modes("auto", logged_out | {"WANDB_API_KEY": "k"}) == ("online", "offline")
+    assert wandb_modes("online", logged_out | {"WANDB_MODE": "offline"}) == ("offline",)
+    assert wandb_modes("online", logged_out | {"WANDB_MODE": "disabled"}) == ()
+    assert wandb_modes("off", logged_out | {"WANDB_API_KEY": "k"}) == ()
     (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password k\n")
     (tmp_path / ".netrc").chmod(0o600)
-    assert is_logged_in(nobody)
+    assert is_logged_in(logged_out)
     with pytest.raises(ValueError, match="offline or off, got 'of'"):
         WandbSpec(mode="of")
     with pytest.raises(ValueError, match="samples of 1 or more"):
@@ -44,11 +44,11 @@ def test_modes_follow_the_login_and_the_environment(tmp_path):
 
 @pytest.fixture
 def fake_wandb(monkeypatch):
-    """A wandb that remembers what it was given and fails where it is told to."""
+    """A fake wandb that records its calls. `fail` holds the calls that fail."""
     fake = types.ModuleType("wandb")
     fake.logged, fake.inits, fake.fail, fake.hang = [], [], set(), threading.Event()
 
-    class Run:
+    class FakeWandbRun:
         def define_metric(self, *names, **options): ...
 
         def log(self, record):
@@ -64,7 +64,7 @@ def fake_wandb(monkeypatch):
         fake.inits.append(options)
         if options["mode"] in fake.fail:
             raise RuntimeError("no network\nlong trace")
-        run = Run()
+        run = FakeWandbRun()
         run.id = options["id"]
         return run
 
@@ -76,30 +76,30 @@ def fake_wandb(monkeypatch):
     fake.hang.set()
 
 
-def test_wandb_gets_every_record_and_the_same_id_after_resume(tmp_path, fake_wandb):
+def test_all_records_are_sent_and_resume_keeps_the_id(tmp_path, fake_wandb):
     for first in (1, 3):
         writer = WandbWriter(WandbSpec(), tmp_path, {"seed": 1})
-        writer.write({"step": first, "reward/mean": 0.5, "warnings": ["kept in the file only"]})
+        writer.write({"step": first, "reward/mean": 0.5, "warnings": ["only in metrics.jsonl"]})
         writer.close()
     assert fake_wandb.logged == [{"step": step, "reward/mean": 0.5, "curves/mean reward": 0.5} for step in (1, 3)]
     assert {options["id"] for options in fake_wandb.inits} == {stored_run_id(tmp_path)}
 
 
-def test_wandb_without_network_goes_offline_and_says_so(tmp_path, fake_wandb):
-    fake_wandb.fail, said = {"online"}, []
-    writer = WandbWriter(WandbSpec(), tmp_path, {}, said.append)
+def test_unreachable_server_falls_back_to_offline(tmp_path, fake_wandb):
+    fake_wandb.fail, messages = {"online"}, []
+    writer = WandbWriter(WandbSpec(), tmp_path, {}, messages.append)
     writer.write({"step": 1})
     writer.close()
     first, teardown, second = fake_wandb.inits
     assert (first["mode"], teardown, second["mode"]) == ("online", "teardown", "offline")
     assert fake_wandb.logged == [{"step": 1}]
-    assert said == [
-        f"wandb is out of reach (no network): this run is kept offline, and `wandb sync --id "
-        f"{stored_run_id(tmp_path)} {tmp_path}/wandb/offline-run-*` sends it later."
+    assert messages == [
+        "wandb is unreachable (no network): the run is logged offline; upload it with "
+        f"`wandb sync --id {stored_run_id(tmp_path)} {tmp_path}/wandb/offline-run-*`."
     ]
 
 
-def test_the_curves_of_the_recipe_have_readable_names():
+def test_main_curves_have_readable_names():
     record = {
         "step": 4,
         "reward/mean": 1.5,
@@ -111,7 +111,7 @@ def test_the_curves_of_the_recipe_have_readable_names():
         "evaluation/all/sampled/accuracy": 0.1,
         "entropy": 0.7,
     }
-    assert curves(record) == {
+    assert readable_curves(record) == {
         "curves/mean reward": 1.5,
         "curves/share correct": 0.25,
         "curves/share with a format error": 0.5,
@@ -119,19 +119,19 @@ def test_the_curves_of_the_recipe_have_readable_names():
         "curves/held-out accuracy, 3 people": 0.2,
         "curves/held-out accuracy, all": 0.1,
     }
-    assert curves({"step": 4}) == {}
+    assert readable_curves({"step": 4}) == {}
 
 
 def groups(step, count):
-    """So many problems with two responses each."""
-    answers = [ResponseRecord(f"words {place}", "correct", (), (), 1.0, 2.0, 3.0, 0.5, 7, True) for place in range(2)]
+    """`count` problems with two responses each."""
+    answers = [ResponseRecord(f"words {index}", "correct", (), (), 1.0, 2.0, 3.0, 0.5, 7, True) for index in range(2)]
     return [
-        GroupRecord(step, "stage1", number, f"id{number}", "p3", "asked", "solved", tuple(answers))
+        GroupRecord(step, "stage1", number, f"id{number}", "p3", "prompt", "solution", tuple(answers))
         for number in range(count)
     ]
 
 
-def test_responses_come_as_a_table_every_so_many_steps(tmp_path, fake_wandb):
+def test_response_tables_are_sent_every_samples_every_steps(tmp_path, fake_wandb):
     writer = WandbWriter(WandbSpec(samples=3, samples_every=2), tmp_path, {})
     for step in range(1, 5):
         writer.write_samples(step, groups(step, 5))
@@ -144,7 +144,7 @@ def test_responses_come_as_a_table_every_so_many_steps(tmp_path, fake_wandb):
             "stage": "stage1",
             "problem": f"id{number}",
             "kind": "3 people",
-            "prompt": "asked",
+            "prompt": "prompt",
             "response": "words 0",
             "verdict": "correct",
             "reward": 3.0,
@@ -154,35 +154,35 @@ def test_responses_come_as_a_table_every_so_many_steps(tmp_path, fake_wandb):
         for number in range(3)
     ]
     fake_wandb.logged.clear()
-    silent = WandbWriter(WandbSpec(samples_every=0), tmp_path, {})
-    silent.write_samples(10, groups(10, 5))
-    silent.close()
+    without_tables = WandbWriter(WandbSpec(samples_every=0), tmp_path, {})
+    without_tables.write_samples(10, groups(10, 5))
+    without_tables.close()
     assert fake_wandb.logged == []
 
 
 @pytest.mark.parametrize("failure", [{"online", "offline"}, {"log"}])
-def test_a_wandb_failure_is_one_sentence_and_the_run_goes_on(tmp_path, fake_wandb, failure):
-    fake_wandb.fail, said = failure, []
-    writer = WandbWriter(WandbSpec(), tmp_path, {}, said.append)
+def test_wandb_failure_is_one_message_and_does_not_raise(tmp_path, fake_wandb, failure):
+    fake_wandb.fail, messages = failure, []
+    writer = WandbWriter(WandbSpec(), tmp_path, {}, messages.append)
     for step in range(3):
         writer.write({"step": step})
         time.sleep(0.02)
     writer.close()
-    assert len(said) == 1
-    assert "\n" not in said[0]
+    assert len(messages) == 1
+    assert "\n" not in messages[0]
 
 
-def test_a_hanging_wandb_holds_nothing_up(tmp_path, fake_wandb):
-    fake_wandb.fail, said = {"hang"}, []
-    writer = WandbWriter(WandbSpec(close_timeout=0.1), tmp_path, {}, said.append)
+def test_hanging_wandb_does_not_block(tmp_path, fake_wandb):
+    fake_wandb.fail, messages = {"hang"}, []
+    writer = WandbWriter(WandbSpec(close_timeout=0.1), tmp_path, {}, messages.append)
     for step in range(5000):  # more than the queue holds
         writer.write({"step": step})
     writer.close()
-    assert fake_wandb.logged == []  # everything above was over before wandb took the first record
-    assert "left behind" in said[0]
+    assert fake_wandb.logged == []  # all writes returned before wandb took the first record
+    assert "the upload was abandoned" in messages[0]
 
 
-def test_wandb_off_starts_nothing(tmp_path, monkeypatch):
+def test_mode_off_does_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # importing it would raise
     writer = WandbWriter(WandbSpec(mode="off"), tmp_path, {}, pytest.fail)
     writer.write({"step": 1})
@@ -190,7 +190,7 @@ def test_wandb_off_starts_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-# A run that goes on: steps 0 to 2, and in a second process 2 and 3; what wandb itself keeps of it is read back.
+# A resumed run: steps 0 to 2 in one process, 2 and 3 in a second one.
 RUN = """
 import sys
 from jaxrl.reporting.rollouts import GroupRecord, ResponseRecord
@@ -200,35 +200,38 @@ response = ResponseRecord("words", "correct", (), (), 1.0, 2.0, 3.0, None, 7, Tr
 writer = WandbWriter(WandbSpec(name="warm", samples_every=2, init_timeout=float(sys.argv[4])), sys.argv[1], {"seed": 5})
 for step in range(first, last):
     writer.write({"step": step, "reward/mean": step / 4, "warnings": ["none"]})
-    writer.write_samples(step, [GroupRecord(step, "stage1", 0, "id", "p3", "asked", "solved", (response,))])
+    writer.write_samples(step, [GroupRecord(step, "stage1", 0, "id", "p3", "prompt", "solution", (response,))])
 writer.close()
 """
 
 
 def stored(workdir):
-    """The records of wandb's own file of an offline run: protobuf messages in LevelDB's log format (doc/log_format.md
-    of github.com/google/leveldb) behind a header of seven bytes."""
+    """Reads the records of wandb's file of an offline run.
+
+    Format: a header of seven bytes, then protobuf messages in LevelDB's log format (doc/log_format.md of
+    github.com/google/leveldb).
+    """
     from wandb.proto import wandb_internal_pb2
 
     (path,) = workdir.glob("wandb/offline-run-*/*.wandb")
-    data, place, whole, found = path.read_bytes(), 7, b"", []
-    while place + 7 <= len(data):
-        left = 32768 - place % 32768
+    data, offset, record, records = path.read_bytes(), 7, b"", []
+    while offset + 7 <= len(data):
+        left = 32768 - offset % 32768
         if left < 7:
-            place += left
+            offset += left
             continue
-        size, kind = struct.unpack("<HB", data[place + 4 : place + 7])
-        whole, place = whole + data[place + 7 : place + 7 + size], place + 7 + size
-        if kind in (1, 4):  # a whole record, or the last piece of one
-            found.append(wandb_internal_pb2.Record.FromString(whole))
-            whole = b""
-    return found
+        size, kind = struct.unpack("<HB", data[offset + 4 : offset + 7])
+        record, offset = record + data[offset + 7 : offset + 7 + size], offset + 7 + size
+        if kind in (1, 4):  # a full record, or the last fragment of one
+            records.append(wandb_internal_pb2.Record.FromString(record))
+            record = b""
+    return records
 
 
 @pytest.mark.parametrize("login", [False, True])
-def test_the_real_wandb_keeps_a_run_offline_where_nobody_is_logged_in_or_the_network_is_down(tmp_path, login):
-    rooms = {f"WANDB_{room}_DIR": str(tmp_path / "rooms") for room in ("CACHE", "CONFIG", "DATA")}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")} | rooms
+def test_real_wandb_logs_offline_without_login_or_network(tmp_path, login):
+    folders = {f"WANDB_{name}_DIR": str(tmp_path / "folders") for name in ("CACHE", "CONFIG", "DATA")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")} | folders
     environment |= {"HOME": str(tmp_path), "WANDB_BASE_URL": "http://127.0.0.1:9"}  # nothing listens there
     environment |= {"WANDB_API_KEY": "a" * 40} if login else {}
     names = []
@@ -241,7 +244,7 @@ def test_the_real_wandb_keeps_a_run_offline_where_nobody_is_logged_in_or_the_net
             text=True,
         )
         assert done.returncode == 0, done.stderr
-        assert ("wandb is out of reach" in done.stdout) == login and "switched off" not in done.stdout
+        assert ("wandb is unreachable" in done.stdout) == login and "wandb is disabled" not in done.stdout
         kept = stored(tmp_path / "run")
         lines = [
             {item.nested_key[0]: item.value_json for item in record.history.item}
@@ -260,4 +263,4 @@ def test_the_real_wandb_keeps_a_run_offline_where_nobody_is_logged_in_or_the_net
         shutil.move(tmp_path / "run" / "wandb", tmp_path / f"part{part}")
     assert names[0] == names[1] and names[0][1:] == ("warm", "jaxrl")
     tables = [json.loads(path.read_text()) for path in tmp_path.glob("part0/offline-run-*/files/media/table/*.json")]
-    assert [table["data"][0][5] for table in tables] == ["words", "words"]  # of steps 0 and 2
+    assert [table["data"][0][5] for table in tables] == ["words", "words"]  # steps 0 and 2

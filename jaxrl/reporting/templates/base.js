@@ -1,9 +1,9 @@
-// What every part of the page needs: elements, numbers, the theme, and what is packed into the page.
-// Text of the model is only ever set through textContent, so that it can be nothing but text.
+// Shared functions: DOM elements, number formats, the theme, and decompression of the embedded data.
+// Text of the model is only set through textContent, so that it is never parsed as HTML.
 const byId = (id) => document.getElementById(id);
 const root = document.documentElement;
 
-function dress(node, options, children) {
+function configure(node, options, children) {
   for (const [name, value] of Object.entries(options || {})) {
     if (name === "text") node.textContent = value;
     else if (name === "on") Object.entries(value).forEach(([event, act]) => node.addEventListener(event, act));
@@ -13,10 +13,10 @@ function dress(node, options, children) {
   return node;
 }
 
-const make = (tag, options, ...children) => dress(document.createElement(tag), options, children);
-const draw = (tag, options, ...children) => dress(document.createElementNS("http://www.w3.org/2000/svg", tag), options, children);
+const make = (tag, options, ...children) => configure(document.createElement(tag), options, children);
+const makeSvg = (tag, options, ...children) => configure(document.createElementNS("http://www.w3.org/2000/svg", tag), options, children);
 
-// A cell is a text, or an element that is put in as it is.
+// A cell is a string or a DOM element.
 function table(heads, lines, numbersFrom) {
   const cell = (tag, content, column) => {
     const options = column >= numbersFrom ? { class: "number" } : {};
@@ -31,16 +31,16 @@ const plain = (name) => String(name).replaceAll("_", " ");
 const percent = (value) => (100 * value).toFixed(1) + "%";
 const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
 
-// An element is filled when it is first opened.
+// Fills a <details> element when it is first opened.
 function lazily(node, fill) {
   node.addEventListener("toggle", () => { if (node.open && !node.dataset.filled) { node.dataset.filled = "1"; fill(); } });
   return node;
 }
 
-// What is packed into the page stands there as gzip in base64.
+// Decodes an embedded text (gzip in base64).
 async function unpack(id) {
   const text = byId(id).textContent;
-  // Browsers before autumn 2025 lack the fast way.
+  // Uint8Array.fromBase64 is fast, but missing in browsers before autumn 2025.
   const bytes = Uint8Array.fromBase64 ? Uint8Array.fromBase64(text) : Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
 }

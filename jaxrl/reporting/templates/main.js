@@ -4,13 +4,13 @@ unpack("data").then((text) => {
   const data = JSON.parse(text);
   showHead(data);
   showCurves(data);
-  showWorth(data);
+  showBehaviourAccuracy(data);
   showEvaluations(data);
   showPairs(data);
   showGroups(data);
   document.querySelectorAll("nav a").forEach((link) => { link.hidden = byId(link.hash.slice(1)).hidden; });
   root.dataset.ready = "1";
 }).catch((error) => {
-  byId("subtitle").textContent = `This page could not be opened (${error.message}); it needs a browser of 2023 or later.`;
+  byId("subtitle").textContent = `The report could not be displayed (${error.message}); it needs a browser from 2023 or later.`;
   throw error;
 });

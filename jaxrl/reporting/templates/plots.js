@@ -1,15 +1,15 @@
-// Curves and bars, drawn by plotly when they come near the window.
+// Curves and bars, rendered by plotly when they are scrolled near the viewport.
 const LIGHT = ["#2a64c8", "#c2382b", "#187a4b", "#b35c00", "#7b45b5", "#0a7f94", "#a8327d", "#6b7280", "#6d6a12", "#1f4b99"];
 const DARK = ["#7fb0ff", "#f3766a", "#4fc58b", "#f0a04b", "#bd92ef", "#4cc3d9", "#ec86c6", "#a3abb8", "#cfc94f", "#9fc2ff"];
-// Verdicts have the same colour in every curve and text.
-const FIXED = { correct: 2, wrong_answer: 3, wrong: 3, unparseable: 4, bad_format: 1, cut_off: 7 };
+// Verdicts have the same colours in plots and texts.
+const FIXED = { correct: 2, wrong_answer: 3, wrong: 3, unparseable: 4, bad_format: 1, truncated: 7 };
 const DASHES = ["solid", "dot", "dash", "dashdot"];
 const plots = [];
-let plotly = null; // the library, once it is asked for
+let plotly = null; // the library, loaded on first use
 
 const palette = () => (root.dataset.theme === "dark" ? DARK : LIGHT);
 const isShare = (unit) => unit.startsWith("share");
-// Plotly reads a few tags in its labels; names come from a config, so they are made plain.
+// Plotly interprets some HTML tags in labels, and the names come from configs.
 const escaped = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
 
 function smooth(values, window) {
@@ -22,13 +22,13 @@ function smooth(values, window) {
 
 const lineOf = (order, colours) => ({ color: colours[order % colours.length], dash: DASHES[Math.floor(order / colours.length) % DASHES.length] });
 
-// Where a run has values of a name.
+// The points at which a run has values of a metric.
 function points(run, name) {
   const kept = run.series[name].map((value, i) => [run.steps[i], value]).filter((pair) => pair[1] !== null);
   return { x: kept.map((pair) => pair[0]), y: kept.map((pair) => pair[1]) };
 }
 
-// One curve of a run: single steps thin, a moving average thick.
+// One curve of a run: single steps as a thin line, the moving average as a thick one.
 function curve(run, name, label, line, width) {
   const { x, y } = points(run, name);
   const base = { x, name: escaped(label), legendgroup: escaped(label) };
@@ -45,9 +45,9 @@ function traces(run, panel, colours) {
     const colour = colours[FIXED[name.split("/").at(-1)] ?? index % colours.length];
     const visible = hidden ? "legendonly" : true;
     if (!panel.stacked) return curve(run, name, label, { color: colour, dash: DASHES[0] }, 2.2).map((trace) => ({ ...trace, visible }));
-    const whole = { ...points(run, name), name: escaped(label), mode: "lines", visible };
-    if (name === "share/cut_off") return [{ ...whole, line: { color: colour, width: 2, dash: "dot" } }];
-    return [{ ...whole, stackgroup: "one", line: { color: colour, width: 0.5 }, fillcolor: colour + "bb" }];
+    const line = { ...points(run, name), name: escaped(label), mode: "lines", visible };
+    if (name === "share/truncated") return [{ ...line, line: { color: colour, width: 2, dash: "dot" } }];
+    return [{ ...line, stackgroup: "one", line: { color: colour, width: 0.5 }, fillcolor: colour + "bb" }];
   });
 }
 
@@ -91,15 +91,15 @@ const watcher = new IntersectionObserver((entries) => entries.filter((entry) => 
   paint(entry.target.plot);
 }), { rootMargin: "300px" });
 
-// build(colours) gives [traces, layout].
-function place(node, build) {
+// build(colours) returns [traces, layout].
+function addPlot(node, build) {
   node.plot = { node, build };
   watcher.observe(node);
 }
 
 function panel(title, unit, build, ...controls) {
   const node = make("div", { class: "plot" });
-  place(node, build);
+  addPlot(node, build);
   return make("div", { class: "panel" }, make("h3", {}, title, make("span", { text: unit }), ...controls), node);
 }
 
@@ -111,7 +111,7 @@ function runPanel(data, one) {
   });
 }
 
-// Of several runs a panel shows one curve at a time, which is chosen at its head.
+// With several runs, a panel shows one metric at a time, selected in its header.
 function overlayPanel(data, one) {
   const choice = make("select", { "aria-label": `curve of ${one.title}` }, ...one.series.map(({ name, label }) => make("option", { value: name, text: label })));
   choice.value = (one.series.find(({ hidden }) => !hidden) || one.series[0]).name;
@@ -125,18 +125,18 @@ function overlayPanel(data, one) {
 }
 
 function showCurves(data) {
-  const rooms = document.querySelectorAll(".panels");
-  for (const one of data.panels) rooms[one.room].append((data.runs.length > 1 ? overlayPanel : runPanel)(data, one));
+  const sections = document.querySelectorAll(".panels");
+  for (const one of data.panels) sections[one.section].append((data.runs.length > 1 ? overlayPanel : runPanel)(data, one));
   byId("curves").hidden = !byId("curves").querySelector(".panel");
   byId("curves").querySelectorAll("details").forEach((node) => { node.hidden = !node.querySelector(".panel"); });
 }
 
-// A line without axes, in the size of a word.
+// A small line plot without axes.
 function sparkline(values, colour) {
   const known = values.filter((value) => value !== null);
   if (known.length < 2) return "";
   const low = Math.min(...known), span = Math.max(...known) - low || 1;
   const points = known.map((value, i) => `${(100 * i) / (known.length - 1)},${28 - (26 * (value - low)) / span - 1}`);
-  return draw("svg", { class: "spark", viewBox: "0 0 100 28", preserveAspectRatio: "none", "aria-hidden": "true" },
-    draw("polyline", { points: points.join(" "), fill: "none", stroke: colour, "stroke-width": 2, "vector-effect": "non-scaling-stroke" }));
+  return makeSvg("svg", { class: "spark", viewBox: "0 0 100 28", preserveAspectRatio: "none", "aria-hidden": "true" },
+    makeSvg("polyline", { points: points.join(" "), fill: "none", stroke: colour, "stroke-width": 2, "vector-effect": "non-scaling-stroke" }));
 }

@@ -1,4 +1,4 @@
-// The head of the page, warnings, what behaviours are worth, and the evaluations.
+// Summary, warnings, accuracy by behaviour, and evaluations.
 const CARD_COLOURS = { correct: "--correct", bad_format: "--bad_format", mean: "--accent" };
 
 function showHead(data) {
@@ -13,7 +13,7 @@ function showHead(data) {
   }));
   if (data.runs.length > 1) {
     const lines = data.runs_table.lines.map(([name, ...cells], order) => [make("span", {}, make("i", { class: "swatch", "data-order": order }), name), ...cells]);
-    byId("runs").append(make("h3", { text: "Runs laid over each other" }), table(data.runs_table.heads, lines, 1));
+    byId("runs").append(make("h3", { text: "Runs" }), table(data.runs_table.heads, lines, 1));
     const tint = () => document.querySelectorAll(".swatch").forEach((node) => {
       const line = lineOf(Number(node.dataset.order), palette());
       node.style.borderTop = `3px ${line.dash === "solid" ? "solid" : "dashed"} ${line.color}`;
@@ -30,61 +30,61 @@ function showHead(data) {
   byId("setup").hidden = !data.runs.length;
 }
 
-// Two shares with their intervals on one axis from 0 to 1.
+// Two shares with their confidence intervals on one axis from 0 to 1.
 function whiskers(withIt, without) {
   const X = (value) => 4 + 192 * value;
-  const node = draw("svg", { class: "whiskers", viewBox: "0 0 200 30", width: 200, height: 30, "aria-hidden": "true" });
-  [0, 0.25, 0.5, 0.75, 1].forEach((value) => node.append(draw("line", { class: "rule", x1: X(value), x2: X(value), y1: 2, y2: 28 })));
+  const node = makeSvg("svg", { class: "whiskers", viewBox: "0 0 200 30", width: 200, height: 30, "aria-hidden": "true" });
+  [0, 0.25, 0.5, 0.75, 1].forEach((value) => node.append(makeSvg("line", { class: "rule", x1: X(value), x2: X(value), y1: 2, y2: 28 })));
   [[withIt, 10, "with"], [without, 20, "without"]].forEach(([estimate, y, side]) => {
     if (!estimate) return;
-    node.append(draw("line", { class: `whisker ${side}`, x1: X(estimate[1]), x2: X(estimate[2]), y1: y, y2: y }),
-      draw("circle", { class: `whisker ${side}`, cx: X(estimate[0]), cy: y, r: 3.5 }));
+    node.append(makeSvg("line", { class: `whisker ${side}`, x1: X(estimate[1]), x2: X(estimate[2]), y1: y, y2: y }),
+      makeSvg("circle", { class: `whisker ${side}`, cx: X(estimate[0]), cy: y, r: 3.5 }));
   });
   return node;
 }
 
-function showWorth(data) {
-  byId("behaviours").hidden = !data.worth.length && !byId("behaviours").querySelector(".panel");
-  if (!data.worth.length) return;
-  const stage = make("select", { name: "worth", "aria-label": "stage" }, ...data.worth.map((part, i) => make("option", { value: i, text: part.stage })));
-  const room = make("div");
-  const estimate = (found) => (found ? `${percent(found[0])} [${(100 * found[1]).toFixed(1)}, ${(100 * found[2]).toFixed(1)}]` : "–");
-  const show = () => room.replaceChildren(table(
-    ["behaviour", "right: with it (filled), without (open)", "of responses", "right with it", "right without it"],
-    data.worth[stage.value].lines.map((line) => {
+function showBehaviourAccuracy(data) {
+  byId("behaviours").hidden = !data.behaviour_accuracy.length && !byId("behaviours").querySelector(".panel");
+  if (!data.behaviour_accuracy.length) return;
+  const stage = make("select", { name: "behaviour-stage", "aria-label": "stage" }, ...data.behaviour_accuracy.map((part, i) => make("option", { value: i, text: part.stage })));
+  const container = make("div");
+  const estimate = (interval) => (interval ? `${percent(interval[0])} [${(100 * interval[1]).toFixed(1)}, ${(100 * interval[2]).toFixed(1)}]` : "–");
+  const show = () => container.replaceChildren(table(
+    ["behaviour", "accuracy: with (filled), without (open)", "share of responses", "accuracy with", "accuracy without"],
+    data.behaviour_accuracy[stage.value].lines.map((line) => {
       const link = make("button", { type: "button", class: "link", text: plain(line.name), on: { click: () => showOnly({ behaviour: line.name }) } });
       return [link, whiskers(line.with, line.without), percent(line.share), estimate(line.with), estimate(line.without)];
     }), 2));
-  stage.value = data.worth.length - 1;
+  stage.value = data.behaviour_accuracy.length - 1;
   stage.addEventListener("input", show);
-  byId("worth").append(make("h3", {}, "Are responses that show it right more often? ", stage),
-    make("p", { class: "note", text: "All responses of the stage, 95 % intervals with a step as the unit. Going together is not causing: a behaviour may only become frequent in the same steps as right answers." }),
-    room);
+  byId("behaviour-accuracy").append(make("h3", {}, "Accuracy with and without each behaviour, stage ", stage),
+    make("p", { class: "note", text: "All responses of the stage, with 95 % intervals clustered by step. Correlation is not causation: a behaviour and correct answers may become frequent in the same steps without one causing the other." }),
+    container);
   show();
 }
 
 function kindChart(data, colours) {
   const shown = data.evaluations.length > 1 ? [data.evaluations[0], data.evaluations.at(-1)] : data.evaluations;
-  const found = [];
+  const traces = [];
   ["sampled", "greedy"].forEach((mode) => shown.forEach((result) => {
     const rows = result.rows.filter((row) => row.mode === mode && row.accuracy[0] !== null);
     if (!rows.length) return;
     const values = rows.map((row) => row.accuracy);
-    found.push({
+    traces.push({
       type: "bar", name: escaped(`${result.name}, ${mode}`), x: rows.map((row) => escaped(row.kind)), y: values.map((v) => v[0]),
       marker: { color: colours[result === shown.at(-1) ? 0 : 7] + (mode === "greedy" ? "80" : "") }, hovertemplate: "%{y:.1%}",
       error_y: { type: "data", symmetric: false, array: values.map((v) => v[2] - v[0]), arrayminus: values.map((v) => v[0] - v[1]), thickness: 1.2 },
     });
   }));
   const rows = shown.at(-1).rows.filter((row, i, all) => all.findIndex((other) => other.kind === row.kind) === i);
-  found.push({
-    name: "the answer that looks at nothing", mode: "markers", x: rows.map((row) => escaped(row.kind)), y: rows.map((row) => row.floor),
+  traces.push({
+    name: "constant-answer baseline", mode: "markers", x: rows.map((row) => escaped(row.kind)), y: rows.map((row) => row.baseline),
     marker: { symbol: "line-ew", size: 26, line: { width: 2, color: colours[1] }, color: colours[1] }, hovertemplate: "%{y:.1%}",
   });
   const look = layout("share", []);
   Object.assign(look, { hovermode: "closest", barmode: "group", bargap: 0.25 });
   look.yaxis.range = [0, 1.02];
-  return [found, look];
+  return [traces, look];
 }
 
 function showEvaluations(data) {
@@ -94,15 +94,16 @@ function showEvaluations(data) {
   const comparison = data.comparison;
   if (comparison) {
     byId("comparison").append(
-      make("h3", { text: "Difference on the same problems (in points, 95 % interval)" }),
-      table(["kind", "mode", comparison.before, comparison.after, "difference", "better / worse", "among well-formed", "bad format", "tokens"], comparison.lines, 2));
+      make("h3", { text: "Change on the same problems" }),
+      make("p", { class: "note", text: "Change of accuracy in percentage points with 95 % interval; problems that became better and worse; accuracy among well-formed responses; mean tokens." }),
+      table(["kind", "mode", comparison.before, comparison.after, "change", "better / worse", "if well-formed", "bad format", "tokens"], comparison.lines, 2));
   }
   if (data.published.lines.length) {
-    byId("published").append(make("h3", { text: "Published accuracy of other models" }),
-      make("p", { class: "note", text: "On puzzles of another generator, by Xie et al. (2025): compare in steps of ten points." }),
+    byId("published").append(make("h3", { text: "Comparison with published accuracy" }),
+      make("p", { class: "note", text: "Published values are from Xie et al. (2025), on puzzles of another generator. Differences of a few points are not meaningful." }),
       table(data.published.heads, data.published.lines, 1));
   }
-  const heads = ["kind", "mode", "problems × each", "accuracy", "among well-formed", "bad format", "cut off", "tokens", "floor", "pass@k", "ways of answering"];
+  const heads = ["kind", "mode", "problems × samples", "accuracy", "if well-formed", "bad format", "truncated", "tokens", "constant answer", "pass@k", "response styles"];
   data.evaluations.forEach((result) => byId("tables").append(make("details", { class: "more" },
     make("summary", { text: `${result.name}: step ${result.step}, ${result.model}, rule ${result.rule}` }),
     table(heads, result.rows.map((row) => row.cells), 2))));

@@ -1,9 +1,9 @@
-// Responses: side by side before and after, and the browser of groups.
+// Responses: before and after side by side, and the browser of rollout groups.
 const PAGE = 20, ANSWERS = 8, PAIRS = 6;
 const hiddenMarks = new Set();
-let showOnly = () => {}; // sets the filters of the browser, once it stands
+let showOnly = () => {}; // sets the filters of the browser; defined by showGroups
 
-// The tags of the format are made visible; behaviours are marked, the first that is not switched off gives the colour.
+// Highlights the tags of the format and the behaviours. The first behaviour that is not switched off sets the colour.
 function marked(text, marks) {
   const tags = [...text.matchAll(/<\/?(?:think|answer)>/g)].map((tag) => ["tag", tag.index, tag.index + tag[0].length]);
   const all = [...marks, ...tags];
@@ -11,10 +11,10 @@ function marked(text, marks) {
   const edges = [...new Set([0, text.length, ...all.flatMap((mark) => [mark[1], mark[2]])])].sort((a, b) => a - b);
   for (let i = 0; i + 1 < edges.length; i += 1) {
     const names = [...new Set(all.filter((mark) => mark[1] <= edges[i] && mark[2] >= edges[i + 1]).map((mark) => mark[0]))];
-    const piece = text.slice(edges[i], edges[i + 1]);
-    if (!names.length) pre.append(piece);
-    else if (names[0] === "tag") pre.append(make("span", { class: "tag", text: piece }));
-    else pre.append(colour(make("mark", { text: piece, title: names.map(plain).join(", "), "data-names": names.join(" ") })));
+    const part = text.slice(edges[i], edges[i + 1]);
+    if (!names.length) pre.append(part);
+    else if (names[0] === "tag") pre.append(make("span", { class: "tag", text: part }));
+    else pre.append(colour(make("mark", { text: part, title: names.map(plain).join(", "), "data-names": names.join(" ") })));
   }
   return pre;
 }
@@ -41,15 +41,15 @@ function showLegend(names) {
 function answer(response, label) {
   const times = response.times > 1 ? ` × ${response.times}` : "";
   const head = make("div", { class: "head" }, make("b", { class: `verdict ${response.verdict}`, text: (label ? label + ": " : "") + plain(response.verdict) + times }));
-  const say = (text) => head.append(make("span", { text }));
+  const addInfo = (text) => head.append(make("span", { text }));
   if (response.reward !== undefined) {
-    say(`reward ${signed(response.reward)} (format ${signed(response.format_reward)}, answer ${signed(response.answer_reward)})`);
-    if (response.advantage !== null) say(`advantage ${signed(response.advantage)}`);
+    addInfo(`reward ${signed(response.reward)} (format ${signed(response.format_reward)}, answer ${signed(response.answer_reward)})`);
+    if (response.advantage !== null) addInfo(`advantage ${signed(response.advantage)}`);
   }
-  say(`${response.length} tokens${response.finished ? "" : ", cut off"}`);
-  if (response.style) say(response.style);
+  addInfo(`${response.length} tokens${response.finished ? "" : ", truncated"}`);
+  if (response.style) addInfo(`style ${response.style}`);
   const node = make("div", { class: `answer ${response.verdict}` }, head);
-  const reasons = [...(response.reasons || []), ...(response.suspects || []).map((name) => `suspect: ${plain(name)}`)];
+  const reasons = [...(response.reasons || []), ...(response.suspects || []).map((name) => `suspected hack: ${plain(name)}`)];
   if (reasons.length) node.append(make("div", { class: "reasons", text: reasons.join("; ") }));
   node.append(marked(response.response, response.marks));
   return node;
@@ -61,7 +61,7 @@ function showPairs(data) {
   byId("pairs").hidden = false;
   byId("pairs-note").textContent = comparison.note;
   const pairNode = (pair) => {
-    const change = pair.better ? "newly right" : pair.worse ? "newly wrong" : pair.after.verdict === "correct" ? "still right" : "still wrong";
+    const change = pair.better ? "newly correct" : pair.worse ? "newly wrong" : pair.after.verdict === "correct" ? "still correct" : "still wrong";
     const node = make("details", { class: "pair" }, make("summary", {},
       make("span", { class: `change ${pair.after.verdict}`, text: change }), make("span", { class: "kind", text: pair.kind }), make("span", { class: "question", text: pair.question })));
     return lazily(node, () => node.append(make("div", { class: "body" },
@@ -106,11 +106,11 @@ function showGroups(data) {
 
   function groupNode(group) {
     const each = group.verdicts.flatMap(([verdict, times]) => Array(times).fill(verdict));
-    const right = each.filter((verdict) => verdict === "correct").length;
+    const correct = each.filter((verdict) => verdict === "correct").length;
     const part = group.shown < each.length ? `the first ${group.shown} of ${each.length} responses · ` : "";
-    const strip = make("span", { class: "strip", title: `${right} of ${each.length} right` }, ...each.map((verdict) => make("i", { class: verdict })));
+    const strip = make("span", { class: "strip", title: `${correct} of ${each.length} correct` }, ...each.map((verdict) => make("i", { class: verdict })));
     const node = make("details", { class: "group", "data-problem": group.problem }, make("summary", {},
-      make("span", { class: "kind", text: `step ${group.step} · ${group.stage} · ${group.kind} · ${right} of ${each.length} right` }), strip,
+      make("span", { class: "kind", text: `step ${group.step} · ${group.stage} · ${group.kind} · ${correct} of ${each.length} correct` }), strip,
       make("span", { class: "question", text: group.question || group.problem })));
     return lazily(node, () => {
       const follow = make("button", { type: "button", class: "follow", text: "follow this problem across steps", on: { click: () => showOnly({ problem: group.problem }) } });
@@ -120,7 +120,7 @@ function showGroups(data) {
         rest.remove();
       } } });
       node.append(make("div", { class: "body" }, make("pre", { class: "prompt", text: group.prompt }),
-        make("p", { class: "solution", text: "Solution: " + group.solution }), make("p", { class: "note" }, `${part}${group.problem} `, follow),
+        make("p", { class: "solution", text: "Solution: " + group.solution }), make("p", { class: "note" }, `${part}problem ${group.problem} `, follow),
         answers, found.length > ANSWERS ? rest : ""));
     });
   }
