@@ -149,7 +149,9 @@ def differences(mine: Path, whole: Path) -> list[str]:
     """What of a run differs from another: lines of metrics (without clocks), rollouts, evaluations and exported files
     byte by byte, and every array of the last checkpoint, moments included."""
     found = []
-    lines = [[deterministic_part(record) for record in read_metrics(folder / "metrics.jsonl")] for folder in (mine, whole)]
+    lines = [
+        [deterministic_part(record) for record in read_metrics(folder / "metrics.jsonl")] for folder in (mine, whole)
+    ]
     if [record["step"] for record in lines[0]] != [record["step"] for record in lines[1]]:
         found.append("steps of metrics.jsonl")
     else:
