@@ -1,8 +1,8 @@
-"""Launch files: their commands are ours, and a run is started again after the exit statuses that ask for it only."""
+"""Launch files run our commands, and restart a run only after the exit statuses that ask for it."""
 
+import importlib
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,35 +12,21 @@ from jaxrl.runtime.signals import Ended, Stopped
 
 ROOT = Path(__file__).parents[1]
 SWEEP = "--config=configs/ablations/kl.py:tiny"
-PARSED = """
-import importlib, sys
-from absl import flags
-importlib.import_module(sys.argv[1])
-flags.FLAGS(sys.argv[1:])
-for name in sys.stdin.read().split():
-    print(flags.FLAGS[name].value)
-"""
 
 
-def parsed(command, *names):
-    """Values of flags, as `python -m MODULE FLAGS` reads them."""
-    python, dash, module, *given = command
+def parse(command):
+    """The flags as `python -m MODULE FLAGS` reads them."""
+    python, dash, module, *arguments = command
     assert python.endswith("python") and dash == "-m"
-    return subprocess.run(
-        [sys.executable, "-c", PARSED, module, *given],
-        cwd=ROOT,
-        input=" ".join(names),
-        text=True,
-        capture_output=True,
-        check=True,
-    ).stdout.split()
+    return importlib.import_module(module).make_parser().parse_args(arguments)
 
 
 def launch(tmp_path, script, status, *arguments):
-    """What srun is told to run, whether the job goes back to the queue, and how the script ends where srun ends so."""
-    for name, ends in (("srun", status), ("scontrol", 0)):
+    """Runs a script whose srun exits with `status`. Returns the command of srun, whether the job was requeued, and the
+    exit status of the script."""
+    for name, code in (("srun", status), ("scontrol", 0)):
         program = tmp_path / name
-        program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/{name}.told\nexit {ends}\n')
+        program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/{name}.arguments\nexit {code}\n')
         program.chmod(0o755)
     environment = os.environ | {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
@@ -49,28 +35,29 @@ def launch(tmp_path, script, status, *arguments):
         "SLURM_CPUS_PER_TASK": "8",
     }
     done = subprocess.run(["bash", script, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
-    told = (tmp_path / "srun.told").read_text().splitlines()
-    requeued = (tmp_path / "scontrol.told").exists()
-    assert not requeued or (tmp_path / "scontrol.told").read_text() == "requeue\n17\n"
+    command = (tmp_path / "srun.arguments").read_text().splitlines()
+    requeued = (tmp_path / "scontrol.arguments").exists()
+    assert not requeued or (tmp_path / "scontrol.arguments").read_text() == "requeue\n17\n"
     assert done.stderr == ""
-    return [word for word in told if not word.startswith("--kill")], requeued, done.returncode
+    return [word for word in command if not word.startswith("--kill")], requeued, done.returncode
 
 
 @pytest.mark.parametrize("script", ["deploy/slurm.sh", "deploy/sweep.sh"])
 @pytest.mark.parametrize("status", [0, 1, 2, Ended.status, Stopped.status, 134])
-def test_slurm_starts_again_what_was_stopped_and_nothing_else(tmp_path, script, status):
-    _, requeued, ended = launch(tmp_path, script, status)
-    assert (requeued, ended) == (status == Stopped.status, status)
+def test_slurm_requeues_a_stopped_run_and_nothing_else(tmp_path, script, status):
+    _, requeued, returned = launch(tmp_path, script, status)
+    assert (requeued, returned) == (status == Stopped.status, status)
 
 
 def test_slurm_runs_our_commands(tmp_path):
     command, _, _ = launch(tmp_path, "deploy/slurm.sh", 0, "--config=configs/stage1.py:tiny", "--workdir=two words")
-    assert parsed(command, "processes", "workdir") == ["None", "two", "words"]
+    given = parse(command)
+    assert given.processes is None and given.workdir == Path("two words")
     command, _, _ = launch(tmp_path, "deploy/sweep.sh", 0, SWEEP)
-    assert command[2] == "jaxrl.sweep" and parsed(command, "index") == ["4"]
+    assert command[2] == "jaxrl.sweep" and parse(command).index == 4
 
 
-def test_the_jobset_runs_our_command_and_takes_a_refusal_and_the_guard_as_final():
+def test_the_jobset_runs_our_command_and_does_not_restart_an_error_or_a_guard_stop():
     spec = yaml.safe_load((ROOT / "deploy" / "jobset.yaml").read_text(encoding="utf-8"))["spec"]
     (rule,) = spec["failurePolicy"]["rules"]
     assert rule == {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
@@ -81,6 +68,7 @@ def test_the_jobset_runs_our_command_and_takes_a_refusal_and_the_guard_as_final(
         "action": "FailJob",
         "onExitCodes": {"containerName": container["name"], "operator": "In", "values": [2, Ended.status]},
     }
-    assert job["template"]["spec"]["restartPolicy"] == "Never"  # else such a policy is refused
+    assert job["template"]["spec"]["restartPolicy"] == "Never"  # Kubernetes requires it with this policy
     command = [word.replace("$(JOB_COMPLETION_INDEX)", "1") for word in container["command"]]
-    assert parsed(command, "processes", "process") == [str(job["parallelism"]), "1"]
+    given = parse(command)
+    assert (given.processes, given.process) == (job["parallelism"], 1)
