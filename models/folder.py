@@ -103,7 +103,7 @@ def read_entries(folder: str | Path) -> dict[str, TensorEntry]:
         raise ValueError(f"{folder} stores tensors twice: {'; '.join(duplicates)}; keep one file of each.")
     if listed:
         wrong = [
-            f"{name} (index says {file})"
+            f"{name} (in the index: {file})"
             for name, file in listed.items()
             if name not in tensors or tensors[name].path.name != file
         ]

@@ -22,8 +22,8 @@ def not_found_message(name: str, why: str) -> str:
 def resolve_model(name: str | Path) -> Path:
     """The folder of a model: `name` itself if it is a folder, else the hub's snapshot, downloaded if needed.
 
-    A cached snapshot is found without a network. Raises FileNotFoundError that lists the places searched and what to
-    do; the hub is given up after HUB_TIMEOUT_SECONDS.
+    A cached snapshot is used without a network. Raises FileNotFoundError that lists the searched locations and what
+    to do. A connection to the hub times out after HUB_TIMEOUT_SECONDS.
     """
     text = str(name)
     folder = Path(text).expanduser()

@@ -151,22 +151,22 @@ def languages(text: str, *, names: Sequence[str] = ()) -> dict[str, int]:
     seen = {} if text.isascii() else {name: len(letters.findall(text)) for name, letters in _SCRIPT_LETTERS.items()}
     han, kana = seen.pop("han", 0), seen.pop("kana", 0)
     seen |= {"japanese": han + kana} if kana else {"chinese": han}
-    found = {name: count for name, count in seen.items() if count >= _MIN_LETTERS}
+    counts = {name: count for name, count in seen.items() if count >= _MIN_LETTERS}
     word_counts = Counter(words(text))
     for name, typical in _word_lists("languages").items():
-        counts = [word_counts[word] for word in typical if word_counts[word]]
-        if sum(counts) >= _MIN_WORDS and len(counts) >= 2:
-            found[name] = sum(counts)
-    return found
+        occurrences = [word_counts[word] for word in typical if word_counts[word]]
+        if sum(occurrences) >= _MIN_WORDS and len(occurrences) >= 2:
+            counts[name] = sum(occurrences)
+    return counts
 
 
 def _find_other_languages(response: str, names: Sequence[str]) -> list[Hit]:
     """One hit per span in another script, or one for the whole text if two languages in Latin script mix."""
-    found = languages(response, names=names)
-    if len(found) < 2:
+    counts = languages(response, names=names)
+    if len(counts) < 2:
         return []
-    main = max(found, key=found.get)
-    others = [name for name in found if name != main]
+    main = max(counts, key=counts.get)
+    others = [name for name in counts if name != main]
     letters = {"chinese": _SCRIPTS["han"], "japanese": _SCRIPTS["han"] + _SCRIPTS["kana"]} | _SCRIPTS
     foreign = "".join(letters.get(name, "") for name in others)
     if not foreign:

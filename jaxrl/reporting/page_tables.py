@@ -161,7 +161,7 @@ def evaluation_table(result: EvaluationResult) -> dict[str, object]:
                     f"{row.truncated:.1%}",
                     f"{row.mean_tokens:.0f}", f"{row.constant_answer_accuracy:.1%}",
                     ", ".join(f"{k}: {format_percent(value.value)}" for k, value in row.pass_at.items()),
-                    ", ".join(f"{way} {value:.0%}" for way, value in row.styles.items()),
+                    ", ".join(f"{style} {value:.0%}" for style, value in row.styles.items()),
                 ],
             }
             for row in rows(result)

@@ -1,4 +1,4 @@
-"""`jaxrl.convert` and `jaxrl.export`: there and back to the byte, and polite ends."""
+"""`jaxrl.convert` and `jaxrl.export`: bit-exact round trip, options, user errors."""
 
 import json
 import os
@@ -39,11 +39,11 @@ CONFIG = Qwen2Config(
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """A converted model: run/ beside its source/."""
+    """A converted model in run/, next to its source/."""
     folder = tmp_path_factory.mktemp("convert")
     rng = np.random.default_rng(0)
     tensors = {
-        name: rng.standard_normal(slot.shape).astype(ml_dtypes.bfloat16) for name, slot in tensor_specs(CONFIG).items()
+        name: rng.standard_normal(spec.shape).astype(ml_dtypes.bfloat16) for name, spec in tensor_specs(CONFIG).items()
     }
     (folder / "source").mkdir()
     save_file(tensors, folder / "source" / "model.safetensors", metadata={"format": "pt"})
@@ -53,7 +53,7 @@ def run(tmp_path_factory) -> Path:
     return folder / "run"
 
 
-def test_convert_then_export_is_the_source_to_the_byte(run, tmp_path, capsys):
+def test_convert_and_export_round_trip_is_bit_exact(run, tmp_path, capsys):
     for name in (f"{run}", f"{run}@0"):
         assert jaxrl.export.main([f"--checkpoint={name}", f"--output={tmp_path / 'out'}"]) == 0
         assert "step 0 of" in capsys.readouterr().out
@@ -63,7 +63,7 @@ def test_convert_then_export_is_the_source_to_the_byte(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("more", "sentence"),
+    ("flags", "message"),
     [
         (["--checkpoint=RUN@7"], "no checkpoint of step 7 in .*; there are 0"),
         (["--checkpoint=RUN@last"], "expected RUN or RUN@step"),
@@ -73,34 +73,34 @@ def test_convert_then_export_is_the_source_to_the_byte(run, tmp_path, capsys):
         (["--checkpoint=RUN", "--source=nowhere"], "model 'nowhere' not found"),
     ],
 )
-def test_a_user_error_is_one_sentence_status_2_and_nothing_written(run, more, sentence, tmp_path, capsys):
-    arguments = [argument.replace("RUN", str(run)) for argument in more]
+def test_user_error_is_one_sentence_with_status_2(run, flags, message, tmp_path, capsys):
+    arguments = [argument.replace("RUN", str(run)) for argument in flags]
     assert jaxrl.export.main([*arguments, f"--output={tmp_path / 'out'}"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("jaxrl.export: ") and said.count("\n") == 1
-    assert re.search(sentence, said)
+    error = capsys.readouterr().err
+    assert error.startswith("jaxrl.export: ") and error.count("\n") == 1
+    assert re.search(message, error)
     assert not os.listdir(tmp_path)
 
 
-def test_sizes():
+def test_parse_size():
     assert [jaxrl.export.parse_size(text) for text in ("5GB", "1.5 KiB", "12")] == [5 * 10**9, 1536, 12]
     for wrong in ("", "GB", "-1GB", "0", "5 parsecs"):
         with pytest.raises(ValueError, match="expected a size"):
             jaxrl.export.parse_size(wrong)
 
 
-def test_dtype_and_shard_size_reach_the_files(run, tmp_path):
+def test_dtype_and_shard_size_are_applied(run, tmp_path):
     out = tmp_path / "out"
     assert jaxrl.export.main([f"--checkpoint={run}", f"--output={out}", "--dtype=float32", "--max-shard-size=2KB"]) == 0
     files = sorted(out.glob("*.safetensors"))
     assert len(files) > 1 and max(file.stat().st_size for file in files) < 4000
-    found = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    exported = {name: tensor for file in files for name, tensor in load_file(file).items()}
     for name, tensor in load_file(run.parent / "source" / "model.safetensors").items():
-        np.testing.assert_array_equal(found[name], tensor.astype(np.float32), strict=True)
+        np.testing.assert_array_equal(exported[name], tensor.astype(np.float32), strict=True)
 
 
-def test_a_trained_state_on_four_devices_is_exported_as_it_stands(run, tmp_path):
-    """Float32 masters, sharded, an optimizer beside them: the weights come out in the source's bfloat16."""
+def test_sharded_training_state_is_exported_in_the_dtype_of_the_source(run, tmp_path):
+    """Sharded float32 parameters with optimizer state are exported as bfloat16 weights."""
     mesh = make_mesh(MeshSpec(data=1, fsdp=2, tensor=2))
     model, optimizer = Qwen2(CONFIG), make_optimizer(OptimizerSpec())
     state = init_state(model, optimizer, mesh, init_params(model, mesh, jax.random.key(1)))
@@ -111,12 +111,12 @@ def test_a_trained_state_on_four_devices_is_exported_as_it_stands(run, tmp_path)
     (tmp_path / "run" / "config.json").write_text((run / "config.json").read_text())
     assert jaxrl.export.main([f"--checkpoint={tmp_path / 'run'}@7", f"--output={tmp_path / 'out'}"]) == 0
     kernel = np.asarray(state.params["layers"]["mlp"]["up"]["kernel"]) / 1.5
-    found = load_file(tmp_path / "out" / "model.safetensors")["model.layers.1.mlp.up_proj.weight"]
-    np.testing.assert_array_equal(found, kernel[1].T.astype(ml_dtypes.bfloat16), strict=True)
+    exported = load_file(tmp_path / "out" / "model.safetensors")["model.layers.1.mlp.up_proj.weight"]
+    np.testing.assert_array_equal(exported, kernel[1].T.astype(ml_dtypes.bfloat16), strict=True)
     assert (tmp_path / "out" / "config.json").read_bytes() == (run.parent / "source" / "config.json").read_bytes()
 
 
-def test_transformers_loads_model_and_tokenizer_of_what_was_converted_and_exported(tmp_path):
+def test_transformers_loads_the_exported_model_and_tokenizer(tmp_path):
     config = read_config("models/tiny")
     source = tmp_path / "source"
     params = load_params("models/tiny", config)
@@ -129,23 +129,23 @@ def test_transformers_loads_model_and_tokenizer_of_what_was_converted_and_export
     for path in Path("models/tiny").iterdir():
         assert path.suffix == ".safetensors" or path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
     text = "Ann says: Bob is a knave."
-    places = ("models/tiny", tmp_path / "out")
-    before, after = (transformers.AutoTokenizer.from_pretrained(place) for place in places)
+    folders = ("models/tiny", tmp_path / "out")
+    before, after = (transformers.AutoTokenizer.from_pretrained(folder) for folder in folders)
     assert before(text)["input_ids"] == after(text)["input_ids"]
     ids = torch.tensor([before(text)["input_ids"]])
-    logits = [transformers.AutoModelForCausalLM.from_pretrained(place)(ids).logits for place in places]
+    logits = [transformers.AutoModelForCausalLM.from_pretrained(folder)(ids).logits for folder in folders]
     assert torch.equal(*logits)
 
 
-def test_a_full_disk_ends_convert_in_one_sentence_and_leaves_nothing(run, tmp_path, capsys, monkeypatch):
+def test_full_disk_is_one_sentence_and_writes_nothing(run, tmp_path, capsys, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     assert jaxrl.convert.main([f"--input={run.parent / 'source'}", f"--output={tmp_path / 'run'}"]) == 2
-    said = capsys.readouterr().err
-    assert re.fullmatch(r"jaxrl.convert: no space left while writing .*run; free some space .*\n", said)
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"jaxrl.convert: no space left while writing .*run; free some space .*\n", error)
     assert not os.listdir(tmp_path)
 
 
-def test_convert_never_writes_into_a_folder_that_holds_something(run, capsys):
+def test_convert_rejects_a_folder_that_is_not_empty(run, capsys):
     assert jaxrl.convert.main([f"--input={run.parent / 'source'}", f"--output={run}"]) == 2
-    assert "is there already and not empty" in capsys.readouterr().err
+    assert "exists and is not empty" in capsys.readouterr().err

@@ -75,8 +75,8 @@ def test_all_sections_are_shown(visit, report):
     assert page.locator("#curves .plot").count() == 3
     assert page.locator("nav a:visible").count() == 6
     shares = page.locator("#curves .panel", has_text="Responses by verdict").locator(".plot")
-    drawn = shares.evaluate("node => node.data.map((trace) => [trace.stackgroup, trace.x[0], trace.y[0]])")
-    assert drawn == [["one", 1, 0.1], ["one", 1, 0.9]]  # step 0 has no responses
+    plotted = shares.evaluate("node => node.data.map((trace) => [trace.stackgroup, trace.x[0], trace.y[0]])")
+    assert plotted == [["one", 1, 0.1], ["one", 1, 0.9]]  # step 0 has no responses
     for name in ("cards", "warnings", "curves", "behaviours", "evaluation", "pairs", "groups", "setup"):
         expect(page.locator(f"#{name}")).to_be_visible()
     expect(page.locator("#warnings li")).to_have_count(2)
@@ -192,15 +192,15 @@ def test_curves_of_several_runs_are_overlaid(visit, workdirs, tmp_path):
     assert page.locator("#runs tbody tr").count() == 3
     colours = page.locator("#runs .swatch").evaluate_all("found => found.map((node) => node.style.borderTopColor)")
     plot = page.locator("#curves .panel", has_text="Responses by verdict")
-    drawn = "node => node.data.map((trace) => [trace.name, trace.line.color, trace.y.at(-1)])"
+    plotted = "node => node.data.map((trace) => [trace.name, trace.line.color, trace.y.at(-1)])"
     names = ["a &lt;b>run", "second", "third"]  # escaped, because plotly interprets some tags
-    lines = plot.locator(".plot").evaluate(drawn)
+    lines = plot.locator(".plot").evaluate(plotted)
     assert [(name, value) for name, _, value in lines] == [(name, 0.8) for name in names]
     rgb = [f"rgb({', '.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))})" for _, colour, _ in lines]
     assert rgb == colours
     assert len(set(colours)) == 3
     plot.locator("select").select_option(label="wrong answer")
-    assert [value for _, _, value in plot.locator(".plot").evaluate(drawn)] == [pytest.approx(0.2)] * 3
+    assert [value for _, _, value in plot.locator(".plot").evaluate(plotted)] == [pytest.approx(0.2)] * 3
 
 
 def test_two_evaluations_without_a_run(visit, evaluated, tmp_path):

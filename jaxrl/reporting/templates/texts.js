@@ -114,23 +114,23 @@ function showGroups(data) {
       make("span", { class: "question", text: group.question || group.problem })));
     return lazily(node, () => {
       const follow = make("button", { type: "button", class: "follow", text: "follow this problem across steps", on: { click: () => showOnly({ problem: group.problem }) } });
-      const found = group.responses.filter(fits), answers = make("div", { class: "answers" }, ...found.slice(0, ANSWERS).map((response) => answer(response)));
-      const rest = make("button", { type: "button", text: `show ${found.length - ANSWERS} more`, on: { click: () => {
-        answers.append(...found.slice(ANSWERS).map((response) => answer(response)));
-        rest.remove();
+      const matching = group.responses.filter(fits), answers = make("div", { class: "answers" }, ...matching.slice(0, ANSWERS).map((response) => answer(response)));
+      const showRest = make("button", { type: "button", text: `show ${matching.length - ANSWERS} more`, on: { click: () => {
+        answers.append(...matching.slice(ANSWERS).map((response) => answer(response)));
+        showRest.remove();
       } } });
       node.append(make("div", { class: "body" }, make("pre", { class: "prompt", text: group.prompt }),
         make("p", { class: "solution", text: "Solution: " + group.solution }), make("p", { class: "note" }, `${part}problem ${group.problem} `, follow),
-        answers, found.length > ANSWERS ? rest : ""));
+        answers, matching.length > ANSWERS ? showRest : ""));
     });
   }
 
   function show() {
-    const found = chosen();
-    byId("group-list").replaceChildren(...found.slice(0, limit).map(groupNode));
-    byId("more").hidden = found.length <= limit;
-    const responses = found.reduce((sum, group) => sum + group.responses.filter(fits).reduce((all, response) => all + response.times, 0), 0);
-    byId("found").textContent = data.groups.length ? `${found.length} groups, ${responses} responses` : "";
+    const matching = chosen();
+    byId("group-list").replaceChildren(...matching.slice(0, limit).map(groupNode));
+    byId("more").hidden = matching.length <= limit;
+    const responses = matching.reduce((sum, group) => sum + group.responses.filter(fits).reduce((all, response) => all + response.times, 0), 0);
+    byId("found").textContent = data.groups.length ? `${matching.length} groups, ${responses} responses` : "";
   }
 
   const refresh = () => { limit = PAGE; show(); };
