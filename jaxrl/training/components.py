@@ -1,209 +1,175 @@
-"""What a run computes with: model, mesh, sampler, update, state; built once from its specification."""
+"""The compiled parts of a run, built once from its specification."""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from jaxrl.checkpointing.restore import inherit, restore_params, split_run
+from jaxrl.algorithms.advantages import Needs
 from jaxrl.inference.load import make_sampler
-from jaxrl.learning.mesh import make_mesh, placer
+from jaxrl.learning.mesh import make_mesh, sharding_constraint
 from jaxrl.learning.micro_batches import LayoutSpec, length_buckets
 from jaxrl.learning.optimizer import make_optimizer
-from jaxrl.learning.reference_policy import make_follow
+from jaxrl.learning.reference_policy import make_reference_update
 from jaxrl.learning.state import Critic, TrainState, abstract_params, abstract_state, init_state
-from jaxrl.learning.update import Update, UpdateSpec, make_logp, make_update, make_values
+from jaxrl.learning.update import Update, UpdateSpec, compile_logp, make_logp, make_update, make_values
 from jaxrl.runtime.devices import learning_devices, sampling_devices
 from jaxrl.sampling import Sampler
 from jaxrl.training.run_spec import RunSpec
+from models.backends import platform_of, training_kernels
 from models.config import Qwen2Config
-from models.convert import load_params
-from models.lora import join, merge
+from models.lora import merge
+from models.params import Params
 from models.qwen2 import Qwen2
 from models.value_head import Qwen2Value, value_config
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Components:
-    """The compiled parts of a run.
+    """Model, mesh, sampler, update and what else a run computes with.
 
-    `logp` is the learner's forward pass, for references and old log-probabilities; `longest` the most tokens of prompt
-    and response together. follow: moves the reference after a step; follows: whether the state has one. critic, values:
-    of an algorithm with a critic, its parts and its forward pass. merge: of a model with adapters, (base, adapters) ->
-    weights without any. seed: of the adapters' first state.
+    longest: tokens of the longest prompt plus response. seed: initializes adapters.
+    logp: (params, tokens [B, T], lengths [B], temperature) -> log-probabilities [B, T], by the learner.
+    values: (critic's params, tokens, lengths) -> values [B, T], if the algorithm has a critic.
+    update_reference: (state, step) -> state with the moving reference of the step; the state itself without one.
+    merge_adapters: (base, adapters) -> plain weights, if the run trains adapters.
     """
 
     config: Qwen2Config
     mesh: Mesh
     model: Qwen2
-    optimizer: Any
+    optimizer: optax.GradientTransformationExtraArgs
+    critic: Critic | None
     sampler: Sampler
     update: Update
-    logp: Any
+    logp: Callable[[Params, np.ndarray, np.ndarray, float], np.ndarray]
+    values: Callable[[Params, np.ndarray, np.ndarray], np.ndarray] | None
+    has_moving_reference: bool
+    update_reference: Callable[[TrainState, int], TrainState]
+    merge_adapters: Callable[[Params, Params], Params] | None
     longest: int
-    follow: Any
-    follows: bool
-    critic: Critic | None
-    values: Any
-    merge: Any
     seed: int
 
-    def abstract(self) -> TrainState:
-        """Shapes, types and shardings of the state."""
-        return abstract_state(self.model, self.optimizer, self.mesh, self.critic, follows=self.follows)
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the training state."""
+        return abstract_state(
+            self.model, self.optimizer, self.mesh, self.critic, moving_reference=self.has_moving_reference
+        )
 
-    def begin(self, params: Any) -> TrainState:
-        """The state before step 1, from these parameters."""
+    def init_state(self, params: Params) -> TrainState:
+        """The state before step 1, from these parameters. A run that trains adapters takes over their buffers."""
         return init_state(
             self.model,
             self.optimizer,
             self.mesh,
             params,
             self.critic,
-            follows=self.follows,
+            moving_reference=self.has_moving_reference,
             key=jax.random.key(self.seed),
         )
 
     def decode_weights(self, state: TrainState) -> Any:
-        """The sampler's weights; adapters are merged, so that they cost nothing while decoding."""
-        params = state.params if state.base is None else self.merge(state.base, state.params)
+        """The sampler's weights. Adapters are merged, so that they cost nothing while decoding."""
+        params = self.merge_adapters(state.base, state.params) if self.merge_adapters else state.params
         return self.sampler.decode_weights(params)
-
-
-def update_spec(spec: RunSpec, longest: int) -> UpdateSpec:
-    """How the run cuts up its updates; `longest`: tokens of the longest row."""
-    buckets = length_buckets(longest, shortest=min(48, longest), multiple=spec.length_multiple, ratio=spec.length_ratio)
-    return UpdateSpec(LayoutSpec(buckets, spec.micro_tokens), spec.epochs, spec.minibatches, spec.head_tokens)
-
-
-def learner_parts(
-    spec: RunSpec, config: Qwen2Config, mesh: Mesh | AbstractMesh
-) -> tuple[Qwen2, optax.GradientTransformation, Critic | None]:
-    """The model as it learns, its optimizer, and the critic of an algorithm that has one."""
-    settings = dict(
-        dtype=jnp.dtype(spec.dtype),
-        remat=spec.remat,
-        attention=spec.attention,
-        unroll=spec.unroll,
-        place=placer(mesh),
-        lora=spec.lora,
-    )
-    if spec.lora:
-        settings["param_dtype"] = jnp.dtype(spec.dtype)  # a frozen weight needs no more digits than its products
-    critic = None
-    if spec.loss.needs == "critic":
-        critic = Critic(Qwen2Value(value_config(config), **settings), make_optimizer(spec.optimizer))
-    return Qwen2(config, **settings), make_optimizer(spec.optimizer), critic
-
-
-def check_positions(longest: int, config: Qwen2Config) -> None:
-    """Raises ValueError where `longest` tokens are more than the model knows positions."""
-    if longest > config.max_position_embeddings:
-        raise ValueError(
-            f"prompt and response may take {longest} tokens, the model knows "
-            f"{config.max_position_embeddings} positions (dual chunk attention, with which some reach "
-            "further, is not supported beyond its window); lower sampling.max_new_tokens."
-        )
-
-
-def check_attention(attention: str, *, on_cpu: bool) -> None:
-    """Raises ValueError for cuDNN's attention on a CPU, before a first rollout has been drawn in vain."""
-    if on_cpu and attention == "cudnn":
-        raise ValueError(
-            "attention: expected plain on a CPU, which has no cuDNN, got cudnn; set "
-            "--config.attention=plain, or take the size :tiny, which is made for a CPU."
-        )
 
 
 def build_components(
     spec: RunSpec, config: Qwen2Config, longest: int, devices: Sequence[jax.Device] | None = None
 ) -> Components:
-    """Everything but the state, for these devices (None: as the specification says, out of those there are).
+    """Everything but the state, for these devices (None: those that the specification names).
 
     Raises ValueError as `check_positions`.
     """
     check_positions(longest, config)
-    samplers = None if devices else sampling_devices(spec.sampler_devices)
-    mesh, layout = make_mesh(spec.mesh, devices or learning_devices(spec.devices)), update_spec(spec, longest)
+    sampler_devices = None if devices else sampling_devices(spec.sampler.devices)
+    mesh = make_mesh(spec.mesh, devices or learning_devices(spec.devices))
+    layout = update_spec(spec, longest)
     model, optimizer, critic = learner_parts(spec, config, mesh)
-    sampler = make_sampler(
-        config,
-        mesh,
-        samplers,
-        dtype=jnp.dtype(spec.dtype),
-        longest=longest,
-        memory=int(spec.sampler_memory * 2**30),
-        rows=spec.sampler_rows,
-        chunk=spec.sampler_chunk,
-    )
+    logp = compile_logp(model, mesh, layout)  # shared by the update and reference log-probabilities
     return Components(
-        config,
-        mesh,
-        model,
-        optimizer,
-        sampler,
-        make_update(model, optimizer, spec.loss, mesh, layout, critic),
-        make_logp(model, mesh, layout),
-        longest,
-        make_follow(spec.reference),
-        spec.reference.follows,
-        critic,
-        critic and make_values(critic.model, mesh, layout.layout),
-        spec.lora and _make_merge(model, mesh),
-        spec.seed,
+        config=config,
+        mesh=mesh,
+        model=model,
+        optimizer=optimizer,
+        critic=critic,
+        sampler=make_sampler(
+            config,
+            mesh,
+            sampler_devices,
+            dtype=jnp.dtype(spec.model.dtype),
+            longest=longest,
+            memory=int(spec.sampler.memory * 2**30),
+            rows=spec.sampler.rows,
+            chunk=spec.sampler.chunk,
+        ),
+        update=make_update(model, optimizer, spec.algorithm.loss, mesh, layout, critic, logp),
+        logp=make_logp(logp, mesh, layout.layout),
+        values=make_values(critic.model, mesh, layout.layout) if critic else None,
+        has_moving_reference=spec.algorithm.reference.moves,
+        update_reference=make_reference_update(spec.algorithm.reference),
+        merge_adapters=_make_merge(model, mesh) if spec.model.lora else None,
+        longest=longest,
+        seed=spec.seed,
     )
 
 
-def load_weights(components: Components, folder: Path) -> Any:
-    """Parameters of a Hugging Face folder as the learner wants them: their shards, float32 masters or a frozen base."""
-    shardings = _param_shardings(components)
-    return load_params(folder, components.config, shardings=shardings, dtype=components.model.param_dtype)
+def update_spec(spec: RunSpec, longest: int) -> UpdateSpec:
+    """How updates are split into micro-batches. longest: tokens of the longest row."""
+    buckets = length_buckets(longest, shortest=min(48, longest), multiple=spec.layout.multiple, ratio=spec.layout.ratio)
+    return UpdateSpec(
+        LayoutSpec(buckets, spec.layout.micro_tokens),
+        spec.algorithm.epochs,
+        spec.algorithm.minibatches,
+        spec.layout.head_tokens,
+    )
 
 
-def restore_weights(components: Components, run: Path, step: int | None) -> Any:
-    """The same of a run's checkpoint (None: the newest), its adapters merged."""
-    params = restore_params(run, components.config, step, shardings=_param_shardings(components))[0]
-    return jax.tree.map(lambda leaf: leaf.astype(components.model.param_dtype), params)
+def learner_parts(
+    spec: RunSpec, config: Qwen2Config, mesh: Mesh | AbstractMesh
+) -> tuple[Qwen2, optax.GradientTransformationExtraArgs, Critic | None]:
+    """The learner's model, its optimizer, and the critic if the algorithm has one."""
+    settings = dict(
+        dtype=jnp.dtype(spec.model.dtype),
+        remat=spec.model.remat,
+        attention=spec.model.attention,
+        unroll=spec.model.unroll,
+        constrain=sharding_constraint(mesh),
+        kernels=training_kernels(platform_of(mesh)),
+        lora=spec.model.lora,
+    )
+    if spec.model.lora:
+        settings["param_dtype"] = jnp.dtype(spec.model.dtype)  # frozen weights need no float32 masters
+    critic = None
+    if spec.algorithm.loss.needs is Needs.CRITIC:
+        critic = Critic(Qwen2Value(value_config(config), **settings), make_optimizer(spec.optimizer))
+    return Qwen2(config, **settings), make_optimizer(spec.optimizer), critic
 
 
-def first_weights(components: Components, spec: RunSpec, folder: Path) -> Any:
-    """The weights before step 1: those of `init_from`, or of the model's folder."""
-    if not spec.init_from:
-        return load_weights(components, folder)
-    return restore_weights(components, *split_run(spec.init_from))
+def check_positions(longest: int, config: Qwen2Config) -> None:
+    """Raises ValueError if `longest` tokens are more than the model has positions."""
+    if longest > config.max_position_embeddings:
+        raise ValueError(
+            f"prompt and response: expected at most {config.max_position_embeddings} tokens (the model's positions), "
+            f"got {longest}; lower sampling.max_new_tokens. Dual chunk attention, which extends some models, is not "
+            "supported."
+        )
 
 
-def first_state(components: Components, spec: RunSpec, folder: Path) -> TrainState:
-    """The state before step 1: the first weights, fresh moments and adapters.
-
-    A run that starts from another of the same optimizer goes on with its moments (which a stage with `fresh_optimizer`
-    then forgets), and with its critic; new adapters have neither.
-    """
-    state = components.begin(first_weights(components, spec, folder))
-    if not spec.init_from or spec.lora:
-        return state
-    run, step = split_run(spec.init_from)
-    return inherit(run, state, step)
+def param_shardings(components: Components) -> Any:
+    """Shardings of the learner's parameters, without adapters."""
+    return _shardings(components.model, components.mesh)
 
 
-def frozen_reference(components: Components, spec: RunSpec, folder: Path, state: TrainState) -> Any:
-    """The first model, for a KL that is taken to it: a copy, or the base with adapters that do nothing (no copy)."""
-    if state.base is None:
-        return load_weights(components, folder)
-    base = load_weights(components, folder) if spec.init_from else state.base
-    return join(base, jax.tree.map(jnp.zeros_like, state.params))
+def _shardings(model: Qwen2, mesh: Mesh) -> Any:
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract_params(model.clone(lora=None), mesh))
 
 
-def _make_merge(model: Qwen2, mesh: Mesh) -> Callable[[Any, Any], Any]:
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(model.clone(lora=None), mesh))
-    return jax.jit(functools.partial(merge, spec=model.lora), out_shardings=shardings)
-
-
-def _param_shardings(components: Components) -> Any:
-    return jax.tree.map(lambda leaf: leaf.sharding, abstract_params(components.model.clone(lora=None), components.mesh))
+def _make_merge(model: Qwen2, mesh: Mesh) -> Callable[[Params, Params], Params]:
+    return jax.jit(functools.partial(merge, spec=model.lora), out_shardings=_shardings(model, mesh))

@@ -1,4 +1,4 @@
-"""The manifest of a run: what its numbers rest on."""
+"""The manifest of a run: what its numbers depend on besides its config."""
 
 import hashlib
 import importlib.metadata
@@ -17,23 +17,19 @@ from jaxrl.reporting.files import write_text
 from jaxrl.runtime.multihost import is_primary
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
-
-
-_TASKS = ("reasoning-gym",)  # its version decides questions and scores of the task gym; an extra
-
-
-_TOLD = ("versions", "hardware", "commit")  # parts that may change the last digits
-
-
-_SETTLED = ("rule", "problems", "weights")  # parts of a manifest without which a run can't be repeated
+_TASK_PACKAGES = ("reasoning-gym",)  # optional; its version decides the questions and scores of the task "gym"
+_ENVIRONMENT = ("versions", "hardware", "commit")  # may change the last digits of a number
+_IDENTITY = ("rule", "problems", "weights")  # decide what the run is
 
 
 def make_manifest(rule: str, problems: Mapping[str, list[str]], weights: str, init_from: str) -> dict[str, Any]:
-    """Versions, commit, hardware, rule, a hash of the problems (given as ids) by use, the first weights' fingerprint,
-    and the checkpoint that they are of (empty: the model's)."""
+    """Versions, commit, hardware, rule, hashes of the problems, and the fingerprint of the weights before step 1.
+
+    problems: ids by use, such as "held_out" or a stage's name. init_from: checkpoint of the weights; empty: the model.
+    """
     device = jax.devices()[0]
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    for name in _TASKS:
+    for name in _TASK_PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return {
@@ -43,7 +39,7 @@ def make_manifest(rule: str, problems: Mapping[str, list[str]], weights: str, in
             "platform": device.platform,
             "kind": device.device_kind,
             "devices": jax.device_count(),
-            "processor": platform.processor() or platform.components(),
+            "processor": platform.processor() or platform.machine(),
         },
         "rule": rule,
         "weights": weights,
@@ -56,10 +52,10 @@ def make_manifest(rule: str, problems: Mapping[str, list[str]], weights: str, in
 
 
 def write_manifest(workdir: Path, manifest: Mapping[str, Any], step: int) -> list[str]:
-    """`manifest.json` of a run that begins. Of one that goes on after `step` the first stays, and where versions,
-    hardware or commit are others, its `history` gets an entry. Gives a line for each.
+    """Write `manifest.json` when a run starts. Returns one line for each difference when it resumes.
 
-    Raises ValueError as `check_manifest`.
+    A run that resumes after `step` keeps its first manifest; if versions, hardware or commit differ, the `history` of
+    the manifest gets an entry. Raises ValueError as `check_manifest`.
     """
     path = workdir / "manifest.json"
     if not path.is_file():
@@ -68,89 +64,90 @@ def write_manifest(workdir: Path, manifest: Mapping[str, Any], step: int) -> lis
         return []
     lines = check_manifest(workdir, manifest)
     if is_primary() and lines:
-        _put_down(workdir, step, lines, {part: manifest[part] for part in _TOLD})
+        append_history(workdir, step, lines, {part: manifest[part] for part in _ENVIRONMENT})
     return lines
 
 
-def _put_down(workdir: Path, step: int, changes: Sequence[str], told: Mapping[str, Any]) -> None:
-    """An entry in the manifest's history, if there is a manifest. told: parts that are others from here on."""
+def append_history(workdir: Path, step: int, changes: Sequence[str], parts: Mapping[str, Any]) -> None:
+    """Add an entry to the manifest's history, if there is a manifest. parts: the parts that change from here on."""
     path = workdir / "manifest.json"
     if path.is_file():
         first = json.loads(path.read_text(encoding="utf-8"))
-        history = [*first.get("history", ()), {"step": step, "changes": [*changes]} | told]
+        history = [*first.get("history", ()), {"step": step, "changes": [*changes]} | parts]
         write_text(path, json.dumps(first | {"history": history}, indent=2) + "\n")
 
 
 def check_manifest(workdir: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """What is not as the stored manifest of a run that goes on has it, in lines; none where there is no manifest yet.
+    """Compare the manifest of a resumed run with the stored one, if any. Returns one line for each difference.
 
-    Raises ValueError where rule, problems or first weights differ: it would not be the same run.
+    Raises ValueError if rule, problems or first weights differ: it would not be the same run.
     """
     path = workdir / "manifest.json"
     if not path.is_file():
         return []
-    then = json.loads(path.read_text(encoding="utf-8"))
-    latest = then | {part: entry[part] for entry in then.get("history", ()) for part in _TOLD if part in entry}
-    return compare_manifests(latest | {"history": []}, manifest, "this run can't go on")
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    latest = stored | {
+        part: entry[part] for entry in stored.get("history", ()) for part in _ENVIRONMENT if part in entry
+    }
+    return compare_manifests(latest | {"history": []}, manifest, "this run cannot be resumed")
 
 
 def manifest_weights(workdir: Path) -> str:
-    """The fingerprint that the manifest of a run that has begun holds; empty where there is none."""
+    """The fingerprint of the first weights in the stored manifest; empty if there is none yet."""
     path = workdir / "manifest.json"
     return json.loads(path.read_text(encoding="utf-8"))["weights"] if path.is_file() else ""
 
 
 def read_past_run(manifest: Path, workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The manifest of a past run, and the config.json beside it with `workdir` as its folder, from the checkpoint that
-    was the newest of `init_from` then.
+    """Manifest and config of a run to reproduce, with `workdir` as its folder and `init_from` resolved as it was.
 
-    Raises FileNotFoundError or ValueError where one of them can't be read, or where `workdir` is the past run's own.
+    Raises FileNotFoundError or ValueError if one of them cannot be read, or if `workdir` is that run's own folder.
     """
     config = manifest.parent / "config.json"
     for path in (manifest, config):
         if not path.is_file():
-            raise FileNotFoundError(f"expected the manifest of a run with its config.json beside it, found no {path}.")
+            raise FileNotFoundError(f"expected the manifest of a run with its config.json beside it, got no {path}.")
     if workdir.resolve() == manifest.parent.resolve():
-        raise ValueError(f"--workdir={workdir} is the run that is to be repeated; choose another one.")
+        raise ValueError(f"--workdir={workdir} is the folder of the run to reproduce; choose another one.")
     try:
-        then, fields = (json.loads(path.read_text(encoding="utf-8")) for path in (manifest, config))
-        missing = {"versions", "commit", "hardware", *_SETTLED} - then.keys()
+        stored, fields = (json.loads(path.read_text(encoding="utf-8")) for path in (manifest, config))
+        missing = {"versions", "commit", "hardware", *_IDENTITY} - stored.keys()
     except (AttributeError, ValueError) as error:
-        raise ValueError(f"{manifest} and its config.json: expected JSON of a past run ({error}).") from error
+        raise ValueError(f"{manifest} and its config.json: expected JSON of a run ({error}).") from error
     if missing or "task" not in fields:
         raise ValueError(
             f"{manifest} and its config.json: expected those of a run of jaxrl.train, "
             f"missing {', '.join(sorted(missing)) or 'task'}."
         )
-    return then, fields | {"workdir": str(workdir), "init_from": origin(manifest.parent, fields["init_from"])}
+    return stored, fields | {"workdir": str(workdir), "init_from": origin(manifest.parent, fields["init_from"])}
 
 
 def compare_manifests(
-    then: Mapping[str, Any], now: Mapping[str, Any], refusal: str = "the past run can't be repeated"
+    then: Mapping[str, Any], now: Mapping[str, Any], refusal: str = "the run cannot be reproduced"
 ) -> list[str]:
-    """One line for each difference in versions, hardware and commit, which may change the last digits of numbers, and
-    for each change that the past run had on its way.
+    """One line for each difference in versions, hardware and commit, and for each entry of the earlier run's history.
 
-    Raises ValueError, which begins with `refusal`, where rule, problems or first weights differ: the numbers would be
-    others.
+    These may change the last digits of numbers. Raises ValueError, beginning with `refusal`, if rule, problems or first
+    weights differ: the numbers would be different ones.
     """
-    wrong = [f"{name} (then {old!r}, now {new!r})" for name, old, new in _differing(then, now, _SETTLED)]
+    wrong = [f"{name} (then {old!r}, now {new!r})" for name, old, new in _differing(then, now, _IDENTITY)]
     if wrong:
         raise ValueError(
             f"{refusal}: {'; '.join(wrong)}. Use the model it started from and the "
-            f"commit it was made with, {then['commit'] or 'which its manifest does not know'}."
+            f"commit it was made with, {then['commit'] or 'which its manifest does not have'}."
         )
     changed = [
-        f"the past run went on after step {entry['step']} with a change, {change}"
+        f"the earlier run was resumed after step {entry['step']} with a change: {change}"
         for entry in then.get("history", ())
         for change in entry["changes"]
     ]
-    return changed + [f"not as then: {name} was {old!r}, is {new!r}" for name, old, new in _differing(then, now, _TOLD)]
+    differences = _differing(then, now, _ENVIRONMENT)
+    return changed + [f"changed since: {name} was {old!r}, is {new!r}" for name, old, new in differences]
 
 
 def _differing(then: Mapping[str, Any], now: Mapping[str, Any], parts: Sequence[str]) -> list[tuple[str, Any, Any]]:
     old, new = ({part: manifest[part] for part in parts} for manifest in (then, now))
-    old, new = _flat(old), _flat(new)
+    old, new = flatten_fields(old), flatten_fields(new)
     names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     return [(name, old.get(name, "absent"), new.get(name, "absent")) for name in names]
 
@@ -168,10 +165,11 @@ def _commit() -> str:
     return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_fields(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict with dotted names."""
     if not isinstance(tree, Mapping):
         return {prefix: tree}
     found = {}
     for key, value in tree.items():
-        found |= _flat(value, f"{prefix}.{key}" if prefix else key)
+        found |= flatten_fields(value, f"{prefix}.{key}" if prefix else key)
     return found

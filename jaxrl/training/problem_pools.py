@@ -1,32 +1,58 @@
-"""What a run asks: its problems, and the prompts that they become."""
+"""The problems of a run: held-out ones, a pool for each stage, and which of them a step uses."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jaxrl.tasks.overlap import refuse_overlap
+import numpy as np
+
+from jaxrl.tasks.pools import epoch_indices, select_problems
 from jaxrl.tasks.problem import Problem
 from jaxrl.tasks.prompting import PromptFormat
+from jaxrl.training.progress import StepPlan
 from jaxrl.training.run_spec import RunSpec
 from models.config import Qwen2Config
 from models.folder import read_config
 from models.tokenizer import check_vocabulary, eos_ids, load_tokenizer
 
+_SPARE = 0x5BA2E  # separates the random order of spare problems from that of an epoch
+
 
 @dataclasses.dataclass(frozen=True)
 class ProblemSet:
-    """Problems by stage and held-out ones, and how they are put to the model."""
+    """Held-out problems and a pool of training problems for each stage, by its name; and how they are prompted."""
 
     prompt_format: PromptFormat
     held_out: Sequence[Problem]
     pools: Mapping[str, Sequence[Problem]]
+
+    def select(self, plan: StepPlan, *, with_spare: bool = False) -> np.ndarray:
+        """Indices of the problems of a step in its stage's pool: `plan.stage.prompts` of them.
+
+        with_spare: followed by all other problems of the pool, in the order in which dynamic sampling refills groups.
+        """
+        pool, seed = len(self.pools[plan.stage.name]), (plan.seed, plan.stage_index)
+        indices = epoch_indices(pool, plan.stage.prompts, seed, plan.stage_step)
+        if not with_spare:
+            return indices
+        generator = np.random.default_rng(np.random.SeedSequence([*seed, plan.stage_step, _SPARE]))
+        order = generator.permutation(pool)
+        return np.concatenate([indices, order[~np.isin(order, indices)]])
+
+    def problems(self, stage: str, indices: np.ndarray) -> list[Problem]:
+        """The problems at these indices of a stage's pool."""
+        return [self.pools[stage][index] for index in indices]
+
+    def prompts(self, stage: str, indices: np.ndarray) -> list[list[int]]:
+        """Their prompts as token ids."""
+        return [self.prompt_format.encode(problem) for problem in self.problems(stage, indices)]
 
     def longest_prompt(self) -> int:
         """Tokens of the longest prompt."""
         return max(max(self._lengths(pool)) for pool in (self.held_out, *self.pools.values()))
 
     def longest_row(self, spec: RunSpec) -> int:
-        """Tokens of the longest prompt with the longest response that this run can ask for."""
+        """Tokens of the longest prompt plus response that the run can produce, training and evaluation."""
         limits = [(self.pools[stage.name], stage.max_new_tokens) for stage in spec.stages]
         limits.append((self.held_out, spec.evaluation.max_new_tokens))
         return max(max(self._lengths(pool)) + limit for pool, limit in limits)
@@ -36,9 +62,9 @@ class ProblemSet:
 
 
 def load_problem_set(spec: RunSpec, folder: Path) -> tuple[ProblemSet, Qwen2Config]:
-    """The problems of a run, drawn anew, for the tokenizer of a model folder; and the model's shape.
+    """The problems of a run for the tokenizer in a model folder, and the model's config.
 
-    Raises ValueError where the folder's parts don't fit together, or where training problems are held out too.
+    Raises ValueError if the folder's files do not fit together, or if a training problem is also held out.
     """
     tokenizer = load_tokenizer(folder)
     ends, config = eos_ids(folder, tokenizer), read_config(folder)
@@ -46,8 +72,6 @@ def load_problem_set(spec: RunSpec, folder: Path) -> tuple[ProblemSet, Qwen2Conf
     prompt_format = PromptFormat(
         spec.task, spec.prompt, spec.reward.rule, spec.reward.values, tokenizer, ends, spec.stop
     )
-    held_out = spec.task.select("test", spec.evaluation.pool, spec.seed)
-    known = {problem.form for problem in held_out}
-    pools = {stage.name: spec.task.select("train", stage.pool, spec.seed, known) for stage in spec.stages}
-    refuse_overlap(held_out, [problem for pool in pools.values() for problem in pool])
+    stages = {stage.name: stage.pool for stage in spec.stages}
+    held_out, pools = select_problems(spec.task, spec.evaluation.pool, stages, spec.seed)
     return ProblemSet(prompt_format, held_out, pools), config

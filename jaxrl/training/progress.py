@@ -1,6 +1,7 @@
-"""How far a run is: the plain numbers that a checkpoint keeps, and the step that follows from them.
+"""How far a run is, and the step that comes next.
 
-Nothing else decides which step comes next, so a run that was started again takes the steps of one that never stopped.
+Both are plain numbers that a checkpoint stores. Nothing else decides the next step, so a resumed run takes the same
+steps as one that was never interrupted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,38 +11,42 @@ import numpy as np
 
 from jaxrl.algorithms.schedules import make_schedule
 from jaxrl.training.guard import GuardSpec
-from jaxrl.training.run_spec import StageSpec
+from jaxrl.training.stage_spec import StageSpec
 
 
 class Progress(NamedTuple):
-    """After `step` steps.
+    """State of the run's schedule after `step` steps.
 
-    stage, place: index of the stage that the next step belongs to, and how many of its steps are done.
-    passed: the stage's last evaluations in a row that reached its `until.accuracy`.
-    trips: how often the guard undid steps; draw: how often it changed their draws; rate, temperature: its factors.
+    stage: index of the stage that the next step belongs to. stage_step: steps of it already taken.
+    passed: evaluations in a row, up to the last one, that reached the stage's `until.accuracy`.
+    trips: how often the guard undid steps. reseeds: how often it changed the seed. learning_rate_scale,
+    temperature_scale: its factors on the schedules.
     """
 
     step: int = 0
     stage: int = 0
-    place: int = 0
+    stage_step: int = 0
     passed: int = 0
     trips: int = 0
-    draw: int = 0
-    rate: float = 1.0
-    temperature: float = 1.0
+    reseeds: int = 0
+    learning_rate_scale: float = 1.0
+    temperature_scale: float = 1.0
 
 
 class StepPlan(NamedTuple):
-    """What one step does: number `step` (from 1), number `place` (from 0) of its stage; `draw`: see `draw_seed`.
+    """All settings of one step.
 
-    rate: the guard's factor of all learning rates; `learning_rate` has it in it.
+    step: its number in the run, from 1. stage_step: its number in the stage, from 0.
+    seed: of its problems and samples, see `reseed`. learning_rate and temperature include the guard's factors.
     """
 
     step: int
     stage: StageSpec
-    place: int
-    draw: int
-    rate: float
+    stage_index: int
+    stage_step: int
+    seed: int
+    reseeds: int
+    learning_rate_scale: float
     learning_rate: float
     temperature: float
     top_k: int
@@ -49,68 +54,85 @@ class StepPlan(NamedTuple):
     min_p: float
 
 
-def plan_step(stages: Sequence[StageSpec], progress: Progress) -> StepPlan:
-    """The step after `progress`, which is not at the end of the run."""
-    stage, place = stages[progress.stage], progress.place
-    rate = make_schedule(stage.learning_rate)(place) * progress.rate
-    temperature = make_schedule(stage.temperature)(place) * progress.temperature
+def plan_step(stages: Sequence[StageSpec], progress: Progress, seed: int) -> StepPlan:
+    """The step after `progress`, which must not be the end of the run."""
+    stage, stage_step = stages[progress.stage], progress.stage_step
     return StepPlan(
-        progress.step + 1, stage, place, progress.draw, progress.rate, rate, temperature, *_truncation(stage, place)
+        progress.step + 1,
+        stage,
+        progress.stage,
+        stage_step,
+        reseed(seed, progress.reseeds),
+        progress.reseeds,
+        progress.learning_rate_scale,
+        make_schedule(stage.learning_rate)(stage_step) * progress.learning_rate_scale,
+        make_schedule(stage.temperature)(stage_step) * progress.temperature_scale,
+        *_truncation(stage, stage_step),
     )
 
 
-def stored_plan(stages: Sequence[StageSpec], record: Mapping[str, Any]) -> StepPlan:
-    """The step that wrote this line of metrics.jsonl."""
-    stage = next(stage for stage in stages if stage.name == record["stage"])
-    rate = record.get("guard/rate", 1.0)  # older versions did not write it; nothing that is drawn depends on it
+def stored_plan(stages: Sequence[StageSpec], record: Mapping[str, Any], seed: int) -> StepPlan:
+    """The plan of the step that wrote this line of metrics.jsonl."""
+    index = [stage.name for stage in stages].index(record["stage"])
+    stage_step = record["stage_step"] - 1
     return StepPlan(
         record["step"],
-        stage,
-        record["stage_step"] - 1,
-        record["guard/draw"],
-        rate,
+        stages[index],
+        index,
+        stage_step,
+        reseed(seed, record["guard/reseeds"]),
+        record["guard/reseeds"],
+        record["guard/learning_rate_scale"],
         record["learning_rate"],
         record["temperature"],
-        *_truncation(stage, record["stage_step"] - 1),
+        *_truncation(stages[index], stage_step),
     )
 
 
-def _truncation(stage: StageSpec, place: int) -> tuple[int, float, float]:
+def _truncation(stage: StageSpec, stage_step: int) -> tuple[int, float, float]:
     """top_k, top_p and min_p of a step."""
     return (
-        round(make_schedule(stage.top_k)(place)),
-        make_schedule(stage.top_p)(place),
-        make_schedule(stage.min_p)(place),
+        round(make_schedule(stage.top_k)(stage_step)),
+        make_schedule(stage.top_p)(stage_step),
+        make_schedule(stage.min_p)(stage_step),
     )
 
 
 def advance(stages: Sequence[StageSpec], progress: Progress, record: Mapping[str, Any]) -> Progress:
-    """After one more step with this record; the stage ends with its steps, or where its `until` is reached."""
+    """Progress after one more step with these metrics. A stage ends with its last step or once `until` is reached."""
     stage = stages[progress.stage]
     until, passed = stage.until, progress.passed
     if until.accuracy and until.metric in record:
         passed = passed + 1 if record[until.metric] >= until.accuracy else 0
-    step, place = progress.step + 1, progress.place + 1
-    if place == stage.steps or (until.accuracy and passed == until.evaluations):
-        return progress._replace(step=step, stage=progress.stage + 1, place=0, passed=0)
-    return progress._replace(step=step, place=place, passed=passed)
+    step, stage_step = progress.step + 1, progress.stage_step + 1
+    if stage_step == stage.steps or (until.accuracy and passed == until.evaluations):
+        return progress._replace(step=step, stage=progress.stage + 1, stage_step=0, passed=0)
+    return progress._replace(step=step, stage_step=stage_step, passed=passed)
 
 
-def gone_back(spec: GuardSpec, saved: Progress, now: Progress) -> Progress:
-    """Where a run whose guard tripped at `now` goes on: at the checkpoint's `saved`, with one more remedy in force.
+def roll_back(spec: GuardSpec, saved: Progress, current: Progress) -> Progress:
+    """Progress after the guard tripped at `current`: that of the checkpoint, `saved`, with one more remedy in force.
 
-    Where no step lies between the two, a lower rate alone would sample the refused step's tokens again, from the same
-    weights; so that it does not trip in the same way, it is drawn anew, too.
+    If no step lies between the two, a lower learning rate alone would sample the rejected step's tokens again from the
+    same weights. The step is therefore reseeded as well.
     """
-    back = saved._replace(trips=now.trips + 1, draw=now.draw, rate=now.rate, temperature=now.temperature)
+    restored = saved._replace(
+        trips=current.trips + 1,
+        reseeds=current.reseeds,
+        learning_rate_scale=current.learning_rate_scale,
+        temperature_scale=current.temperature_scale,
+    )
     remedies = {
-        "skip": {"draw": now.draw + 1},
-        "rate": {"rate": now.rate * spec.factor, "draw": now.draw + (now.step == saved.step)},
-        "temperature": {"temperature": now.temperature * spec.factor},
+        "reseed": {"reseeds": current.reseeds + 1},
+        "learning_rate": {
+            "learning_rate_scale": current.learning_rate_scale * spec.factor,
+            "reseeds": current.reseeds + (current.step == saved.step),
+        },
+        "temperature": {"temperature_scale": current.temperature_scale * spec.factor},
     }
-    return back._replace(**remedies[spec.remedy])
+    return restored._replace(**remedies[spec.remedy])
 
 
-def draw_seed(seed: int, draw: int) -> int:
-    """The seed that problems and tokens are drawn from: the run's own, until the guard asks for others."""
-    return int(np.random.SeedSequence([seed, draw]).generate_state(1)[0] >> 1) if draw else seed
+def reseed(seed: int, reseeds: int) -> int:
+    """The seed of a step's problems and samples: the run's own, or a new one after the guard reseeded the run."""
+    return int(np.random.SeedSequence([seed, reseeds]).generate_state(1)[0] >> 1) if reseeds else seed

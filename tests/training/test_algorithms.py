@@ -11,15 +11,18 @@ from jaxrl.algorithms.losses import LossSpec
 from jaxrl.algorithms.recipes import RECIPES, recipe
 from jaxrl.checkpointing.checkpoints import Checkpoints
 from jaxrl.checkpointing.restore import restore_params
-from jaxrl.reporting.metrics import check
+from jaxrl.reporting.metrics import check_record
 from jaxrl.reporting.rollouts import read_rollouts, rollout_path
 from jaxrl.rewards import Verdict
 from jaxrl.sampling import Completions
-from jaxrl.training import step as steps
-from jaxrl.training import trainer as loop
-from jaxrl.training.components import first_state, load_weights
+from jaxrl.tasks.prompting import PromptFormat
+from jaxrl.training import step
+from jaxrl.training.batch_rows import shaped_rewards
+from jaxrl.training.initial_state import first_state, load_weights
+from jaxrl.training.progress import Progress, plan_step
 from jaxrl.training.replay import replay
-from jaxrl.training.rollout import Rollout, join, score_completions, select, shaped_rewards, with_variance
+from jaxrl.training.rollout import Rollout, groups_with_variance, join_rollouts, score_completions, select_groups
+from jaxrl.training.rollout_records import rollout_records
 from jaxrl.training.run_spec import run_spec
 
 STEPS = 6
@@ -42,14 +45,14 @@ SETTINGS = {
 def rare():
     """Only responses to some problems may be called correct, so that whole groups get one reward and others do not."""
     patch = pytest.MonkeyPatch()
-    judge = loop.PromptFormat.judge
+    judge = PromptFormat.judge
 
     def some(self, problem, response, truncated):
         verdict = judge(self, problem, response, truncated)
         teaches = sum(map(ord, problem.id)) % 2 and len(response) % 2
         return verdict._replace(verdict="correct", reward=3.0 if teaches else 1.0)
 
-    patch.setattr(loop.PromptFormat, "judge", some)
+    patch.setattr(PromptFormat, "judge", some)
     yield
     patch.undo()
 
@@ -71,7 +74,7 @@ def trained(small, tmp_path_factory):
 def state_of(run):
     """The newest checkpoint's whole state, critic and reference too."""
     with Checkpoints(run.spec.workdir / "checkpoints") as checkpoints:
-        return jax.device_get(checkpoints.restore(run.components.abstract())[0])
+        return jax.device_get(checkpoints.restore(run.components.abstract_state())[0])
 
 
 def rollouts(run, step):
@@ -82,7 +85,7 @@ def rollouts(run, step):
 def test_a_run_that_was_killed_equals_one_that_was_not(name, small, trained, tmp_path, monkeypatch):
     """Law 2, for all that these algorithms keep: killed while step 4 is scored, started again."""
     fields = small.fields(tmp_path / "run", SETTINGS[name])
-    real = steps.make_batch
+    real = step.make_batch
 
     def dies(rollout, longest):
         if len(seen) == 3:
@@ -92,7 +95,7 @@ def test_a_run_that_was_killed_equals_one_that_was_not(name, small, trained, tmp
 
     seen = []
     with monkeypatch.context() as patch:
-        patch.setattr(steps, "make_batch", dies)
+        patch.setattr(step, "make_batch", dies)
         with pytest.raises(KeyboardInterrupt):
             small.run(fields).train()
     again, whole = small.run(fields), trained(name)
@@ -112,17 +115,18 @@ def test_the_critic_learns_from_the_first_step_on(small, trained):
     assert state.step == 2 * STEPS  # two optimizer steps a rollout
 
 
-def test_the_guards_factor_is_of_all_rates(trained):
+def test_the_guards_factor_scales_all_learning_rates(small, trained):
     """At none neither the policy nor its critic moves."""
     run = trained("ppo")
-    plan = loop.plan_step(run.spec.stages, loop.Progress(step=STEPS - 1, place=1, stage=2, rate=0.0))
+    progress = Progress(step=STEPS - 1, stage_step=1, stage=2, learning_rate_scale=0.0)
+    plan = plan_step(run.spec.stages, progress, run.spec.seed)
     with Checkpoints(run.spec.workdir / "checkpoints") as checkpoints:
-        state = checkpoints.restore(run.components.abstract())[0]
+        state = checkpoints.restore(run.components.abstract_state())[0]
     before = jax.device_get(state)
-    after, record = run.steps.learn(state, plan, run.steps.draw(state, None, plan))
+    after, record, _ = small.take_step(run, state, None, plan)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(after.critic.params), before.critic.params)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(after.params), before.params)
-    assert record["guard/rate"] == record["learning_rate"] == 0 < record["critic/gradient_norm"]
+    assert record["guard/learning_rate_scale"] == record["learning_rate"] == 0 < record["critic/gradient_norm"]
 
 
 def test_a_reference_that_follows_moves_half_way_every_second_step(small, trained):
@@ -139,16 +143,16 @@ def test_a_reference_that_follows_moves_half_way_every_second_step(small, traine
 def load(run, step):
     """The embedding after a step."""
     if step == 0:
-        return np.asarray(load_weights(run.components, run.folder)["embed"]["embedding"])
+        return np.asarray(load_weights(run.components, run.model_folder)["embed"]["embedding"])
     return np.asarray(restore_params(run.spec.workdir, run.components.config, step)[0]["embed"]["embedding"])
 
 
 def test_samples_behind_those_of_the_stage_are_greedy(trained):
     """ReMax: the same text whatever the sample number; those of the stage differ."""
     run = trained("remax")
-    plan = loop.plan_step(run.spec.stages, loop.Progress())
-    state = first_state(run.components, run.spec, run.folder)
-    _, drawn = run.steps.complete(state, plan, np.array([0, 1]), np.array([0, 1, 2]))
+    plan = plan_step(run.spec.stages, Progress(), run.spec.seed)
+    state = first_state(run.components, run.spec, run.model_folder)
+    _, drawn = run.step.responses.complete(state, plan, np.array([0, 1]), np.array([0, 1, 2]))
     assert (drawn.tokens[[1, 4]] == drawn.tokens[[2, 5]]).all() and (drawn.tokens[[0, 3]] != drawn.tokens[[1, 4]]).any()
 
 
@@ -169,7 +173,7 @@ def test_a_step_asks_other_problems_in_place_of_those_that_teach_nothing(small, 
         learned = [group for group in groups if group.responses[0].advantage is not None]
         varied = [group for group in groups if len({response.reward for response in group.responses}) > 1]
         assert learned == varied[:4] and varied
-        assert len({group.problem for group in groups}) == len(groups) == record["groups/drawn"]
+        assert len({group.problem for group in groups}) == len(groups) == record["groups/collected"]
         assert record["groups/dropped"] == len(groups) - len(learned)
         assert len(learned) == 4 or len(groups) == 6 or record["groups/refills"] == 2  # full, pool empty, or limit
         refills.append(record["groups/refills"])
@@ -179,18 +183,18 @@ def test_a_step_asks_other_problems_in_place_of_those_that_teach_nothing(small, 
 def test_a_step_whose_groups_are_all_dropped_learns_from_nothing(small, trained, tmp_path, monkeypatch):
     """Every response gets one reward, those near the limit are punished for it: no bit of the state may move."""
     run = trained("dapo")
-    judge = loop.PromptFormat.judge
-    monkeypatch.setattr(loop.PromptFormat, "judge", lambda *asked: judge(*asked)._replace(reward=1.0))
-    plan = loop.plan_step(run.spec.stages, loop.Progress(step=STEPS - 1, place=1, stage=2))
+    judge = PromptFormat.judge
+    monkeypatch.setattr(PromptFormat, "judge", lambda *asked: judge(*asked)._replace(reward=1.0))
+    plan = plan_step(run.spec.stages, Progress(step=STEPS - 1, stage_step=1, stage=2), run.spec.seed)
     with Checkpoints(run.spec.workdir / "checkpoints") as checkpoints:
-        state = checkpoints.restore(run.components.abstract())[0]  # with moments that would move it
+        state = checkpoints.restore(run.components.abstract_state())[0]  # with moments that would move it
     before = jax.device_get(state)
-    drawn = run.steps.draw(state, None, plan)
-    after, record = run.steps.learn(state, plan, drawn)
+    after, record, collected = small.take_step(run, state, None, plan)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(after), before)
-    assert record["groups/dropped"] == record["groups/drawn"] == 6 and record["tokens/update"] == 0
-    check(record)
-    advantages = {response.advantage for group in run.steps.records(plan, drawn) for response in group.responses}
+    assert record["groups/dropped"] == record["groups/collected"] == 6 and record["tokens/update"] == 0
+    check_record(record)
+    records = rollout_records(plan, collected, run.problem_set.prompt_format)
+    advantages = {response.advantage for group in records for response in group.responses}
     assert advantages == {None}
 
 
@@ -203,20 +207,24 @@ def test_one_step_a_rollout_has_a_ratio_of_one_with_the_kl_in_the_reward(small, 
             {"algorithm.recipe": "reinforce_pp", "dtype": "bfloat16", "algorithm.minibatches": minibatches},
         )
     )
-    plan = loop.plan_step(run.spec.stages, loop.Progress())
-    state = first_state(run.components, run.spec, run.folder)
-    drawn = run.steps.draw(state, load_weights(run.components, run.folder), plan)
-    assert drawn.batch.ref_logp is not None and (drawn.batch.old_logp is None) == exact
-    _, record = run.steps.learn(state, plan, drawn)
+    plan = plan_step(run.spec.stages, Progress(), run.spec.seed)
+    state = first_state(run.components, run.spec, run.model_folder)
+    reference = load_weights(run.components, run.model_folder)
+    _, record, collected = small.take_step(run, state, reference, plan)
+    assert collected.batch.ref_logp is not None and (collected.batch.old_logp is None) == exact
     assert (record["ratio/mean"] == 1) == exact
 
 
 def test_spare_problems_are_all_others_in_an_order_of_the_step(trained):
     run = trained("dapo")
-    plans = [loop.plan_step(run.spec.stages, loop.Progress(step=place, place=place)) for place in range(8)]
-    for plan in plans:
-        assert sorted([*run.steps.indices(plan), *run.steps.spare(plan)]) == list(range(6))
-    assert len({tuple(run.steps.spare(plan)) for plan in plans}) > 1
+    orders = []
+    for number in range(8):
+        plan = plan_step(run.spec.stages, Progress(step=number, stage_step=number), run.spec.seed)
+        order = run.problem_set.select(plan, with_spare=True)
+        np.testing.assert_array_equal(order[:4], run.problem_set.select(plan))
+        assert sorted(order) == list(range(6))
+        orders.append(tuple(order[4:]))
+    assert len(set(orders)) > 1
 
 
 def test_a_completion_of_a_refill_is_drawn_again(trained):
@@ -241,7 +249,7 @@ def completions(rows, length=3):
 VERDICT = Verdict("correct", (), 0.0, 0.0, 1.0, "strict-1", ())
 
 
-class PromptFormat:
+class FirstTokenFormat:
     """Judges a response by its first token."""
 
     def decode(self, tokens):
@@ -252,17 +260,17 @@ class PromptFormat:
 
 
 def test_groups_are_split_joined_and_selected_with_all_that_is_theirs():
-    scored = score_completions(PromptFormat(), ["a", "b"], [[1], [2]], completions(6), samples=2)
+    scored = score_completions(["a", "b"], np.array([5, 3]), [[1], [2]], completions(6), 2, FirstTokenFormat())
     assert scored.rewards.tolist() == [[0, 1], [3, 4]] and scored.greedy.tolist() == [2, 5]
     assert scored.greedy_lengths.tolist() == [3, 3]
     assert scored.completions.tokens[:, 0].tolist() == [0, 1, 3, 4] and scored.responses == ["0", "1", "3", "4"]
-    both = join([scored, scored._replace(problems=["c", "d"])])
-    chosen = select(both, np.array([3, 0]))
+    both = join_rollouts([scored, scored._replace(problems=["c", "d"])])
+    chosen = select_groups(both, np.array([3, 0]))
     assert chosen.problems == ["d", "a"] and chosen.prompts == [[2], [1]] and chosen.greedy.tolist() == [5, 2]
     assert chosen.greedy_lengths.tolist() == [3, 3]
     assert chosen.rewards.tolist() == [[3, 4], [0, 1]]
     assert chosen.completions.tokens[:, 0].tolist() == [3, 4, 0, 1]
-    assert with_variance(np.array([[1, 1], [0, 1], [2, 2]])).tolist() == [1]
+    assert groups_with_variance(np.array([[1, 1], [0, 1], [2, 2]])).tolist() == [1]
 
 
 def test_the_penalty_for_length_is_counted_in_tokens():
@@ -320,7 +328,7 @@ def test_a_row_is_changed_field_by_field(small, tmp_path):
     row = recipe(
         "ppo", kl="k2", entropy_coefficient=0.01, max_length=8, advantage="leave_one_out", surrogate="likelihood"
     )
-    assert spec.loss == row
+    assert spec.algorithm.loss == row
     assert [stage.kl_coefficient for stage in spec.stages] == [row.kl_coefficient, 0.3, row.kl_coefficient]
 
 
@@ -339,8 +347,8 @@ def test_a_run_that_starts_from_another_goes_on_with_its_moments_and_its_critic(
     source = trained("ppo")
     fields = small.fields(tmp_path / "run", SETTINGS["ppo"] | {"init_from": str(source.spec.workdir)} | changes)
     run = small.run(fields)
-    state, then = first_state(run.components, run.spec, run.folder), state_of(source)
-    alone = run.components.begin(load_weights(run.components, run.folder))
+    state, then = first_state(run.components, run.spec, run.model_folder), state_of(source)
+    alone = run.components.init_state(load_weights(run.components, run.model_folder))
     for part in ("opt_state", "critic"):
         mine, theirs = jax.tree.leaves(getattr(state, part)), jax.tree.leaves(getattr(then, part))
         same = len(mine) == len(theirs) and all(map(np.array_equal, mine, theirs))

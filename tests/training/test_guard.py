@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxrl.algorithms.batch import Batch
-from jaxrl.flags import plain
+from jaxrl.command_line import plain
 from jaxrl.reporting.rollouts import GroupRecord, ResponseRecord, read_rollouts
 from jaxrl.training.guard import GuardSpec, dump, find_cause
 from jaxrl.training.run_spec import run_spec
@@ -48,7 +48,7 @@ FINE = {
             "share/bad_format",
             0.95,
             {"bad_format_max": 0.9},
-            "badly formed responses is 0.95, over guard.bad_format_max",
+            "responses with format errors is 0.95, over guard.bad_format_max",
         ),
         (
             "share/bad_format",
@@ -60,13 +60,13 @@ FINE = {
         ("length/mean", 300, {"length_max": 299.5}, "over guard.length_max = 299.5"),
     ],
 )
-def test_what_is_beyond_a_bound_is_said(name, value, bounds, said):
+def test_a_metric_beyond_its_bound_is_named(name, value, bounds, said):
     spec = GuardSpec(**FIELDS | bounds)
     assert not find_cause(GuardSpec(**FIELDS), FINE)
     assert re.search(said, find_cause(spec, FINE | {name: value}))
 
 
-def test_a_bound_of_0_is_off_and_a_number_that_is_not_there_is_no_cause():
+def test_a_bound_of_zero_is_off_and_a_missing_metric_is_accepted():
     off = GuardSpec(**FIELDS | {field: 0.0 for field in FIELDS if field.endswith(("_min", "_max"))})
     wild = FINE | {"loss/kl": 1e6, "entropy": 99.0, "behaviour/repetition": 1.0, "length/mean": 0.5}
     assert not find_cause(off, wild)
@@ -76,7 +76,7 @@ def test_a_bound_of_0_is_off_and_a_number_that_is_not_there_is_no_cause():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"remedy": "pray"}, "guard.remedy: expected one of skip, rate, temperature, stop, got 'pray'"),
+        ({"remedy": "pray"}, "guard.remedy: expected one of reseed, learning_rate, temperature, stop, got 'pray'"),
         ({"factor": 1.0}, "a factor between 0 and 1"),
         ({"retries": -1}, "retries of 0 or more"),
         ({"kl_max": -1.0}, "guard.kl_max: expected 0"),

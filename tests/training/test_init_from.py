@@ -3,28 +3,28 @@
 import json
 import shutil
 
-from jaxrl.training import trainer as loop
+from jaxrl.training import trainer
 
 
 def test_a_run_that_starts_from_the_newest_checkpoint_takes_all_of_the_same_one(
     small, whole, judged, tmp_path, monkeypatch
 ):
     """The other run may be going on: weights, moments and the line about them have to be of one step, at each start."""
-    source, real, loads = tmp_path / "source", loop.first_state, []
+    source, real, loads = tmp_path / "source", trainer.first_state, []
     shutil.copytree(whole[1], source)
     shutil.move(source / "checkpoints" / "6", tmp_path / "6")
 
     def begin(components, spec, folder):
         if not loads:  # the other run has made a step since the newest was asked for
             shutil.move(tmp_path / "6", source / "checkpoints" / "6")
-        loads.append(spec.init_from)
+        loads.append(spec.model.init_from)
         return real(components, spec, folder)
 
-    monkeypatch.setattr(loop, "first_state", begin)
+    monkeypatch.setattr(trainer, "first_state", begin)
     run = small.run(small.fields(tmp_path / "run", {"init_from": str(source), "evaluation.samples": 1}))
-    run._state_of(None)
-    run._state_of(None)  # where the guard goes back to the beginning
+    run._restore(None)
+    run._restore(None)  # where the guard goes back to the beginning
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "manifest.json").write_text(json.dumps({"init_from": run.spec.init_from}))
-    small.run(run.config)._state_of(None)  # another start, before a checkpoint
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps({"init_from": run.spec.model.init_from}))
+    small.run(run.config)._restore(None)  # another start, before a checkpoint
     assert loads == [f"{source}@5"] * 3

@@ -19,9 +19,9 @@ from jaxrl.inference.load import find_model, load_params_of
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.planning.plan import Job, plan_shapes
 from jaxrl.runtime.hardware import Devices
+from jaxrl.training import initial_state
 from jaxrl.training import run_log as ledger
-from jaxrl.training import trainer as loop
-from jaxrl.training.components import frozen_reference
+from jaxrl.training.initial_state import frozen_reference
 from jaxrl.training.replay import replay
 from jaxrl.training.run_spec import run_spec
 from models.convert import load_params, save_params
@@ -51,7 +51,7 @@ def nbytes(tree):
 
 def test_it_learns_and_keeps_no_copy_of_its_base(small, adapted):
     run, workdir = adapted
-    state = run.components.abstract()
+    state = run.components.abstract_state()
     shapes = json.loads((workdir / "checkpoints" / str(STEPS) / "note" / "metadata").read_text())["leaves"]
     count = sum(int(np.prod(json.loads(shape))) for name, shape, _ in shapes if name.startswith(".params"))
     assert count == sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -59,14 +59,14 @@ def test_it_learns_and_keeps_no_copy_of_its_base(small, adapted):
     assert [record["gradient_norm"] > 0 for record in small.numbers(workdir)[1:]] == [True] * STEPS
     # sampler and learner agree, though the one multiplies merged weights and the other has adapters beside them
     assert all(record["mismatch/max"] < 1e-3 for record in small.numbers(workdir)[1:])
-    assert run_lora(workdir) == run.spec.lora
+    assert run_lora(workdir) == run.spec.model.lora
 
 
 def test_the_first_kl_is_nought_and_takes_no_second_model(small, adapted):
     run, workdir = adapted
     assert small.numbers(workdir)[1]["loss/kl"] < 1e-8 < 1e-6 < small.numbers(workdir)[STEPS]["loss/kl"]
-    state = run.components.begin(loop.first_weights(run.components, run.spec, run.folder))
-    reference = frozen_reference(run.components, run.spec, run.folder, state)
+    state = run.components.init_state(initial_state.first_weights(run.components, run.spec, run.model_folder))
+    reference = frozen_reference(run.components, run.spec, run.model_folder, state)
     same = jax.tree.leaves(state.base)
     assert sum(any(leaf is other for other in same) for leaf in jax.tree.leaves(reference)) == len(same)
 
@@ -154,11 +154,11 @@ def test_evaluation_and_later_runs_see_the_merged_weights(small, adapted, tmp_pa
     _, workdir = adapted
     found = load_params_of(find_model(str(workdir)), "float32", make_mesh(MeshSpec(data=1, fsdp=-1)))
     run = small.run(small.fields(tmp_path / "run", ADAPTED | {"init_from": str(workdir)}))
-    state = run.components.begin(loop.first_weights(run.components, run.spec, run.folder))
+    state = run.components.init_state(initial_state.first_weights(run.components, run.spec, run.model_folder))
     for mine, theirs in zip(jax.tree.leaves(state.base), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-8)  # the last digit may follow the layout
     first = load_params(small.base, small.config)
-    reference = frozen_reference(run.components, run.spec, run.folder, state)
+    reference = frozen_reference(run.components, run.spec, run.model_folder, state)
     np.testing.assert_array_equal(reference["layers"]["mlp"]["up"]["kernel"], first["layers"]["mlp"]["up"]["kernel"])
     assert (np.asarray(state.base["layers"]["mlp"]["up"]["kernel"]) != first["layers"]["mlp"]["up"]["kernel"]).any()
 
@@ -175,7 +175,7 @@ def test_adapters_beside_weights_that_no_folder_holds_are_not_exported_alone(sma
 def test_a_plan_counts_base_and_adapters(small, adapted, tmp_path):
     spec = run_spec(small.fields(tmp_path, SHARDED))
     run = small.run(small.fields(tmp_path, SHARDED))
-    state = run.components.begin(loop.first_weights(run.components, run.spec, run.folder))
+    state = run.components.init_state(initial_state.first_weights(run.components, run.spec, run.model_folder))
     planned = {
         phase.name: phase.parts
         for phase in plan_shapes(Job(spec, small.config, 40, Devices("cpu", 4, 1, 2**30, None))).phases
@@ -227,4 +227,4 @@ def test_a_run_without_adapters_has_none_to_export(small, tmp_path, capsys):
 
 def test_each_kernel_has_one_pair(adapted):
     run, _ = adapted
-    assert len(list(pairs(run.components.abstract().params))) == 7
+    assert len(list(pairs(run.components.abstract_state().params))) == 7

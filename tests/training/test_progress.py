@@ -4,9 +4,11 @@ import importlib
 
 import pytest
 
-from jaxrl.flags import plain
-from jaxrl.training.progress import Progress, advance, draw_seed, gone_back, plan_step, stored_plan
+from jaxrl.command_line import plain
+from jaxrl.training.progress import Progress, advance, plan_step, reseed, roll_back, stored_plan
 from jaxrl.training.run_spec import run_spec
+
+pytestmark = pytest.mark.check
 
 
 def spec_of(**changes):
@@ -22,8 +24,8 @@ def walk(stages, accuracies):
     """(stage, place) of each step, with these accuracies measured after the first steps."""
     progress, seen = Progress(), []
     while progress.stage < len(stages):
-        plan = plan_step(stages, progress)
-        seen.append((plan.stage.name, plan.place))
+        plan = plan_step(stages, progress, 0)
+        seen.append((plan.stage.name, plan.stage_step))
         found = {"evaluation/p3/sampled/accuracy": accuracies[plan.step - 1]} if plan.step <= len(accuracies) else {}
         progress = advance(stages, progress, found)
     return seen
@@ -54,19 +56,19 @@ def test_stages_follow_each_other_by_their_numbers():
 
 def test_a_step_of_the_metrics_is_the_step_that_was_planned():
     stages = spec_of().stages
-    progress = Progress(step=20, stage=2, place=3, draw=2, rate=0.5, temperature=0.8)
-    plan = plan_step(stages, progress)
+    progress = Progress(step=20, stage=2, stage_step=3, reseeds=2, learning_rate_scale=0.5, temperature_scale=0.8)
+    plan = plan_step(stages, progress, 0)
     record = {
         "step": plan.step,
         "stage": plan.stage.name,
-        "stage_step": plan.place + 1,
-        "guard/draw": plan.draw,
-        "guard/rate": plan.rate,
+        "stage_step": plan.stage_step + 1,
+        "guard/reseeds": plan.reseeds,
+        "guard/learning_rate_scale": plan.learning_rate_scale,
         "learning_rate": plan.learning_rate,
         "temperature": plan.temperature,
     }
-    assert stored_plan(stages, record) == plan
-    plain_plan = plan_step(stages, progress._replace(rate=1.0, temperature=1.0))
+    assert stored_plan(stages, record, 0) == plan
+    plain_plan = plan_step(stages, progress._replace(learning_rate_scale=1.0, temperature_scale=1.0), 0)
     assert plan.learning_rate == 0.5 * plain_plan.learning_rate
     assert plan.temperature == 0.8 * plain_plan.temperature
 
@@ -75,7 +77,7 @@ def test_truncation_may_change_over_a_stage_and_is_planned_again_from_the_metric
     """Linear from the first step on, as the temperature; top_k in whole numbers. What has no end stays."""
     fields = {"top_k": 100, "top_k_end": 50, "top_p": 1.0, "top_p_end": 0.9, "min_p": 0.0}
     stages = spec_of(**{f"stages.stage1.sampling.{name}": value for name, value in fields.items()}).stages
-    first, later = (plan_step(stages, Progress(step=place, place=place)) for place in (0, 3))
+    first, later = (plan_step(stages, Progress(step=place, stage_step=place), 0) for place in (0, 3))
     assert stages[0].truncates and not stages[1].truncates
     assert (first.top_k, first.top_p, first.min_p) == (100, 1.0, 0.0)
     assert (later.top_k, later.top_p, later.min_p) == (85, pytest.approx(0.97), 0.0)
@@ -83,36 +85,48 @@ def test_truncation_may_change_over_a_stage_and_is_planned_again_from_the_metric
         "step": later.step,
         "stage": "stage1",
         "stage_step": 4,
-        "guard/draw": 0,
+        "guard/reseeds": 0,
+        "guard/learning_rate_scale": 1.0,
         "learning_rate": later.learning_rate,
         "temperature": later.temperature,
     }
-    assert stored_plan(stages, record) == later
+    assert stored_plan(stages, record, 0) == later
 
 
 @pytest.mark.parametrize(
-    ("remedy", "changed"), [("skip", {"draw": 2}), ("rate", {"rate": 0.125}), ("temperature", {"temperature": 0.5})]
+    ("remedy", "changed"),
+    [
+        ("reseed", {"reseeds": 2}),
+        ("learning_rate", {"learning_rate_scale": 0.125}),
+        ("temperature", {"temperature_scale": 0.5}),
+    ],
 )
 def test_remedies_add_up_and_the_checkpoint_says_where(remedy, changed):
-    saved, now = Progress(step=10, place=10), Progress(step=14, place=14, trips=1, draw=1, rate=0.25)
+    saved, now = (
+        Progress(step=10, stage_step=10),
+        Progress(step=14, stage_step=14, trips=1, reseeds=1, learning_rate_scale=0.25),
+    )
     guard = spec_of(**{"guard.remedy": remedy, "guard.factor": 0.5}).guard
-    assert gone_back(guard, saved, now) == now._replace(step=10, place=10, trips=2, **changed)
+    assert roll_back(guard, saved, now) == now._replace(step=10, stage_step=10, trips=2, **changed)
 
 
 def test_a_rate_does_not_take_the_refused_step_again_from_the_same_weights():
     """Directly behind the checkpoint weights, prompts and tokens would be those that tripped."""
-    saved, guard = Progress(step=10, place=10), spec_of(**{"guard.remedy": "rate", "guard.factor": 0.5}).guard
-    first = gone_back(guard, saved, saved)
-    assert (first.rate, first.draw) == (0.5, 1)
-    again = gone_back(guard, saved, first)
-    assert (again.rate, again.draw) == (0.25, 2)
-    assert gone_back(guard, saved, again._replace(step=11, place=11)).draw == 2
+    saved, guard = (
+        Progress(step=10, stage_step=10),
+        spec_of(**{"guard.remedy": "learning_rate", "guard.factor": 0.5}).guard,
+    )
+    first = roll_back(guard, saved, saved)
+    assert (first.learning_rate_scale, first.reseeds) == (0.5, 1)
+    again = roll_back(guard, saved, first)
+    assert (again.learning_rate_scale, again.reseeds) == (0.25, 2)
+    assert roll_back(guard, saved, again._replace(step=11, stage_step=11)).reseeds == 2
 
 
 def test_other_draws_have_another_seed_each():
-    seeds = [draw_seed(seed, draw) for seed in (0, 1) for draw in range(4)]
+    seeds = [reseed(seed, draw) for seed in (0, 1) for draw in range(4)]
     assert len(set(seeds)) == 8
-    assert draw_seed(7, 0) == 7
+    assert reseed(7, 0) == 7
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxrl.runtime import devices
+from jaxrl.runtime import cpu, devices
 from jaxrl.runtime.devices import learning_devices, sampling_devices
 
 
@@ -25,6 +25,6 @@ def test_a_run_does_not_know_the_devices_that_sample(small, judged, tmp_path):
 def test_which_devices_learn_and_which_sample(monkeypatch):
     here = devices.jax.devices()
     assert (learning_devices(0), learning_devices(2)) == (here, here[:2])
-    assert (sampling_devices(0), sampling_devices(3), sampling_devices(-1)) == (None, here[:3], here[: devices.cores()])
+    assert (sampling_devices(0), sampling_devices(3), sampling_devices(-1)) == (None, here[:3], here[: cpu.cores()])
     monkeypatch.setattr(devices.jax, "process_count", lambda: 2)  # each process has devices of its own
     assert (learning_devices(2), sampling_devices(3)) == (here, None)

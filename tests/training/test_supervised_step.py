@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from jaxrl.checkpointing.restore import restore_params
-from jaxrl.flags import plain
+from jaxrl.command_line import plain
 from jaxrl.reporting.rollouts import read_rollouts, rollout_path
 from jaxrl.tasks.prompting import PromptFormat
-from jaxrl.training import trainer as loop
-from jaxrl.training.components import first_state
+from jaxrl.training import trainer
+from jaxrl.training.initial_state import first_state
 from jaxrl.training.progress import Progress, plan_step
 from jaxrl.training.replay import replay
 from jaxrl.training.run_spec import run_spec
@@ -52,10 +52,11 @@ def taught(small, tmp_path_factory):
 def test_the_loss_is_the_cross_entropy_of_the_lessons_and_falls(small, taught):
     run, workdir, _ = taught
     records = small.numbers(workdir)[1:]
-    plan = plan_step(run.spec.stages, Progress())
-    problems = [run.pools["stage1"][index] for index in run.steps.indices(plan)]
+    plan = plan_step(run.spec.stages, Progress(), run.spec.seed)
+    problems = run.problem_set.problems("stage1", run.problem_set.select(plan))
     prompts, lessons = (
-        list(map(write, problems)) for write in (run.prompt_format.encode, run.prompt_format.demonstration)
+        list(map(write, problems))
+        for write in (run.problem_set.prompt_format.encode, run.problem_set.prompt_format.demonstration)
     )
     rows = [prompt + lesson for prompt, lesson in zip(prompts, lessons, strict=True)]
     lengths = np.array(list(map(len, rows)), np.int32)
@@ -81,7 +82,7 @@ def test_what_was_taught_is_stored_and_judged_and_nothing_is_said_of_a_sampler(s
 
 
 def test_a_run_of_lessons_goes_on_exactly(small, taught, tmp_path, monkeypatch):
-    real, fields = loop.Ledger.write, small.fields(tmp_path / "run", SFT)
+    real, fields = trainer.RunLog.add_metrics, small.fields(tmp_path / "run", SFT)
 
     def dies(self, record):
         real(self, record)
@@ -89,7 +90,7 @@ def test_a_run_of_lessons_goes_on_exactly(small, taught, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Ledger, "write", dies)
+        patch.setattr(trainer.RunLog, "add_metrics", dies)
         with pytest.raises(KeyboardInterrupt):
             small.run(fields).train()
     run = small.run(fields)
@@ -122,7 +123,7 @@ def test_what_can_not_be_taught_is_refused(small, tmp_path, changes, said):
 def test_a_task_without_a_solver_is_refused():
     fields = plain(importlib.import_module("configs.gsm8k").get_config("tiny"))
     fields["algorithm"]["recipe"], fields["samples"] = "sft", 1
-    with pytest.raises(ValueError, match="sft learns what the task's solver writes, and gsm8k has none"):
+    with pytest.raises(ValueError, match="learns from demonstrations of the task's solver, and gsm8k has no solver"):
         run_spec(fields)
 
 

@@ -12,8 +12,7 @@ from jaxrl import generate
 from jaxrl.checkpointing.fingerprint import fingerprint
 from jaxrl.inference.load import find_model
 from jaxrl.reporting.rollouts import read_rollouts, rollout_path, write_rollouts
-from jaxrl.training import run_log as ledger
-from jaxrl.training import step as steps
+from jaxrl.training import rollout, run_log
 from jaxrl.training.manifest import compare_manifests, read_past_run
 from jaxrl.training.replay import replay
 from jaxrl.training.workdir import check_workdir
@@ -35,7 +34,7 @@ def test_the_terminal_is_told_how_far_sampling_is(whole):
     assert run.phases.count(("evaluation, greedy", 6, 6)) == run.phases.count(("evaluation, sampled", 12, 12)) == 2
 
 
-@pytest.mark.parametrize(("room", "name", "calls"), [(ledger, "write_rollouts", 4), (steps, "score_completions", 3)])
+@pytest.mark.parametrize(("room", "name", "calls"), [(run_log, "write_rollouts", 4), (rollout, "score_completions", 3)])
 def test_a_run_that_was_killed_equals_one_that_was_not(small, whole, judged, tmp_path, monkeypatch, room, name, calls):
     """Law 2: the process dies inside step `calls`; the same command goes on, bit for bit."""
     fields = small.fields(tmp_path / "run")
@@ -116,7 +115,7 @@ def test_a_run_for_gpus_is_not_trained_on_a_cpu_but_can_be_looked_at(small, tmp_
 
 
 def test_what_can_not_be_drawn_again_is_said(whole):
-    with pytest.raises(FileNotFoundError, match=r"after step 2, which were not kept; steps .* again: 1, 6 "):
+    with pytest.raises(FileNotFoundError, match=r"after step 2, and that checkpoint was not kept; steps .*: 1, 6 "):
         replay(whole[0], 3, 0, 0)
     with pytest.raises(ValueError, match="sample: expected 0 to 3"):
         replay(whole[0], 1, 0, 4)
@@ -153,7 +152,7 @@ def test_the_command_says_whether_it_drew_the_same(whole, tmp_path, monkeypatch,
         "--- identical to what step 1 stored\n"
     )
     assert command(4) == command(0, step=3) == 2
-    assert "sample: expected 0 to 3" in (said := capsys.readouterr().err) and "were not kept" in said
+    assert "sample: expected 0 to 3" in (said := capsys.readouterr().err) and "was not kept" in said
 
 
 def test_a_run_is_its_newest_checkpoint(whole):
@@ -171,8 +170,8 @@ def test_a_folder_of_another_config_is_refused_by_field(small, whole):
 
 def test_evaluation_puzzles_were_never_trained_on(whole):
     run, _ = whole
-    held_out = {problem.id for problem in run.held_out}
-    assert not held_out & {problem.id for pool in run.pools.values() for problem in pool}
+    held_out = {problem.id for problem in run.problem_set.held_out}
+    assert not held_out & {problem.id for pool in run.problem_set.pools.values() for problem in pool}
 
 
 def test_a_manifest_tells_what_is_no_longer_as_it_was(small, whole, tmp_path):
@@ -184,11 +183,11 @@ def test_a_manifest_tells_what_is_no_longer_as_it_was(small, whole, tmp_path):
     assert compare_manifests(then, now) == []
     older = then | {"commit": "abc", "versions": then["versions"] | {"jax": "0.1"}}
     assert compare_manifests(older, now) == [
-        f"not as then: commit was 'abc', is {now['commit']!r}",
-        f"not as then: versions.jax was '0.1', is {now['versions']['jax']!r}",
+        f"changed since: commit was 'abc', is {now['commit']!r}",
+        f"changed since: versions.jax was '0.1', is {now['versions']['jax']!r}",
     ]
     other = small.run(fields | {"seed": 1}).manifest()
-    with pytest.raises(ValueError, match=r"can't be repeated: problems\.held_out\.hash \(then .*commit it was made"):
+    with pytest.raises(ValueError, match=r"cannot be reproduced: problems\.held_out\.hash \(then .*commit it was made"):
         compare_manifests(then, other)
     with pytest.raises(ValueError, match=r"rule \(then 'strict-0', now 'strict-1'\)"):
         compare_manifests(then | {"rule": "strict-0"}, now)
@@ -211,13 +210,13 @@ def test_a_past_run_is_not_repeated_from_other_weights(small, whole, tmp_path):
     shutil.copytree(small.base, tmp_path / "model")
     save_params(tmp_path / "model", changed, config, source_folder=small.base)
     other = small.run(fields | {"model": str(tmp_path / "model")})
-    with pytest.raises(ValueError, match=r"can't be repeated: weights \(then .*the model it started from"):
+    with pytest.raises(ValueError, match=r"cannot be reproduced: weights \(then .*the model it started from"):
         compare_manifests(then, other.manifest())
     assert not (tmp_path / "again").exists()
 
 
 def test_a_past_run_is_not_repeated_into_its_own_folder(whole):
-    with pytest.raises(ValueError, match="is the run that is to be repeated"):
+    with pytest.raises(ValueError, match="is the folder of the run to reproduce"):
         read_past_run(whole[1] / "manifest.json", whole[1])
     with pytest.raises(FileNotFoundError, match=r"found no .*no_such/manifest\.json"):
         read_past_run(whole[1] / "no_such" / "manifest.json", whole[1])

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxrl.flags import overrides, plain
+from jaxrl import train
+from jaxrl.command_line import override_arguments, plain
 from jaxrl.inference.training_problems import training_problems
-from jaxrl.reporting.metrics import deterministic
+from jaxrl.reporting.metrics import deterministic_part
 from jaxrl.reporting.writers import read_metrics
-from jaxrl.sweeps.halving import Halving
-from jaxrl.sweeps.runner import Member, run_members
-from jaxrl.training import trainer as loop
+from jaxrl.sweeps.runner import SweepRun, run_sweep
+from jaxrl.training import trainer
 from jaxrl.training.manifest import compare_manifests, write_manifest
 from jaxrl.training.workdir import check_workdir, claimed
 from models.folder import replacing
@@ -64,7 +64,7 @@ def test_a_folder_in_which_a_run_was_killed_at_its_very_first_write_is_taken(tmp
         assert not half.exists()
     (tmp_path / "config.json").unlink()
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(ValueError, match="is not empty and is no run folder"):
+    with pytest.raises(ValueError, match=r"got files without a config\.json"):
         check_workdir(tmp_path, single_fields())
 
 
@@ -102,10 +102,10 @@ def test_what_lays_out_work_may_change_and_is_said_once(tmp_path):
     with claimed(folder, now) as said:
         assert len(said) == len(changes) + 2  # nothing is said of `export`
         assert (
-            "not as at the last start: layout.micro_tokens was 1536, is 512; from here on numbers may differ in "
+            "changed since the last start: layout.micro_tokens was 1536, is 512; from here on numbers may differ in "
             "rounding" in said
         )
-        assert "not as at the last start: guard.retries was 3, is 9" in said
+        assert "changed since the last start: guard.retries was 3, is 9" in said
     assert json.loads((folder / "config.json").read_text()) == now
     with claimed(folder, now) as said:
         assert said == []
@@ -123,7 +123,7 @@ def test_a_change_is_in_the_history_also_where_the_start_that_made_it_was_killed
         assert write_manifest(folder, first, 7) == again == []
     history = json.loads((folder / "manifest.json").read_text())["history"]
     assert history == [{"step": 7, "changes": said}] and "guard.retries was 3, is 9" in said[0]
-    assert write_manifest(folder, first | {"commit": "b"}, 7) == ["not as then: commit was 'a', is 'b'"]
+    assert write_manifest(folder, first | {"commit": "b"}, 7) == ["changed since: commit was 'a', is 'b'"]
 
 
 def test_bounds_of_a_stage_may_change(tmp_path):
@@ -141,7 +141,7 @@ def test_bounds_of_a_stage_may_change(tmp_path):
 def test_one_process_at_a_time_has_the_folder(tmp_path):
     fields, folder = single_fields(), tmp_path / "run"
     with claimed(folder, fields):
-        said = rf"in use: process {os.getpid()} on .* is making this run; wait for its end"
+        said = rf"in use by process {os.getpid()} on .*; wait for it to end"
         with pytest.raises(OSError, match=said), claimed(folder, single_fields(devices=2)):
             pass
         assert json.loads((folder / "config.json").read_text())["devices"] == 1
@@ -161,7 +161,7 @@ def test_a_lock_is_gone_with_its_process(tmp_path):
         stdout=subprocess.PIPE,
     )
     held.stdout.readline()
-    with pytest.raises(OSError, match="another process is making this run"), claimed(tmp_path, single_fields()):
+    with pytest.raises(OSError, match="in use by another process"), claimed(tmp_path, single_fields()):
         pass
     held.kill()
     held.communicate()
@@ -187,12 +187,12 @@ def test_without_locks_a_run_is_made_all_the_same_and_a_sentence_says_so(tmp_pat
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    said = f"can't be locked ({os.strerror(number)}); see to it that nobody starts the same twice."
+    said = f"can't be locked ({os.strerror(number)}); make sure that the same command is not started twice."
     with claimed(tmp_path / "run", single_fields()) as lines:
         assert lines == [f"warning: {tmp_path / 'run' / '.lock'} {said}"]
     told, arguments = [], ("-c", "")
-    member = Member(0, "plain", 0, tmp_path / "run", "model", 2, False, arguments)
-    run_members([member], [{}], Halving(tmp_path / "stopped.json", {}), told.append)
+    member = SweepRun(0, "plain", 0, tmp_path / "run", "model", 2, False, arguments)
+    run_sweep([member], [{}], told.append)
     assert told[0] == f"warning: {member.log} {said}" and "started" in told[1]
     for text in ("old", "new"):
         with pytest.warns(UserWarning, match=re.escape(said)), replacing(tmp_path / "export") as folder:
@@ -214,20 +214,21 @@ def test_a_manifest_keeps_its_origin_and_what_changed_since(tmp_path):
     second = first | {"commit": "b"}
     assert write_manifest(tmp_path, first, 0) == write_manifest(tmp_path, first, 2) == []
     assert json.loads((tmp_path / "manifest.json").read_text()) == first
-    assert write_manifest(tmp_path, second, 4) == ["not as then: commit was 'a', is 'b'"]
+    assert write_manifest(tmp_path, second, 4) == ["changed since: commit was 'a', is 'b'"]
     assert write_manifest(tmp_path, second, 5) == []
     stored = json.loads((tmp_path / "manifest.json").read_text())
-    entry = {"step": 4, "changes": ["not as then: commit was 'a', is 'b'"]}
+    entry = {"step": 4, "changes": ["changed since: commit was 'a', is 'b'"]}
     assert stored == first | {"history": [entry | {part: second[part] for part in ("versions", "commit", "hardware")}]}
-    assert compare_manifests(stored, first)[0].startswith("the past run went on after step 4 with a change, not as")
-    with pytest.raises(ValueError, match=r"this run can't go on: problems\.held_out\.hash \(then 'h', now 'x'\)"):
+    line = compare_manifests(stored, first)[0]
+    assert line.startswith("the earlier run was resumed after step 4 with a change: changed since")
+    with pytest.raises(ValueError, match=r"this run cannot be resumed: problems\.held_out\.hash \(then 'h', now 'x'\)"):
         write_manifest(tmp_path, first | {"problems": {"held_out": {"count": 1, "hash": "x"}}}, 6)
     assert json.loads((tmp_path / "manifest.json").read_text()) == stored
 
 
 def test_a_run_goes_on_with_fewer_devices(small, whole, judged, tmp_path, monkeypatch):
     """Killed on four after step 2, on two after step 4, ended on one: the numbers of one, up to rounding."""
-    workdir, write = tmp_path / "run", loop.Ledger.write
+    workdir, write = tmp_path / "run", trainer.RunLog.add_metrics
     for devices, last in ((4, 2), (2, 4), (1, STEPS)):
         fields = small.fields(workdir, {"devices": devices, "mesh.data": 1, "mesh.fsdp": -1})
 
@@ -237,10 +238,10 @@ def test_a_run_goes_on_with_fewer_devices(small, whole, judged, tmp_path, monkey
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(loop.Ledger, "write", dies)
+            patch.setattr(trainer.RunLog, "add_metrics", dies)
             with pytest.raises(KeyboardInterrupt) if last < STEPS else nullcontext():
                 small.run(fields).train()
-    assert "going on after step 4" in small.said
+    assert "resuming after step 4" in small.said
     assert any("devices was 2, is 1" in line for line in small.said)
     history = json.loads((workdir / "manifest.json").read_text())["history"]
     assert [entry["step"] for entry in history] == [2, 4]
@@ -258,19 +259,19 @@ def test_problems_of_another_make_are_refused_when_a_run_goes_on(small, whole, m
     run, workdir = whole
     before = {path.name: path.read_bytes() for path in workdir.glob("*.json*")}
     again = small.run(run.config | {"unroll": 2})
-    monkeypatch.setitem(again.pools, "stage1", again.pools["stage1"][:-1])
-    with pytest.raises(ValueError, match=r"this run can't go on: problems\.stage1\.count \(then 6, now 5\)"):
+    monkeypatch.setitem(again.problem_set.pools, "stage1", again.problem_set.pools["stage1"][:-1])
+    with pytest.raises(ValueError, match=r"this run cannot be resumed: problems\.stage1\.count \(then 6, now 5\)"):
         again.train()
     assert {path.name: path.read_bytes() for path in workdir.glob("*.json*")} == before
 
 
-def test_a_past_run_is_trained_again_from_its_manifest(small, tmp_path):
+def test_a_past_run_is_trained_again_from_its_manifest(small, tmp_path, capsys):
     """`train --manifest=FILE --workdir=NEW`: every number of every step, and the files to the byte."""
     stage = ("steps=1", "prompts=4", "samples=4", "pool.p3=6", "sampling.max_new_tokens=8", "bounds.bad_format_max=0")
     fields = {
         "model": small.base,
         "wandb.mode": "off",
-        "compile_cache": tmp_path / "cache",
+        "compile_cache": "",
         "guard.entropy_max": 0,
         "layout.micro_tokens": 512,
         "layout.multiple": 64,
@@ -285,27 +286,13 @@ def test_a_past_run_is_trained_again_from_its_manifest(small, tmp_path):
         "sampler.devices": 0,
     }
     first, again = tmp_path / "first", tmp_path / "again"
-    run = [sys.executable, "-m", "jaxrl.train"]
-    done = subprocess.run(
-        [
-            *run,
-            "--config=configs/stage1.py:tiny",
-            f"--workdir={first}",
-            *overrides(fields),
-            *(f"--config.{field}" for field in stage),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    done = subprocess.run(
-        [*run, f"--manifest={first / 'manifest.json'}", f"--workdir={again}"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "not as then" not in done.stdout
+    arguments = [*override_arguments(fields), *(f"--config.{field}" for field in stage)]
+    assert train.main(["--config=configs/stage1.py:tiny", f"--workdir={first}", *arguments]) == 0
+    capsys.readouterr()
+    assert train.main([f"--manifest={first / 'manifest.json'}", f"--workdir={again}"]) == 0
+    assert "changed since" not in capsys.readouterr().out
     mine, theirs = (
-        [deterministic(record) for record in read_metrics(folder / "metrics.jsonl")] for folder in (again, first)
+        [deterministic_part(record) for record in read_metrics(folder / "metrics.jsonl")] for folder in (again, first)
     )
     assert mine == theirs and len(mine) == 2
     for path in ("manifest.json", "rollouts/step_000001.jsonl.gz", "export/model.safetensors"):
