@@ -1,1 +1,1 @@
-"""Memory and time estimates of a run, before it starts."""
+"""Memory and time estimates of a run before it starts."""

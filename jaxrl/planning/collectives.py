@@ -1,4 +1,4 @@
-"""What devices send each other in a compiled program, read from its text."""
+"""Collectives of a compiled program, parsed from its HLO text."""
 
 import math
 import re
@@ -25,8 +25,8 @@ _BITS = {
     "u64": 64,
     "f64": 64,
 }
-_ORDER = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
-_SHARES = {  # bytes of the whole array that a group works on, as a multiple of those in the instruction's type
+_IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
+_GLOBAL_SIZE = {  # bytes of the global array of a group, as a multiple of the bytes of the instruction's type
     "all-gather": lambda n, start: n / (n + 1) if start else 1,
     "reduce-scatter": lambda n, start: n / (n + 1) if start else n,
     "all-reduce": lambda n, start: 1,
@@ -36,8 +36,8 @@ _SHARES = {  # bytes of the whole array that a group works on, as a multiple of 
 
 
 class Collective(NamedTuple):
-    """One instruction: `size` bytes of the whole array (gathered, or before it is reduced), by the devices of `group`,
-    `times` in a run of the program."""
+    """One instruction: `size` bytes of the global array (gathered, or before the reduction) over the devices of
+    `group`, executed `times` in one execution of the program."""
 
     kind: str
     size: int
@@ -45,54 +45,56 @@ class Collective(NamedTuple):
     times: int
 
     @property
-    def sent(self) -> float:
-        """Bytes that each device sends in a run, where the group works as a ring (Patarasuk and Yuan 2009)."""
+    def bytes_sent(self) -> float:
+        """Bytes sent by each device in one execution of the program, with ring algorithms (Patarasuk and Yuan 2009)."""
         count = len(self.group)
-        turns = {"all-reduce": 2 * (count - 1) / count, "collective-permute": 1}.get(self.kind, (count - 1) / count)
-        return turns * self.size * self.times
+        fraction = {"all-reduce": 2 * (count - 1) / count, "collective-permute": 1}.get(self.kind, (count - 1) / count)
+        return fraction * self.size * self.times
 
 
 def read_collectives(text: str) -> list[Collective]:
-    """The collectives of a compiled program (`compiled.as_text()`), those in loops as often as they turn.
+    """The collectives of a compiled program (`compiled.as_text()`); `times` is multiplied by the trip counts of loops.
 
-    A loop whose number of turns is not known when compiling, as that of decoding, counts as one turn.
-    Raises ValueError for a form of device groups that is not known.
+    A loop without a known trip count, such as that of decoding, counts as one iteration. Raises ValueError for an
+    unknown notation of replica groups.
     """
-    parts, entry = _computations(text)
-    found = []
-    for name, times in _calls(parts, entry, 1):
-        for line in parts[name]:
-            seen = re.search(rf" = (.*?) ({'|'.join(KINDS)})(-start)?\(", line)
-            if not seen:
+    computations, entry = _computations(text)
+    collectives = []
+    for name, times in _calls(computations, entry, 1):
+        for line in computations[name]:
+            match = re.search(rf" = (.*?) ({'|'.join(KINDS)})(-start)?\(", line)
+            if not match:
                 continue
-            kind, group = seen[2], _group(line)
+            kind, group = match[2], _group(line)
             if len(group) > 1:
-                size = _bytes(seen[1]) * _SHARES[kind](len(group), bool(seen[3]))
-                found.append(Collective(kind, round(size), group, times))
-    return found
+                size = _bytes(match[1]) * _GLOBAL_SIZE[kind](len(group), bool(match[3]))
+                collectives.append(Collective(kind, round(size), group, times))
+    return collectives
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """{name: instructions}, and the name of the one that is run."""
-    parts, name, entry = {}, None, ""
+    """{name: instructions} of all computations, and the name of the entry computation."""
+    computations, name, entry = {}, None, ""
     for line in text.splitlines():
         head = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
         if head:
             name = head[2]
-            parts[name] = []
+            computations[name] = []
             entry = name if head[1] else entry
         elif name is not None:
-            parts[name].append(line)
-    return parts, entry
+            computations[name].append(line)
+    return computations, entry
 
 
-def _calls(parts: dict[str, list[str]], name: str, times: int) -> Iterator[tuple[str, int]]:
-    """Every computation that is reached, and how often."""
+def _calls(computations: dict[str, list[str]], name: str, times: int) -> Iterator[tuple[str, int]]:
+    """Every computation that is called, with its number of executions."""
     yield name, times
-    for line in parts[name]:
-        turns = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
+    for line in computations[name]:
+        trip_count = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
         for kind, called in re.findall(r"(body|calls|true_computation|false_computation)=%?([\w.\-]+)", line):
-            yield from _calls(parts, called, times * int(turns[1]) if kind == "body" and turns else times)
+            yield from _calls(
+                computations, called, times * int(trip_count[1]) if kind == "body" and trip_count else times
+            )
 
 
 def _bytes(types: str) -> int:
@@ -102,14 +104,14 @@ def _bytes(types: str) -> int:
 
 
 def _group(line: str) -> tuple[int, ...]:
-    """The first group of devices that an instruction names; all groups are of one size."""
+    """The first replica group of an instruction; all its groups have the same size."""
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
     if listed:
         return tuple(_numbers(listed[1]))
-    counted = re.search(r"replica_groups=\[(\d+),(\d+)\]<=" + _ORDER, line)
+    counted = re.search(r"replica_groups=\[(\d+),(\d+)\]<=" + _IOTA, line)
     if counted:
         return tuple(_ids(counted[3], counted[4]).reshape(int(counted[1]), int(counted[2]))[0].tolist())
-    meshed = re.search(rf"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\({_ORDER}\))? \{{((?:'\w+',? ?)+)\}}", line)
+    meshed = re.search(rf"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\({_IOTA}\))? \{{((?:'\w+',? ?)+)\}}", line)
     if meshed:
         axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", meshed[1])}
         named = re.findall(r"'(\w+)'", meshed[4])
@@ -119,13 +121,13 @@ def _group(line: str) -> tuple[int, ...]:
     if pairs:
         return tuple(sorted({int(device) for device in re.findall(r"\d+", pairs[1])}))
     raise ValueError(
-        f"a collective with groups of devices in a form that is not known ({line.strip()[:200]}); plan "
-        "without the compiler, from shapes (--shapes)."
+        f"expected a known notation of replica groups, got {line.strip()[:200]}; use --shapes to estimate from shapes "
+        "instead of with the compiler."
     )
 
 
 def _ids(sizes: str, order: str | None) -> np.ndarray:
-    """Device numbers in the order of `[2,4]T(1,0)`: counted up in these sizes, with the axes then turned."""
+    """Device ids in the notation `[2,4]T(1,0)`: an iota of this shape, with transposed axes."""
     shape = _numbers(sizes)
     return np.arange(math.prod(shape)).reshape(shape).transpose(_numbers(order) if order else range(len(shape)))
 

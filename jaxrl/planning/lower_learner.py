@@ -1,4 +1,4 @@
-"""The learner's programs from shapes alone: to read them or to plan their memory, nothing is allocated or run."""
+"""Lowers the programs of the learner from shapes: for inspection and memory planning, without allocating arrays."""
 
 from typing import Any
 
@@ -12,18 +12,18 @@ from jaxrl.learning.state import Learned, TrainState
 from jaxrl.learning.update import Scalars, Update
 
 
-def lower(update: Update, state: TrainState, rows: int, length: int) -> dict[str, jax.stages.Lowered]:
-    """`reference`, `accumulate` and `finish` of an update, whose mesh may be of devices that one can only compile for.
+def lower_update(update: Update, state: TrainState, rows: int, length: int) -> dict[str, jax.stages.Lowered]:
+    """Lowers `reference`, `accumulate` and `finish` of an update, and the two last ones of its critic (`critic_...`).
 
-    With a critic its `critic_accumulate` and `critic_finish` too.
-    state: shapes with shardings. rows, length: those of a micro-batch, over all devices.
+    The mesh may contain compile-only devices. state: shapes with shardings. rows, length: of a micro-batch, over all
+    devices.
     """
-    place, whole = row_sharding(update.mesh), replicated(update.mesh)
+    by_row, everywhere = row_sharding(update.mesh), replicated(update.mesh)
 
-    def shape(size: tuple[int, ...], kind: Any = np.float32, at: Any = place) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(size, kind, sharding=at)
+    def shape(size: tuple[int, ...], dtype: Any = np.float32, sharding: Any = by_row) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(size, dtype, sharding=sharding)
 
-    scalar, grid, loss = shape((), at=whole), shape((rows, length)), update.loss
+    scalar, grid, loss = shape((), sharding=everywhere), shape((rows, length)), update.loss
     micro = Batch(
         tokens=shape((rows, length), np.int32),
         lengths=shape((rows,), np.int32),
@@ -36,21 +36,21 @@ def lower(update: Update, state: TrainState, rows: int, length: int) -> dict[str
     )
     scalars, totals = Scalars(*(scalar,) * len(Scalars._fields)), Totals(scalar, scalar)
 
-    def descend(
-        descent: GradientAccumulation, learned: Learned, base: Any
+    def lower_accumulation(
+        accumulation: GradientAccumulation, learned: Learned, base: Any
     ) -> tuple[jax.stages.Lowered, jax.stages.Lowered]:
         blocks = shape((row_shards(update.mesh),))
-        names = descent.names(learned.params, base, micro, totals, scalars)
+        names = accumulation.names(learned.params, base, micro, totals, scalars)
         total = Accumulator(
-            jax.tree.map(lambda leaf: shape(leaf.shape, at=leaf.sharding), learned.params),
+            jax.tree.map(lambda leaf: shape(leaf.shape, sharding=leaf.sharding), learned.params),
             {name: blocks if name.endswith("_max") else scalar for name in names},
         )
-        gradient = descent.accumulate.lower(total, learned.params, base, micro, totals, scalars)
-        return gradient, descent.finish.lower(learned, total, scalar)
+        accumulate = accumulation.accumulate.lower(total, learned.params, base, micro, totals, scalars)
+        return accumulate, accumulation.finish.lower(learned, total, scalar)
 
-    reference = update.logp.lower(state.weights(state.params), micro.tokens, micro.lengths, scalar)
-    accumulate, finish = descend(update.policy, Learned(state.params, state.opt_state), state.base)
-    found = {"reference": reference, "accumulate": accumulate, "finish": finish}
+    reference = update.logp.lower(state.model_params, micro.tokens, micro.lengths, scalar)
+    accumulate, finish = lower_accumulation(update.policy, state.policy, state.base)
+    programs = {"reference": reference, "accumulate": accumulate, "finish": finish}
     if update.critic:
-        found["critic_accumulate"], found["critic_finish"] = descend(update.critic, state.critic, None)
-    return found
+        programs["critic_accumulate"], programs["critic_finish"] = lower_accumulation(update.critic, state.critic, None)
+    return programs

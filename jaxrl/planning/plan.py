@@ -1,4 +1,4 @@
-"""What a run needs on each device, phase by phase, before anything of it is made."""
+"""The memory that a run needs on each device, by phase, before any array is allocated."""
 
 import dataclasses
 import functools
@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
+from jaxrl.algorithms.advantages import Needs
 from jaxrl.algorithms.batch import Batch
-from jaxrl.learning.mesh import DECODE_RULES, abstract_mesh, row_shards
-from jaxrl.learning.micro_batches import rows_of
+from jaxrl.learning.mesh import DECODE_RULES, MeshSpec, abstract_mesh, row_shards
+from jaxrl.learning.micro_batches import micro_batch_rows
 from jaxrl.learning.state import TrainState, abstract_params, abstract_state
-from jaxrl.planning import lower_learner as learner
-from jaxrl.planning import lower_sampler as sampler
 from jaxrl.planning.collectives import Collective, read_collectives
+from jaxrl.planning.lower_learner import lower_update
+from jaxrl.planning.lower_sampler import lower_sampler
 from jaxrl.planning.memory import (
     FLOAT,
     Phase,
@@ -30,102 +31,106 @@ from jaxrl.planning.memory import (
     prefill_temporaries,
     sync_temporaries,
 )
-from jaxrl.runtime.devices import sampling_count
+from jaxrl.runtime.cpu import sampling_count
 from jaxrl.runtime.hardware import Devices
-from jaxrl.sampling.sampler import batches_within, default_cache_lengths, default_prompt_lengths
+from jaxrl.sampling.sampler import PROMPT_ROWS, batches_within, default_cache_lengths, default_prompt_lengths
 from jaxrl.training.components import Components, learner_parts, update_spec
 from jaxrl.training.run_spec import RunSpec
+from models.backends import decode_kernels
 from models.cache import cache_bytes
 from models.config import Qwen2Config
 from models.qwen2 import Qwen2
 
-PROMPT_ROWS = 4  # of one prefill on a device, as the sampler has it
 GIB = 2**30
-DOUBT = 0.35
-"""How far the estimate of temporaries may be too high: `train` refuses only what doesn't fit without this share."""
+ESTIMATE_TOLERANCE = 0.35
+"""Relative error of the estimated temporaries: `train` stops only if a run does not fit even with that much less."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A run on devices; prompt: tokens of its longest prompt."""
+    """A run on devices. prompt_tokens: length of its longest prompt."""
 
     spec: RunSpec
     config: Qwen2Config
-    prompt: int
+    prompt_tokens: int
     devices: Devices
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row, as `build_machine` wants them."""
+        """Tokens of the longest row, as `build_components` expects them."""
         limits = [stage.max_new_tokens for stage in self.spec.stages]
-        return self.prompt + max(*limits, self.spec.evaluation.max_new_tokens)
+        return self.prompt_tokens + max(*limits, self.spec.evaluation.max_new_tokens)
 
     @property
     def mesh(self) -> AbstractMesh:
-        """The mesh without its devices. Raises ValueError where it does not cover them."""
+        """The mesh without devices. Raises ValueError if its shape does not match the number of devices."""
         return abstract_mesh(self.spec.mesh, self.devices.count)
 
     @property
-    def samplers(self) -> int:
-        """Devices that sample."""
-        count = sampling_count(self.spec.sampler_devices) if self.devices.on_cpu and self.devices.hosts == 1 else 0
+    def sampling_devices(self) -> int:
+        """Number of devices that sample."""
+        count = sampling_count(self.spec.sampler.devices) if self.devices.on_cpu and self.devices.hosts == 1 else 0
         return count or self.devices.count
 
     @property
-    def beside(self) -> int:
-        """Devices that sample out of the memory of one that learns."""
-        return math.ceil(self.samplers / self.devices.count)
+    def samplers_per_device(self) -> int:
+        """Number of sampling devices that share the memory of one learning device."""
+        return math.ceil(self.sampling_devices / self.devices.count)
 
     @property
     def row_shards(self) -> int:
-        """Parts into which the sampler splits its rows."""
-        return self.samplers // self.split
+        """Number of shards of the sampler's rows."""
+        return self.sampling_devices // self.tensor
 
     @property
-    def asked(self) -> int:
-        """Rows of the largest call of the sampler: a step's, or an evaluation's."""
+    def sampled_rows(self) -> int:
+        """Rows of the largest call of the sampler, in a step or in an evaluation."""
         evaluation = self.spec.evaluation
         return max(self.rows, sum(count for _, count in evaluation.pool) * max(evaluation.samples, 1))
 
     @property
     def batches(self) -> int:
-        """Batches of the sampler that a device holds at once."""
+        """Number of decode batches that a device holds at the same time."""
         spec, longest = self.spec, self.cache_lengths[-1]
         fit = batches_within(
-            int(spec.sampler_memory * GIB), self.config, spec.sampler_rows, longest, spec.dtype, self.split
+            int(spec.sampler.memory * GIB), self.config, spec.sampler.rows, longest, spec.model.dtype, self.tensor
         )
-        return min(fit, math.ceil(self.asked / (spec.sampler_rows * self.row_shards)))
+        return min(fit, math.ceil(self.sampled_rows / (spec.sampler.rows * self.row_shards)))
 
     @property
     def cache_lengths(self) -> tuple[int, ...]:
-        """Those of the sampler, ascending."""
-        return default_cache_lengths(self.spec.sampler_rows, self.config.num_attention_heads, self.longest)
+        """The cache lengths of the sampler, ascending."""
+        kernels = decode_kernels("cpu" if self.devices.on_cpu else "gpu")
+        return default_cache_lengths(kernels, self.spec.sampler.rows, self.config.num_attention_heads, self.longest)
 
     @property
     def prompt_bucket(self) -> int:
-        """Positions of a prefill of the longest prompt."""
-        return next(length for length in default_prompt_lengths(self.longest) if length >= self.prompt)
+        """Padded length of the longest prompt in a prefill."""
+        return next(length for length in default_prompt_lengths(self.longest) if length >= self.prompt_tokens)
 
     @property
-    def split(self) -> int:
-        """Devices that decode the same rows together."""
+    def tensor(self) -> int:
+        """Size of the tensor-parallel axis: devices that decode the same rows together."""
         return self.mesh.shape["tensor"]
 
     @property
     def rows(self) -> int:
         """Rows of the largest step, over all devices."""
-        return max(stage.prompts * (stage.samples + (self.spec.loss.needs == "greedy")) for stage in self.spec.stages)
+        return max(
+            stage.prompts * (stage.samples + (self.spec.algorithm.loss.needs is Needs.GREEDY))
+            for stage in self.spec.stages
+        )
 
     def changed(self, **fields: Any) -> "Job":
-        """The job with other fields of its specification."""
-        return dataclasses.replace(self, spec=dataclasses.replace(self.spec, **fields))
+        """The job with changed fields of its specification."""
+        return dataclasses.replace(self, spec=self.spec.changed(**fields))
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Phases with their bytes, and what follows from them.
+    """The memory of a job by phase.
 
-    source: "compiler" or "shapes". collectives, compile_seconds: of each program; empty where nothing was compiled.
+    source: "compiler" or "shapes". collectives, compile_seconds: by program; empty if nothing was compiled.
     """
 
     job: Job
@@ -136,19 +141,21 @@ class Plan:
 
     @property
     def largest_phase(self) -> Phase:
-        """The one that takes most."""
+        """The phase that needs the most memory."""
         return max(self.phases, key=lambda phase: phase.bytes)
 
     @property
     def fits(self) -> bool:
-        """Whether every phase does."""
+        """Whether every phase fits."""
         return self.largest_phase.bytes <= self.job.devices.memory
 
     @property
-    def hopeless(self) -> bool:
-        """Whether some phase does not fit even if its temporaries were overestimated by DOUBT."""
-        doubt = DOUBT if self.source == "shapes" else 0.0
-        return any(phase.bytes - doubt * phase.parts["temporaries"] > self.job.devices.memory for phase in self.phases)
+    def cannot_fit(self) -> bool:
+        """Whether a phase does not fit even if its temporaries are overestimated by ESTIMATE_TOLERANCE."""
+        tolerance = ESTIMATE_TOLERANCE if self.source == "shapes" else 0.0
+        return any(
+            phase.bytes - tolerance * phase.parts["temporaries"] > self.job.devices.memory for phase in self.phases
+        )
 
 
 def plan_shapes(job: Job) -> Plan:
@@ -157,119 +164,131 @@ def plan_shapes(job: Job) -> Plan:
 
 
 def plan_compiled(job: Job, components: Components) -> Plan:
-    """The plan with the temporaries of the compiler; `machine` is built for devices that can be compiled for."""
+    """The plan with the temporaries of the compiler. components: built for compile-only devices."""
     temporaries, seconds, collectives = {}, {}, {}
     for name, program in lower_programs(job, components).items():
-        began = time.perf_counter()
+        start = time.perf_counter()
         compiled = program.compile()
-        seconds[name] = time.perf_counter() - began
+        seconds[name] = time.perf_counter() - start
         temporaries[name] = compiled.memory_analysis().temp_size_in_bytes
         collectives[name] = read_collectives(compiled.as_text())
     return Plan(job, _phases(job, temporaries), "compiler", collectives, seconds)
 
 
 def lower_programs(job: Job, components: Components) -> dict[str, jax.stages.Lowered]:
-    """The largest programs of every phase, as the run would compile them."""
-    state, cache = components.abstract(), components.sampler.cache_lengths[-1]
+    """Lowers the largest programs of each phase as the run would compile them."""
+    state, cache = components.abstract_state(), components.sampler.cache_lengths[-1]
     truncated = any(stage.truncates for stage in job.spec.stages)
-    merging = {"merge": components.merge.lower(state.base, state.params)} if components.merge else {}
-    return merging | {
-        "sync": components.sampler.programs.unroll.lower(state.params if state.base is None else state.base),
-        **sampler.lower(components.sampler, cache, job.prompt_bucket, truncated),
-        **learner.lower(components.update, state, *largest_shape(job)),
+    merge = {"merge": components.merge_adapters.lower(state.base, state.params)} if components.merge_adapters else {}
+    return merge | {
+        "sync": components.sampler.programs.unroll.lower(state.full_params),
+        **lower_sampler(components.sampler, cache, job.prompt_bucket, truncated),
+        **lower_update(components.update, state, *largest_shape(job)),
     }
 
 
 def largest_shape(job: Job) -> tuple[int, int]:
-    """Rows and length of the micro-batch that needs most, over all devices."""
+    """Rows and length of the micro-batch with the largest temporaries, over all devices."""
     layout, shards = update_spec(job.spec, job.longest).layout, row_shards(job.mesh)
-    shapes = [(rows_of(length, layout.micro_tokens, shards), length) for length in layout.buckets]
+    shapes = [(micro_batch_rows(length, layout.micro_tokens, shards), length) for length in layout.buckets]
     model, *_ = learner_parts(job.spec, job.config, job.mesh)
-    return max(shapes, key=lambda shape: learning_temporaries(model, job.mesh, *shape, job.spec.head_tokens, 0))
+    return max(shapes, key=lambda shape: learning_temporaries(model, job.mesh, *shape, job.spec.layout.head_tokens, 0))
 
 
 def _phases(job: Job, temporaries: Mapping[str, int]) -> tuple[Phase, ...]:
     spec, config = job.spec, job.config
-    state, weights = held_state(job)
-    held = {"parameters": device_bytes(state.params), "moments": device_bytes(state.opt_state)}
-    gradients, merged = held["parameters"], {}
+    state, weights = state_shapes(job)
+    persistent = {"parameters": device_bytes(state.params), "moments": device_bytes(state.opt_state)}
+    gradients, merged = persistent["parameters"], {}
     if state.base is not None:
-        held["base"] = device_bytes(state.base)
-        merged = {"merged": held["base"]}  # beside the base until the decode weights are made of it
-    referring = spec.loss.kl_placement != "none"
-    if referring:
-        held["reference"] = held["parameters"]  # frozen or following, of one size
-        if state.base is not None and spec.init_from and not spec.reference.follows:
-            held["reference"] += held["base"]  # the first model is not what the adapters were put beside
+        persistent["base"] = device_bytes(state.base)
+        merged = {"merged": persistent["base"]}  # exists until the decode weights are computed from it
+    has_reference = spec.algorithm.loss.kl_placement != "none"
+    if has_reference:
+        persistent["reference"] = persistent["parameters"]  # fixed or moving, of the same size
+        if state.base is not None and spec.model.init_from and not spec.algorithm.reference.moves:
+            persistent["reference"] += persistent["base"]  # the initial model differs from the base of the adapters
     if state.critic is not None:
-        held["critic"] = device_bytes(state.critic)
+        persistent["critic"] = device_bytes(state.critic)
         gradients = max(gradients, device_bytes(state.critic.params))
     lengths = (0, *job.cache_lengths)
-    weights *= job.beside
-    cache, before = (
-        job.beside * job.batches * cache_bytes(config, spec.sampler_rows, length, spec.dtype, job.split)
+    weights *= job.samplers_per_device
+    cache, shorter_cache = (
+        job.samplers_per_device
+        * job.batches
+        * cache_bytes(config, spec.sampler.rows, length, spec.model.dtype, job.tensor)
         for length in (lengths[-1], lengths[-2])
     )
-    # A layer of one cache lies beside its longer self.
-    grown = before // (job.beside * job.batches * config.num_hidden_layers)
-    sampling = held | {"decode_weights": weights, "cache": cache}
-    # A step's rows lie on their devices all at once, four bytes a token in each field.
+    # When a cache grows, one layer exists in both lengths.
+    growth = shorter_cache // (job.samplers_per_device * job.batches * config.num_hidden_layers)
+    sampling = persistent | {"decode_weights": weights, "cache": cache}
+    # All rows of a step are on the devices at the same time, four bytes per token and field.
     tokens = job.rows * update_spec(spec, job.longest).layout.buckets[-1] // row_shards(job.mesh)
-    learning = held | {"batch": 4 * len(Batch._fields) * tokens}
+    learning = persistent | {"batch": 4 * len(Batch._fields) * tokens}
     updates = [size for name, size in temporaries.items() if name.endswith(("accumulate", "finish"))]
     phases = [
         Phase(
             "sync",
-            held
+            persistent
             | merged
             | {"decode_weights": weights, "temporaries": max(temporaries["sync"], temporaries.get("merge", 0))},
         ),
         Phase(
             "prefill",
-            sampling | {"prompts": _prompt_bytes(job), "temporaries": max(temporaries["prefill"], temporaries["seat"])},
+            sampling
+            | {"prompts": _prompt_bytes(job), "temporaries": max(temporaries["prefill"], temporaries["insert"])},
         ),
-        Phase("decode", sampling | {"temporaries": max(temporaries["decode"], grown)}),
+        Phase("decode", sampling | {"temporaries": max(temporaries["decode"], growth)}),
         Phase("reference", learning | {"temporaries": temporaries["reference"]}),
         Phase("update", learning | {"gradients": gradients, "temporaries": max(updates)}),
     ]
-    passes = referring or spec.epochs * spec.minibatches > 1  # else nobody asks for log-probabilities alone
-    return tuple(phase for phase in phases if phase.name != "reference" or passes)
+    if not has_reference and spec.algorithm.optimizer_steps == 1:  # no log-probabilities before the update
+        phases = [phase for phase in phases if phase.name != "reference"]
+    return tuple(phases)
 
 
 def _estimate(job: Job) -> dict[str, int]:
-    """Temporaries of each program from shapes."""
+    """Estimated temporaries of each program."""
     spec, config, mesh = job.spec, job.config, job.mesh
     model, *_ = learner_parts(spec, config, mesh)
-    (state, _), shape = held_state(job), largest_shape(job)
-    decode = decode_temporaries(config, spec.sampler_rows, job.split)
+    (state, _), shape = state_shapes(job), largest_shape(job)
+    decode = decode_temporaries(config, spec.sampler.rows, job.tensor)
     return {
-        "sync": sync_temporaries(state.params if state.base is None else state.base, mesh, spec.dtype),
-        "prefill": prefill_temporaries(config, PROMPT_ROWS, job.prompt_bucket, spec.dtype, job.split),
-        "seat": decode,
+        "sync": sync_temporaries(state.full_params, mesh, spec.model.dtype),
+        "prefill": prefill_temporaries(config, PROMPT_ROWS, job.prompt_bucket, spec.model.dtype, job.tensor),
+        "insert": decode,
         "decode": decode,
-        "reference": forward_temporaries(model, mesh, *shape, spec.head_tokens),
-        "accumulate": learning_temporaries(model, mesh, *shape, spec.head_tokens, device_bytes(state.params)),
+        "reference": forward_temporaries(model, mesh, *shape, spec.layout.head_tokens),
+        "accumulate": learning_temporaries(model, mesh, *shape, spec.layout.head_tokens, device_bytes(state.params)),
         "finish": finish_temporaries(state.params, spec.optimizer.kind),
     } | ({} if state.base is None else {"merge": merge_temporaries(state.base)})
 
 
 def _prompt_bytes(job: Job) -> int:
-    """Caches and logits of the prompts that wait for a slot on one device: one for each row when drawing greedily."""
-    seats = min(job.spec.sampler_rows * job.batches, math.ceil(job.asked / job.row_shards))
-    prompts = math.ceil(seats / PROMPT_ROWS) * PROMPT_ROWS
-    cache = cache_bytes(job.config, prompts, job.prompt_bucket, job.spec.dtype, job.split)
-    return job.beside * (cache + prompts * job.config.vocab_size * FLOAT)
+    """Caches and logits of prefilled prompts on one device; with greedy decoding there is one prompt per row."""
+    rows = min(job.spec.sampler.rows * job.batches, math.ceil(job.sampled_rows / job.row_shards))
+    prompts = math.ceil(rows / PROMPT_ROWS) * PROMPT_ROWS
+    cache = cache_bytes(job.config, prompts, job.prompt_bucket, job.spec.model.dtype, job.tensor)
+    return job.samplers_per_device * (cache + prompts * job.config.vocab_size * FLOAT)
 
 
-def held_state(job: Job) -> tuple[TrainState, int]:
-    """Shapes of the state, and bytes of the decode weights on a device."""
-    return _held_by(dataclasses.replace(job.spec, micro_tokens=1, sampler_rows=1), job.config, job.devices.count)
+def state_shapes(job: Job) -> tuple[TrainState, int]:
+    """Shapes of the training state, and bytes of the decode weights per device."""
+    spec = job.spec.changed(  # these fields do not affect the state, so plans that differ in them share a cache entry
+        model={"remat": "full", "attention": "plain"}, layout={"micro_tokens": 1, "head_tokens": 1}, sampler={"rows": 1}
+    )
+    weights = _decode_weights(job.config, spec.mesh, job.devices.count)
+    return _state(spec, job.config, job.devices.count), weights * jnp.dtype(spec.model.dtype).itemsize
 
 
-@functools.lru_cache(maxsize=16)
-def _held_by(spec: RunSpec, config: Qwen2Config, count: int) -> tuple[TrainState, int]:
+@functools.lru_cache(maxsize=128)
+def _decode_weights(config: Qwen2Config, mesh: MeshSpec, count: int) -> int:
+    """Elements of the decode weights per device."""
+    return device_bytes(abstract_params(Qwen2(config), abstract_mesh(mesh, count), DECODE_RULES)) // FLOAT
+
+
+@functools.lru_cache(maxsize=128)
+def _state(spec: RunSpec, config: Qwen2Config, count: int) -> TrainState:
     mesh = abstract_mesh(spec.mesh, count)
     model, optimizer, critic = learner_parts(spec, config, mesh)
-    state = abstract_state(model, optimizer, mesh, critic, follows=spec.reference.follows)
-    weights = device_bytes(abstract_params(Qwen2(config), mesh, DECODE_RULES))
-    return state, weights * jnp.dtype(spec.dtype).itemsize // FLOAT
+    return abstract_state(model, optimizer, mesh, critic, moving_reference=spec.algorithm.reference.moves)

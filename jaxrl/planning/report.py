@@ -1,22 +1,22 @@
-"""A plan as plain values: what `jaxrl.plan --json` prints."""
+"""A plan as plain values, as printed by `jaxrl.plan --json`."""
 
 from typing import Any
 
-from jaxrl.planning.advice import advice, largest_counts
+from jaxrl.planning.advice import advice, largest_sizes
 from jaxrl.planning.plan import Plan
 from jaxrl.planning.roofline import step_times
 
 
 def plan_report(plan: Plan, response: int | None) -> dict[str, Any]:
-    """The plan, what would make it fit, and its times; bytes. response: as for `step_times`."""
+    """The plan with advice and step times, in bytes and seconds. response: as for `step_times`."""
     job = plan.job
     return {
         "config": job.spec.name,
-        "model": job.spec.model,
+        "model": job.spec.model.path,
         "devices": str(job.devices),
         "mesh": dict(job.mesh.shape),
-        "prompt_tokens": job.prompt,
-        "response_tokens": job.longest - job.prompt,
+        "prompt_tokens": job.prompt_tokens,
+        "response_tokens": job.longest - job.prompt_tokens,
         "source": plan.source,
         "phases": [
             {"name": phase.name, "bytes_per_device": phase.bytes, "parts": dict(phase.parts)} for phase in plan.phases
@@ -24,7 +24,7 @@ def plan_report(plan: Plan, response: int | None) -> dict[str, Any]:
         "device_bytes": job.devices.memory,
         "fits": plan.fits,
         "advice": "" if plan.fits else advice(plan),
-        "largest": largest_counts(plan),
+        "largest": largest_sizes(plan),
         "compile_seconds": {name: round(seconds, 1) for name, seconds in plan.compile_seconds.items()},
         "steps": step_times(plan, response),
     }

@@ -1,4 +1,4 @@
-"""What devices send each other is read from compiled programs; under FSDP that is weights, and no activations."""
+"""Collectives are parsed from compiled programs; under FSDP they transfer weights and no activations."""
 
 import dataclasses
 from collections import Counter
@@ -8,13 +8,13 @@ import pytest
 
 from jaxrl.learning.mesh import MeshSpec
 from jaxrl.planning.collectives import Collective, read_collectives
-from jaxrl.planning.lower_learner import lower
+from jaxrl.planning.lower_learner import lower_update
 from jaxrl.training.components import build_components
 from jaxrl.training.run_spec import run_spec
 from models.config import Qwen2Config
 
 PROGRAM = """\
-HloModule made_up
+HloModule example
 
 %body (p: f32[8]) -> f32[8] {
   %gathered = (bf16[2,8]{1,0}, bf16[8,8]{1,0}) all-gather-start(%x), replica_groups=[2,4]<=[8], dimensions={0}
@@ -40,7 +40,7 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 """
 
 
-def test_kinds_sizes_groups_and_turns():
+def test_kinds_sizes_groups_and_trip_counts():
     assert read_collectives(PROGRAM) == [
         Collective("all-to-all", 32, (0, 4), 1),
         Collective("all-gather", 16, (0, 2), 1),
@@ -51,30 +51,30 @@ def test_kinds_sizes_groups_and_turns():
     ]
 
 
-def test_groups_in_a_form_that_is_not_known_are_refused():
-    with pytest.raises(ValueError, match="a form that is not known"):
-        read_collectives(PROGRAM.replace("{{0,1},{2,3}}", "unheard-of"))
+def test_unknown_replica_groups_are_an_error():
+    with pytest.raises(ValueError, match="expected a known notation"):
+        read_collectives(PROGRAM.replace("{{0,1},{2,3}}", "unknown"))
 
 
 @pytest.mark.parametrize(("kind", "sent"), [("all-gather", 75), ("all-reduce", 150), ("collective-permute", 100)])
-def test_a_ring_of_four_sends_three_quarters_of_the_array_once_or_twice(kind, sent):
-    assert Collective(kind, 100, (0, 1, 2, 3), 7).sent == 7 * sent
+def test_ring_of_four_sends_three_quarters_of_the_array_once_or_twice(kind, sent):
+    assert Collective(kind, 100, (0, 1, 2, 3), 7).bytes_sent == 7 * sent
 
 
-def test_twice_the_tokens_move_the_same_weights(small, tmp_path):
-    """All that grows with the tokens is the lookup of their embeddings."""
+def test_twice_the_tokens_transfer_the_same_weights(small, tmp_path):
+    """Only the embedding lookup grows with the number of tokens."""
     config = Qwen2Config(288, 64, 192, 2, 4, 2, 16, max_position_embeddings=256)
     spec = run_spec(small.fields(tmp_path, {"devices": 0, "layout.head_tokens": 1024, "remat": "full"}.items()))
     components = build_components(dataclasses.replace(spec, mesh=MeshSpec(data=1, fsdp=4)), config, 128)
-    moved = []
+    sent = []
     for rows in (4, 8):
-        found = Counter()
+        by_kind = Counter()
         for collective in read_collectives(
-            lower(components.update, components.abstract(), rows, 128)["accumulate"].compile().as_text()
+            lower_update(components.update, components.abstract_state(), rows, 128)["accumulate"].compile().as_text()
         ):
-            found["lookup" if collective.kind == "all-to-all" else "rest"] += collective.sent
-        moved.append(found)
-    parameters = sum(x.size for x in jax.tree.leaves(components.abstract().params)) * 4
-    assert moved[1]["rest"] == pytest.approx(moved[0]["rest"], rel=0.02)
-    # Gathered forward and backward, scattered once, and the head's kernel once more.
-    assert 2 * parameters < moved[0]["rest"] < 4 * parameters
+            by_kind["lookup" if collective.kind == "all-to-all" else "weights"] += collective.bytes_sent
+        sent.append(by_kind)
+    parameters = sum(x.size for x in jax.tree.leaves(components.abstract_state().params)) * 4
+    assert sent[1]["weights"] == pytest.approx(sent[0]["weights"], rel=0.02)
+    # Gathered in the forward and backward pass, scattered once, and the head's kernel gathered once more.
+    assert 2 * parameters < sent[0]["weights"] < 4 * parameters

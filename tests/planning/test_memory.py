@@ -1,4 +1,4 @@
-"""What is counted from shapes is what devices hold; what is estimated keeps near what a compiler says."""
+"""Bytes counted from shapes equal those of real arrays; estimates of temporaries are close to the compilers."""
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +8,14 @@ from jaxrl.learning.mesh import MeshSpec, abstract_mesh, make_mesh
 from jaxrl.learning.optimizer import OptimizerSpec, make_optimizer
 from jaxrl.learning.state import abstract_params, abstract_state, init_params, init_state
 from jaxrl.planning.memory import (
-    Phase,
     decode_temporaries,
     device_bytes,
     finish_temporaries,
     forward_temporaries,
     learning_temporaries,
 )
-from models.cache import cache_bytes, init_cache
+from models.backends import training_kernels
+from models.cache import CacheLayout, cache_bytes
 from models.config import PRESETS, Qwen2Config
 from models.lora import LoRASpec
 from models.qwen2 import Qwen2
@@ -24,13 +24,13 @@ CONFIG = Qwen2Config(288, 16, 32, 2, 4, 2, 8, tie_word_embeddings=True)
 
 
 def on_first_device(tree):
-    """Bytes that real arrays have on the first device."""
+    """Bytes of real arrays on the first device."""
     return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
 
 
 @pytest.mark.parametrize("mesh", [MeshSpec(fsdp=4), MeshSpec(data=2, fsdp=2), MeshSpec(data=1, fsdp=2, tensor=2)])
 @pytest.mark.parametrize("moments", ["float32", "bfloat16"])
-def test_bytes_of_a_state_are_those_of_its_arrays(mesh, moments):
+def test_bytes_of_a_state_equal_those_of_its_arrays(mesh, moments):
     model, optimizer = Qwen2(CONFIG), make_optimizer(OptimizerSpec(moment_dtype=moments))
     real = make_mesh(mesh)
     state = init_state(model, optimizer, real, init_params(model, real, jax.random.key(0)))
@@ -40,19 +40,14 @@ def test_bytes_of_a_state_are_those_of_its_arrays(mesh, moments):
     assert finish_temporaries(shapes.params, "adamw") == largest
 
 
-def test_bytes_of_a_cache_are_those_of_its_arrays():
-    cache = init_cache(CONFIG, 3, 100, jnp.dtype("bfloat16"))
+def test_bytes_of_a_cache_equal_those_of_its_arrays():
+    cache = CacheLayout().init(CONFIG, 3, 100, jnp.dtype("bfloat16"))
     whole = on_first_device(cache)
     assert [cache_bytes(CONFIG, 3, 100, "bfloat16", split) for split in (1, 2, 3)] == [whole, whole // 2, whole]
 
 
-def test_what_is_held_is_all_but_temporaries():
-    phase = Phase("update", {"parameters": 3, "temporaries": 4})
-    assert (phase.bytes, phase.held) == (7, 3)
-
-
-# Bytes that XLA's compiler for GPUs asked for (jax 0.10.2), in GiB: model, devices (data, fsdp, tensor), rows, length,
-# tokens of a piece of the head, further settings, gradient, forward pass. tests/gpu_compile.py asks it anew.
+# Temporaries of XLA's GPU compiler (jax 0.10.2) in GiB: model, mesh (data, fsdp, tensor), rows, length, head_tokens,
+# other settings, gradient, forward pass. tests/gpu_compile.py measures them again.
 COMPILED = [
     ("7b", (1, 4, 1), 16, 1024, 8192, {}, 13.75, 2.58),
     ("7b", (1, 4, 1), 32, 1024, 8192, {}, 14.60, 2.92),
@@ -73,32 +68,32 @@ COMPILED = [
 
 
 @pytest.mark.parametrize(("size", "sizes", "rows", "length", "head", "settings", "gradient", "forward"), COMPILED)
-def test_estimates_are_near_what_the_gpu_compiler_says(size, sizes, rows, length, head, settings, gradient, forward):
+def test_estimates_are_close_to_the_gpu_compiler(size, sizes, rows, length, head, settings, gradient, forward):
     """The gradient within 35 % (mostly 10 %), the forward pass within 20 % or 1.1 GiB."""
     mesh = abstract_mesh(MeshSpec(*sizes), sizes[0] * sizes[1] * sizes[2])
     fields = {"dtype": "bfloat16", "remat": "full", "attention": "cudnn"} | settings
     model = Qwen2(PRESETS[size], **fields | {"dtype": jnp.dtype(fields["dtype"])})
     params = device_bytes(abstract_state(model, make_optimizer(OptimizerSpec()), mesh).params)
-    found = learning_temporaries(model, mesh, rows, length, head, params) / 2**30
-    assert found == pytest.approx(gradient, rel=0.35)
+    estimate = learning_temporaries(model, mesh, rows, length, head, params) / 2**30
+    assert estimate == pytest.approx(gradient, rel=0.35)
     if forward:
-        found = forward_temporaries(model, mesh, rows, length, head) / 2**30
-        assert found == pytest.approx(forward, rel=0.2, abs=1.1)
+        estimate = forward_temporaries(model, mesh, rows, length, head) / 2**30
+        assert estimate == pytest.approx(forward, rel=0.2, abs=1.1)
 
 
 @pytest.mark.parametrize("lora", [None, LoRASpec(8, 8.0)])
-def test_what_dots_keep_is_near_what_the_cpu_compiler_says(lora):
-    """More than "full", of a model whose layers outweigh all else; a layer's own working set is what they differ by."""
+def test_residuals_of_remat_dots_are_close_to_the_cpu_compiler(lora):
+    """The difference to "full", for a model dominated by its layers. The working set of a layer differs as well."""
     mesh, rows, length = make_mesh(MeshSpec(), jax.devices()[:1]), 8, 256
     config = Qwen2Config(64, 256, 768, 8, 4, 2, 64, tie_word_embeddings=True)
     compiled, estimated = [], []
     for remat in ("full", "dots"):
-        model = Qwen2(config, remat=remat, lora=lora)
+        model = Qwen2(config, remat=remat, lora=lora, kernels=training_kernels("cpu"))
         params = abstract_params(model, mesh)
-        places = jnp.broadcast_to(jnp.arange(length)[None], (rows, length))
+        positions = jnp.broadcast_to(jnp.arange(length)[None], (rows, length))
 
-        def loss(params, tokens, model=model, places=places):
-            return jnp.sum(model.apply({"params": params}, tokens, places, jnp.full((rows,), length))[0])
+        def loss(params, tokens, model=model, positions=positions):
+            return jnp.sum(model.apply({"params": params}, tokens, positions, jnp.full((rows,), length))[0])
 
         program = jax.jit(jax.grad(loss)).lower(params, jax.ShapeDtypeStruct((rows, length), jnp.int32)).compile()
         compiled.append(program.memory_analysis().temp_size_in_bytes)
@@ -106,7 +101,7 @@ def test_what_dots_keep_is_near_what_the_cpu_compiler_says(lora):
     assert estimated[1] - estimated[0] == pytest.approx(compiled[1] - compiled[0], rel=0.3)
 
 
-def test_temporaries_of_decoding_grow_with_rows_and_shrink_with_the_split():
+def test_temporaries_of_decoding_scale_with_rows_and_tensor_parallelism():
     one = decode_temporaries(PRESETS["7b"], 128, 1)
     assert one / 2**30 == pytest.approx(0.237, rel=0.05)
     assert decode_temporaries(PRESETS["7b"], 256, 2) == one
