@@ -27,7 +27,7 @@ def select_problems(
 ) -> tuple[list[Problem], dict[str, list[Problem]]]:
     """The held-out problems, and the training problems of each stage without any that is held out.
 
-    pools: stage name -> pool. Raises ValueError if the task returns a problem that it was told to exclude.
+    pools: stage name -> pool. Raises ValueError if the task returns an excluded problem.
     """
     evaluation = task.select("test", held_out, seed)
     exclude = {problem.form for problem in evaluation}

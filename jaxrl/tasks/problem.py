@@ -14,7 +14,7 @@ class Problem(NamedTuple):
     form: str  # no form may be in two splits; for example a puzzle's canonical form
     constant_answer_right: bool  # whether the task's constant answer ("everybody tells the truth") is correct
     names: tuple[str, ...]  # names in the question; not counted as a change of language
-    content: Any  # what the task's own methods need
+    content: Any  # used only by the task
 
 
 def kind_label(kind: str) -> str:

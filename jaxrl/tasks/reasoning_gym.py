@@ -12,7 +12,7 @@ from jaxrl.tasks.task import Pool, Task, check_splits, known_fields, plain_form,
 
 @dataclasses.dataclass(frozen=True)
 class GymTask(Task):
-    """Any dataset of reasoning-gym (Stojanovski et al. 2025, arXiv 2505.24760), judged by the dataset's own verifier.
+    """Any dataset of reasoning-gym (Stojanovski et al. 2025, arXiv 2505.24760), judged by the dataset's verifier.
 
     Kinds are names of datasets; questions are assigned to splits by a hash of their text. Needs the extra `gym`.
     """

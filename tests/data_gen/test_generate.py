@@ -14,6 +14,8 @@ from data_gen.puzzle import depth_of, from_record, to_record
 from data_gen.puzzle_sampler import PuzzleSampler
 from data_gen.solve import hardness, holds, solutions
 
+pytestmark = pytest.mark.check
+
 SPECS = (
     PuzzleSpec(2, depth=1),
     PuzzleSpec(3, depth=1, wording="plain"),
@@ -48,22 +50,22 @@ def brute_force_solutions(statements):
     ]
 
 
-def renamed(statement, place, rng):
+def renamed(statement, position, rng):
     kind, parts = statement[0], statement[1:]
     if kind in ("tells-truth", "lies"):
-        return (kind, place[parts[0]])
-    parts = [renamed(part, place, rng) for part in parts]
+        return (kind, position[parts[0]])
+    parts = [renamed(part, position, rng) for part in parts]
     if kind in ("and", "or", "iff"):
         rng.shuffle(parts)
     return (kind, *parts)
 
 
 def shuffled(statements, rng):
-    place = list(range(len(statements)))
-    rng.shuffle(place)
+    position = list(range(len(statements)))
+    rng.shuffle(position)
     moved = [None] * len(statements)
-    for person, said in enumerate(statements):
-        moved[place[person]] = renamed(said, place, rng)
+    for person, statement in enumerate(statements):
+        moved[position[person]] = renamed(statement, position, rng)
     return tuple(moved)
 
 

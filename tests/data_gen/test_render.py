@@ -9,6 +9,8 @@ from data_gen.names import PLURALS
 from data_gen.render import render
 from data_gen.wording import CLAIMS, PAIR_PHRASINGS, PHRASINGS, QUOTES, SCENES
 
+pytestmark = pytest.mark.check
+
 
 def readings(text, names, roles):
     """All statements that `text` can mean, parsed from the innermost parentheses outwards."""
@@ -67,16 +69,18 @@ def test_plain_wording_is_fixed():
     bob, cal = ("lies", 1), ("tells-truth", 2)
     names, roles = ("Ann", "Bob", "Cal"), ("knight", "knave")
 
-    def said(statement):
+    def plain_text(statement):
         return render((statement,), names, roles, "plain")
 
-    assert said(bob) == "Ann says: Bob is a knave."
-    assert said(("and", bob, cal)) == "Ann says: Bob is a knave and Cal is a knight."
-    assert said(("or", bob, cal)) == "Ann says: Bob is a knave or Cal is a knight."
-    assert said(("implies", bob, cal)) == "Ann says: if Bob is a knave then Cal is a knight."
-    assert said(("iff", bob, cal)) == "Ann says: Bob is a knave if and only if Cal is a knight."
-    assert said(("not", bob)) == "Ann says: it is not true that Bob is a knave."
+    assert plain_text(bob) == "Ann says: Bob is a knave."
+    assert plain_text(("and", bob, cal)) == "Ann says: Bob is a knave and Cal is a knight."
+    assert plain_text(("or", bob, cal)) == "Ann says: Bob is a knave or Cal is a knight."
+    assert plain_text(("implies", bob, cal)) == "Ann says: if Bob is a knave then Cal is a knight."
+    assert plain_text(("iff", bob, cal)) == "Ann says: Bob is a knave if and only if Cal is a knight."
+    assert plain_text(("not", bob)) == "Ann says: it is not true that Bob is a knave."
     nested = ("and", ("not", bob), ("or", bob, cal))
-    assert said(nested) == "Ann says: (it is not true that Bob is a knave) and (Bob is a knave or Cal is a knight)."
-    assert said(("not", nested[2])) == "Ann says: it is not true that (Bob is a knave or Cal is a knight)."
+    assert (
+        plain_text(nested) == "Ann says: (it is not true that Bob is a knave) and (Bob is a knave or Cal is a knight)."
+    )
+    assert plain_text(("not", nested[2])) == "Ann says: it is not true that (Bob is a knave or Cal is a knight)."
     assert render((bob, cal, bob), names, roles, "plain").count(" says: ") == 3

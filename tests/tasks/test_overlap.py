@@ -6,6 +6,8 @@ from data_gen.canonical import canonical
 from jaxrl.tasks.overlap import Overlap, find_overlap, refuse_overlap
 from jaxrl.tasks.problem import Problem
 
+pytestmark = pytest.mark.check
+
 
 def problem(name, statements):
     return Problem(name, "p2", name, "", canonical(statements), False, (), None)
