@@ -1,12 +1,12 @@
-"""Tokens a second of the sampler beside Hugging Face's `generate`: same weights, float32, CPU, one process, A B A B.
+"""Tokens per second of the sampler and of Hugging Face's `generate`: same weights, float32, CPU, interleaved rounds.
 
     python benchmarks/sampler.py [--cores=1] [--rounds=3] [--shapes=tiny,mid] [--kinds=fixed,lengths]
 
-fixed: 8 prompts x 8 samples, exactly 256 new tokens. lengths: 512 rows over 64 slots, their lengths log-normal (median
-100, at most 512) as in real rollouts; Hugging Face takes them in batches of 64, each as long as its longest row. Ours
-is timed twice: as in a rollout, where nobody knows which rows will be long, and with the lengths given as limits, which
-the sampler uses to start the longest first. Only tokens that a row keeps are counted. Ours has a virtual device for
-each core; fixed: all rows in one batch on each, lengths: batches of up to 32 rows. Needs the test extra (torch).
+fixed: 8 prompts x 8 samples, exactly 256 new tokens. lengths: 512 rows over 64 slots with log-normal lengths (median
+100, at most 512) as in real rollouts; Hugging Face gets batches of 64, each as long as its longest row. The sampler is
+timed twice: with unknown lengths, as in a rollout, and with the lengths as limits, which it uses to start the longest
+rows first. Only tokens that a row keeps are counted. The sampler has one virtual device per core; fixed: all rows in
+one batch per device, lengths: batches of up to 32 rows. Needs the test extra (torch).
 """
 
 import argparse
@@ -44,12 +44,12 @@ MEDIAN, SPREAD, LONGEST, ROWS, SLOTS = 100, 0.8, 512, 512, 64
 
 def spread_lengths(generator: np.random.Generator) -> np.ndarray:
     """Response lengths [ROWS] with a long tail."""
-    drawn = np.exp(generator.normal(np.log(MEDIAN), SPREAD, ROWS))
-    return np.clip(drawn, 4, LONGEST).astype(np.int32)
+    lengths = np.exp(generator.normal(np.log(MEDIAN), SPREAD, ROWS))
+    return np.clip(lengths, 4, LONGEST).astype(np.int32)
 
 
 def make_model(shape: str, folder: Path):
-    """(torch model, our config, our scanned parameters) of the same random weights."""
+    """(torch model, our config, our scanned parameters) with the same random weights."""
     import torch
     import transformers
 
@@ -73,10 +73,7 @@ def make_model(shape: str, folder: Path):
 
 
 def ours(config, params, prompts: np.ndarray, rows: int, spec, group: int) -> tuple[Callable[[int], float], object]:
-    """(a run with a step number that returns the slots' occupancy, the sampler); weights are taken over once.
-
-    rows: of a batch on a device.
-    """
+    """(a function from a step number to the slots' occupancy, the sampler). rows: slots of a batch on a device."""
     from jaxrl.sampling import Coordinates, Sampler
 
     sampler = Sampler(config, longest=PROMPT + LONGEST, slots=SLOTS, rows=rows)
@@ -90,7 +87,7 @@ def ours(config, params, prompts: np.ndarray, rows: int, spec, group: int) -> tu
 
 
 def theirs(model, prompts: np.ndarray, lengths: np.ndarray) -> Callable[..., None]:
-    """A run of `generate` over the first `rows` (None: all) in batches of SLOTS, each to its longest row's length."""
+    """Runs `generate` for the first `rows` rows (None: all) in batches of SLOTS, each up to its longest row."""
     import torch
 
     def run(step: int, rows: int | None = None) -> None:
@@ -122,7 +119,7 @@ def timed(run: Callable[[int], object], step: int) -> float:
 
 @contextmanager
 def unknown_lengths():
-    """Rows wait in the order of the request: where they end by themselves, limits say nothing of their lengths."""
+    """The queue in the order of the request, because limits do not predict lengths where rows end by themselves."""
     from jaxrl.sampling.scheduler import Queue
 
     def in_order(limit: np.ndarray, devices: int, rows: np.ndarray) -> Queue:
@@ -132,25 +129,25 @@ def unknown_lengths():
         yield
 
 
-def blindly(run: Callable[[int], float]) -> Callable[[int], float]:
-    """The run without knowledge of its rows' lengths."""
+def without_lengths(run: Callable[[int], float]) -> Callable[[int], float]:
+    """The run with unknown lengths."""
 
-    def blind(step: int) -> float:
+    def unaware(step: int) -> float:
         with unknown_lengths():
             return run(step)
 
-    return blind
+    return unaware
 
 
 def compare(our_runs: dict[str, Callable[[int], float]], their_run: Callable[..., None], tokens: int, rounds: int):
-    """Warm all up, then time them in turns; prints the medians and their ratios."""
+    """Warm up, then time all in interleaved rounds; prints the medians and their ratios."""
     occupancy = {name: run(0) for name, run in our_runs.items()}
     their_run(0, SLOTS)
     ours, theirs = {name: [] for name in our_runs}, []
-    for turn in range(1, rounds + 1):
+    for step in range(1, rounds + 1):
         for name, run in our_runs.items():
-            ours[name].append(timed(run, turn))
-        theirs.append(timed(their_run, turn))
+            ours[name].append(timed(run, step))
+        theirs.append(timed(their_run, step))
     other = tokens / statistics.median(theirs)
     for name, seconds in ours.items():
         ratios = [b / a for a, b in zip(seconds, theirs, strict=True)]
@@ -164,7 +161,7 @@ def compare(our_runs: dict[str, Callable[[int], float]], their_run: Callable[...
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="cores that both may use")
+    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="cores for both")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--shapes", default=",".join(SHAPES))
     parser.add_argument("--kinds", default="fixed,lengths")
@@ -195,7 +192,7 @@ def main() -> None:
         rows = min(32, SLOTS // given.cores)
         run, sampler = ours(config, params, prompts, rows, SamplingSpec(lengths, ()), group)
         repeated = np.repeat(prompts, group, axis=0)
-        runs = {f"{shape}, lengths unknown": blindly(run), f"{shape}, lengths as limits": run}
+        runs = {f"{shape}, lengths unknown": without_lengths(run), f"{shape}, lengths as limits": run}
         compare(runs, theirs(model, repeated, lengths), int(lengths.sum()), given.rounds)
         before = sampler.traces
         seconds = first_tokens(sampler, params, prompts[:, 1:])
@@ -206,7 +203,7 @@ def main() -> None:
 
 
 def first_tokens(sampler, params, prompts: np.ndarray) -> float:
-    """Seconds until a call with other prompts of the same bucket has its first tokens."""
+    """Seconds to the first tokens of a call with other prompts of the same bucket."""
     from jaxrl.sampling import Coordinates, SamplingSpec
 
     weights = sampler.decode_weights(params)

@@ -23,6 +23,7 @@ from jaxrl.learning.optimizer import OptimizerSpec, make_optimizer
 from jaxrl.learning.state import init_params, init_state
 from jaxrl.learning.update import Scalars, UpdateSpec, make_update
 from jaxrl.runtime.devices import prepare_devices
+from models.backends import training_kernels
 from models.config import Qwen2Config
 from models.qwen2 import Qwen2
 
@@ -43,7 +44,8 @@ def make_batch(rows: int, length: int) -> Batch:
 
 def updates(rows: int, length: int, micro_tokens: int) -> Callable[[], tuple[float, float]]:
     """A run of one update with (CPU-seconds, seconds); the first is made here, and compiles."""
-    model = Qwen2(CONFIG, unroll=CONFIG.num_hidden_layers)
+    kernels = training_kernels(jax.default_backend())
+    model = Qwen2(CONFIG, unroll=CONFIG.num_hidden_layers, kernels=kernels)
     optimizer, mesh = make_optimizer(OptimizerSpec()), make_mesh(MeshSpec(), jax.devices()[:1])
     update = make_update(model, optimizer, RECIPES["grpo"], mesh, UpdateSpec(LayoutSpec((length,), micro_tokens)))
     held = [init_state(model, optimizer, mesh, init_params(model, mesh, jax.random.key(0)))]

@@ -1,11 +1,10 @@
 """The Qwen2 decoder as a pure linen module: `apply(params, tokens, positions, lengths, cache)`.
 
-One Block serves both forms: scanned over stacked layers for training (short compile, least memory) and unrolled for
-decoding (per-layer weights and caches stay where they are). Precision: parameters in `param_dtype`, products in
-`dtype`, norms and softmax in float32. Source: Qwen2 technical report, arXiv 2407.10671; names as in Hugging Face.
+One Block serves training (scanned over stacked layers: short compilation, least memory) and decoding (unrolled:
+per-layer weights and caches are never copied). Precision: parameters in `param_dtype`, products in `dtype`, norms and
+softmax in float32. Source: Qwen2 technical report, arXiv 2407.10671; names as in Hugging Face.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -15,106 +14,87 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from models.attention import attend, attend_cached
-from models.cache import KVCache, write_prefix, write_token
+from models.attention import attend
+from models.cache import KVCache
 from models.config import Qwen2Config
-from models.cpu import PROJECTION, SMALLEST_ARRAY, TransposedDense, dot_dense
+from models.kernels import PROJECTION, Kernels
 from models.lora import A, B, LoRASpec
 
-Place = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
-"""Says where an array lies: (array, logical axis names) -> the same array; see `jaxrl.learning.mesh.placer`."""
+Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
+"""A sharding constraint by logical axis names: (array, names) -> the same array; see `jaxrl.learning.mesh`."""
 REMAT: dict[str, Callable[..., bool]] = {
     "none": jax.checkpoint_policies.everything_saveable,
-    "dots": jax.checkpoint_policies.save_from_both_policies(  # of projections, so not of attention
+    "dots": jax.checkpoint_policies.save_from_both_policies(  # of linear layers, not of attention
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
         jax.checkpoint_policies.save_only_these_names(PROJECTION),
     ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-"""name -> what of a layer is kept for the backward pass, besides its input; all else is computed again."""
+"""Name -> what a layer saves for the backward pass besides its input; the remainder is recomputed."""
 
 
 def _linear(
     features: int, axes: tuple[str, str], module: nn.Module, name: str, bias: bool = False
 ) -> Callable[[jax.Array], jax.Array]:
-    """A projection whose kernel [in, out] (or transposed) carries logical axis names; an adapter beside it if asked.
+    """A linear layer whose matrix [in, out] has logical axis names, with an adapter beside it where `module` has LoRA.
 
-    The adapter is a path of its own, x A B: the gradient then never needs x'dy [in, out], a third of the products of a
-    full update, and no merged W is held. A starts as Hugging Face's PEFT has it, uniform in +-1/sqrt(in), B with zeros.
+    The adapter is a separate path, x A B, so the gradient never needs x'dy [in, out] (a third of the products of a full
+    update) and no merged matrix is stored. Initialization as in Hugging Face's PEFT: A uniform in +-1/sqrt(in), B zero.
     """
-    if module.transposed:
-        dense = partial(TransposedDense, unit=module.unit)
-    else:  # beside an adapter the kernel is frozen
-        dense = nn.Dense if module.lora else partial(nn.Dense, dot_general=dot_dense)
-    dense = dense(
+    dense = module.kernels.dense(
         features,
+        axes,
+        frozen=module.lora is not None,
         use_bias=bias,
         name=name,
         dtype=module.dtype,
         param_dtype=module.param_dtype,
-        kernel_init=nn.with_logical_partitioning(
-            nn.initializers.normal(0.02), axes[::-1] if module.transposed else axes
-        ),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), axes[1:]),
     )
     lora = module.lora
     if lora is None:
         return dense
 
-    def part(end: str, size: int, init, axes: tuple[str | None, ...]) -> nn.Dense:
+    def matrix(suffix: str, size: int, init, axes: tuple[str | None, ...]) -> nn.Dense:
         return nn.Dense(
             size,
             use_bias=False,
-            name=name + end,
+            name=name + suffix,
             dtype=module.dtype,
             param_dtype=jnp.float32,
             kernel_init=nn.with_logical_partitioning(init, axes),
         )
 
     uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    down = part(A, lora.rank, uniform, (axes[0], None))
-    up = part(B, features, nn.initializers.zeros_init(), (None, axes[1]))
+    down = matrix(A, lora.rank, uniform, (axes[0], None))
+    up = matrix(B, features, nn.initializers.zeros_init(), (None, axes[1]))
     return lambda x: dense(x) + lora.scale * up(down(x))
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32 (Zhang and Sennrich 2019, equation 4).
-
-    unit: fewer rows are filled up to so many, and to SMALLEST_ARRAY elements, so that sums come in one order on a CPU
-    however many rows there are; 0: none are.
-    """
+    """x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32 (see `models.kernels.rms_norm`)."""
 
     eps: float
     param_dtype: DTypeLike
-    unit: int = 0
+    kernels: Kernels = Kernels()
 
     @nn.compact
     def __call__(self, x: Float[Array, "B ... D"]) -> Float[Array, "B ... D"]:
-        rows = x.shape[0]
-        least = max(self.unit, -(-SMALLEST_ARRAY // math.prod(x.shape[1:]))) if self.unit else 0
-        fill = rows < least
-        if fill:
-            more = ((0, least - rows), *((0, 0),) * (x.ndim - 1))
-            x = jax.lax.optimization_barrier(jnp.pad(x, more))  # else the compiler takes the filling out again
         init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("norm",))
         scale = self.param("scale", init, (x.shape[-1],), self.param_dtype)
-        wide = x.astype(jnp.float32)
-        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
-        scale = jax.lax.broadcast_in_dim(scale, x.shape, (x.ndim - 1,))
-        y = wide.astype(x.dtype) * scale.astype(x.dtype)
-        return jax.lax.optimization_barrier(y)[:rows] if fill else y
+        return self.kernels.rms_norm(x, scale, self.eps)
 
 
-def rotation(positions: Int[Array, "B T"], head_dim: int, theta: float) -> Float[Array, "B T 2 H2"]:
-    """Cosines and sines of the rotary embedding for each position (Su et al. 2021, arXiv 2104.09864, eq. 34)."""
+def rotary_embedding(positions: Int[Array, "B T"], head_dim: int, theta: float) -> Float[Array, "B T 2 H2"]:
+    """Cosines and sines of the rotary embedding at each position (Su et al. 2021, arXiv 2104.09864, equation 34)."""
     power = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
     angle = positions[..., None].astype(jnp.float32) * (theta**-power)[None, None]
     return jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=2)
 
 
-def rotate(x: Float[Array, "B T N H"], turn: Float[Array, "B T 2 H2"]) -> Float[Array, "B T N H"]:
-    """Turn the pairs (h, h + H/2) of every head: Hugging Face's half-split order."""
-    cos, sin = turn[:, :, 0, None], turn[:, :, 1, None]
+def apply_rotary(x: Float[Array, "B T N H"], rotary: Float[Array, "B T 2 H2"]) -> Float[Array, "B T N H"]:
+    """Rotate the pairs (h, h + H/2) of every head: Hugging Face's half-split order."""
+    cos, sin = rotary[:, :, 0, None], rotary[:, :, 1, None]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
@@ -125,14 +105,13 @@ class Attention(nn.Module):
     config: Qwen2Config
     dtype: DTypeLike
     param_dtype: DTypeLike
-    unit: int
-    transposed: bool
+    kernels: Kernels
     attention: str
     lora: LoRASpec | None
 
     @nn.compact
-    def __call__(self, x, turn, positions, lengths, layer_cache):
-        c = self.config
+    def __call__(self, x, rotary, positions, lengths, layer_cache):
+        c, cache = self.config, self.kernels.cache
         batch, length, _ = x.shape
 
         def project(name: str, heads: int, axis: str):
@@ -143,18 +122,17 @@ class Attention(nn.Module):
         key = project("key", c.num_key_value_heads, "kv_heads")
         value = project("value", c.num_key_value_heads, "kv_heads")
         if c.qk_norm:
-            query = RMSNorm(c.rms_norm_eps, self.param_dtype, self.unit, name="query_norm")(query)
-            key = RMSNorm(c.rms_norm_eps, self.param_dtype, self.unit, name="key_norm")(key)
-        query, key = rotate(query, turn), rotate(key, turn)
+            query = RMSNorm(c.rms_norm_eps, self.param_dtype, self.kernels, name="query_norm")(query)
+            key = RMSNorm(c.rms_norm_eps, self.param_dtype, self.kernels, name="key_norm")(key)
+        query, key = apply_rotary(query, rotary), apply_rotary(key, rotary)
         if layer_cache is None:
             mixed = attend(query, key, value, lengths, self.attention)
         elif length > 1:
-            layer_cache = write_prefix(layer_cache, key, value)
+            layer_cache = cache.write_prefix(layer_cache, key, value)
             mixed = attend(query, key, value, lengths, self.attention)
         else:
-            place = positions[:, 0]
-            layer_cache = write_token(layer_cache, key, value, place)
-            mixed = attend_cached(query, *layer_cache, place)
+            layer_cache = cache.write_token(layer_cache, key, value, positions[:, 0])
+            mixed = cache.attend(query, layer_cache, positions[:, 0])
         mixed = mixed.reshape(batch, length, c.num_attention_heads * c.head_dim)
         return _linear(c.hidden_size, ("heads", "embed"), self, "output")(mixed), layer_cache
 
@@ -165,20 +143,16 @@ class MLP(nn.Module):
     config: Qwen2Config
     dtype: DTypeLike
     param_dtype: DTypeLike
-    unit: int
-    transposed: bool
+    kernels: Kernels
     lora: LoRASpec | None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         wide = self.config.intermediate_size
-        rows = x.reshape(-1, x.shape[-1])  # XLA's CPU gradient of silu between products is 4 times slower on [B, T, F]
-        gate = _linear(wide, ("embed", "mlp"), self, "gate")(rows)
-        up = _linear(wide, ("embed", "mlp"), self, "up")(rows)
-        # For the gradient both factors are kept, nothing made of them: 10 % less memory, and fewer passes over it.
-        mix = jax.checkpoint(lambda gate, up: nn.silu(gate) * up)
-        mixed = mix(gate.T, up.T).T if self.unit else mix(gate, up)  # `dot_by_rows` has and wants rows as columns
-        return _linear(self.config.hidden_size, ("mlp", "embed"), self, "down")(mixed).reshape(x.shape)
+        gate = _linear(wide, ("embed", "mlp"), self, "gate")
+        up = _linear(wide, ("embed", "mlp"), self, "up")
+        down = _linear(self.config.hidden_size, ("mlp", "embed"), self, "down")
+        return self.kernels.gated_mlp(x, gate, up, down)
 
 
 class Block(nn.Module):
@@ -188,28 +162,28 @@ class Block(nn.Module):
     dtype: DTypeLike
     param_dtype: DTypeLike
     attention: str
-    place: Place | None
-    row_unit: int
+    constrain: Constrain | None
+    kernels: Kernels
     lora: LoRASpec | None
 
     @nn.compact
-    def __call__(self, x, turn, positions, lengths, layer_cache=None):
-        c, unit = self.config, self.row_unit if x.shape[1] == 1 else 0
-        sizes = self.dtype, self.param_dtype, unit, self.row_unit > 0
-        norm = partial(RMSNorm, c.rms_norm_eps, self.param_dtype, unit)
-        x = _by_rows(x, self.place)
+    def __call__(self, x, rotary, positions, lengths, layer_cache=None):
+        c, kernels = self.config, self.kernels.for_length(x.shape[1])
+        fields = self.dtype, self.param_dtype, kernels
+        norm = partial(RMSNorm, c.rms_norm_eps, self.param_dtype, kernels)
+        x = _constrain_rows(x, self.constrain)
         normed = norm(name="input_norm")(x)
-        mixed, layer_cache = Attention(c, *sizes, self.attention, self.lora, name="attention")(
-            normed, turn, positions, lengths, layer_cache
+        mixed, layer_cache = Attention(c, *fields, self.attention, self.lora, name="attention")(
+            normed, rotary, positions, lengths, layer_cache
         )
         x = x + mixed
-        x = x + MLP(c, *sizes, self.lora, name="mlp")(norm(name="post_norm")(x))
+        x = x + MLP(c, *fields, self.lora, name="mlp")(norm(name="post_norm")(x))
         return x, layer_cache
 
 
-def _by_rows(x: Float[Array, "B T D"], place: Place | None) -> Float[Array, "B T D"]:
-    """Left alone, the compiler splits activations as weights are split, with sums over all devices in each layer."""
-    return x if place is None else place(x, ("batch", None, None))
+def _constrain_rows(x: Float[Array, "B T D"], constrain: Constrain | None) -> Float[Array, "B T D"]:
+    """Activations sharded by rows. Unconstrained, the compiler shards them as the weights, with sums in each layer."""
+    return x if constrain is None else constrain(x, ("batch", None, None))
 
 
 class Embedding(nn.Module):
@@ -227,12 +201,11 @@ class Embedding(nn.Module):
 class Qwen2(nn.Module):
     """The decoder without its head: tokens in, normed hidden states out.
 
-    `scan_layers=True` holds all layers stacked under `layers` (training); `False` holds `layers_0`, ... (decoding,
-    the only form that takes a cache). See `stack` and `unstack`. `unroll` is the number of stacked layers in one turn
-    of the scan: 1 compiles and fits best on a GPU, all of them run about twice as fast on a CPU. `place` pins
-    activations to the devices that hold their rows. `row_unit`: for decoding on a CPU, kernels lie as [out, in] (see
-    `transpose_kernels`) and products of a decode step take so many rows at a time (see `dot_by_rows`); 0: neither.
-    `lora` puts an adapter beside every linear layer (see models.lora).
+    scan_layers: True stacks all layers under `layers` (training); False has `layers_0`, ... (decoding, the only form
+    that takes a cache); see `stack` and `unstack`. remat: see REMAT. attention: see `attend`. unroll: layers per
+    iteration of the scan; 1 compiles fastest and needs the least memory, all layers can run twice as fast. constrain:
+    keeps activations sharded by rows. kernels: operations for the backend (see `models.backends`). lora: adds an
+    adapter to every linear layer (see `models.lora`).
     """
 
     config: Qwen2Config
@@ -242,8 +215,8 @@ class Qwen2(nn.Module):
     remat: str = "none"
     attention: str = "plain"
     unroll: int = 1
-    place: Place | None = None
-    row_unit: int = 0
+    constrain: Constrain | None = None
+    kernels: Kernels = Kernels()
     lora: LoRASpec | None = None
 
     @nn.compact
@@ -256,24 +229,24 @@ class Qwen2(nn.Module):
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         """Hidden states after the final norm, and the cache with these tokens written.
 
-        lengths: true tokens of each row, keys beyond are hidden. With a cache, T > 1 writes positions 0 .. T-1
+        lengths: true tokens of each row; later positions are padding. With a cache, T > 1 writes positions 0 .. T-1
         (prefill) and T == 1 writes position `positions[:, 0]` (decode).
         """
         c = self.config
         if self.remat not in REMAT:
-            raise ValueError(f"remat must be one of {', '.join(REMAT)}, got {self.remat!r}.")
+            raise ValueError(f"remat: expected one of {', '.join(REMAT)}, got {self.remat!r}.")
         if self.scan_layers and cache is not None:
-            raise ValueError("a cache needs scan_layers=False: decode with unrolled layers (see unstack).")
+            raise ValueError("a cache needs scan_layers=False; decode with unrolled layers (see unstack).")
         table = Embedding(c, self.param_dtype, name="embed")()
         if not c.tie_word_embeddings:
             Embedding(c, self.param_dtype, name="lm_head")()
         x = table[tokens].astype(self.dtype)
-        # Else the compiler takes sines and cosines anew for each head, layer and block of the cache that uses them.
-        turn = jax.lax.optimization_barrier(rotation(positions, c.head_dim, c.rope_theta))
+        # Without the barrier the compiler recomputes sines and cosines for each head and layer that uses them.
+        rotary = jax.lax.optimization_barrier(rotary_embedding(positions, c.head_dim, c.rope_theta))
         block = Block
         if self.remat != "none":
             block = nn.remat(Block, prevent_cse=not self.scan_layers, policy=REMAT[self.remat])
-        fields = (c, self.dtype, self.param_dtype, self.attention, self.place, self.row_unit, self.lora)
+        fields = (c, self.dtype, self.param_dtype, self.attention, self.constrain, self.kernels, self.lora)
         if self.scan_layers:
             layers = nn.scan(
                 block,
@@ -284,14 +257,14 @@ class Qwen2(nn.Module):
                 unroll=self.unroll,
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )(*fields, name="layers")
-            x, _ = layers(x, turn, positions, lengths)
+            x, _ = layers(x, rotary, positions, lengths)
         else:
             written = []
             for i in range(c.num_hidden_layers):
                 layer_cache = None if cache is None else (cache.keys[i], cache.values[i])
-                x, layer_cache = block(*fields, name=f"layers_{i}")(x, turn, positions, lengths, layer_cache)
+                x, layer_cache = block(*fields, name=f"layers_{i}")(x, rotary, positions, lengths, layer_cache)
                 written.append(layer_cache)
             if cache is not None:
                 cache = KVCache(*(tuple(side) for side in zip(*written, strict=True)))
-        unit = self.row_unit if x.shape[1] == 1 else 0
-        return RMSNorm(c.rms_norm_eps, self.param_dtype, unit, name="final_norm")(_by_rows(x, self.place)), cache
+        norm = RMSNorm(c.rms_norm_eps, self.param_dtype, self.kernels.for_length(x.shape[1]), name="final_norm")
+        return norm(_constrain_rows(x, self.constrain)), cache

@@ -1,110 +1,66 @@
-"""Supervised training of a small base model on written-out responses: phases, checkpoints, export.
+"""Supervised training of a small base model from random weights: phases, checkpoints, export.
 
-Supervised training is the policy gradient with an advantage of one for every taught token, so it runs on the
-same update as reinforcement does.
+The optimizer step, checkpoints and signal handling are the same as in reinforcement learning.
 """
 
-import dataclasses
 import itertools
+import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from data_gen.corpus import CorpusSpec, Example, write_corpus
-from data_gen.prompts import PromptSpec, puzzle_prompt
 from jaxrl.algorithms.batch import Batch
-from jaxrl.algorithms.losses import SUPERVISED
-from jaxrl.checkpointing.checkpoints import Checkpoints, CheckpointSpec
+from jaxrl.algorithms.recipes import recipe
+from jaxrl.base_model.batches import make_batch, prefetch, train_tokenizer
+from jaxrl.base_model.spec import PhaseSpec, SupervisedSpec
+from jaxrl.checkpointing.checkpoints import Checkpoints
+from jaxrl.checkpointing.retrying_writer import RetryingWriter
+from jaxrl.checkpointing.saver import Saver
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.micro_batches import LayoutSpec, length_buckets
-from jaxrl.learning.optimizer import OptimizerSpec, make_optimizer
-from jaxrl.learning.state import TrainState, abstract_state, init_params, init_state
+from jaxrl.learning.optimizer import make_optimizer
+from jaxrl.learning.state import TrainState, abstract_state, fresh_moments, init_params, init_state
 from jaxrl.learning.update import Scalars, UpdateSpec, make_update
-from jaxrl.runtime.signals import Signals, Stopped
+from jaxrl.runtime.signals import Stopped, StopRequest, stop_on_signal
+from models.backends import platform_of, training_kernels
 from models.config import Qwen2Config
 from models.convert import save_params
 from models.qwen2 import Qwen2
-from models.vocabulary import build_tokenizer
 
-_VOCABULARY_EXAMPLES = 4000
-
-
-@dataclasses.dataclass(frozen=True)
-class PhaseSpec:
-    """One phase: `tokens` of text at a rate that warms up over `warmup_steps` and falls by a cosine to a share."""
-
-    name: str
-    corpus: CorpusSpec
-    tokens: int
-    learning_rate: float
-    final_share: float
-    warmup_steps: int
-
-    def rate(self, seen: int, step: int) -> float:
-        """The learning rate after `seen` tokens and `step` steps of this phase."""
-        done = min(seen / self.tokens, 1.0)
-        fall = self.final_share + (1 - self.final_share) * 0.5 * (1 + np.cos(np.pi * done))
-        return float(self.learning_rate * fall * min((step + 1) / max(self.warmup_steps, 1), 1.0))
+LOG_EVERY = 20  # steps
 
 
-@dataclasses.dataclass(frozen=True)
-class SupervisedSpec:
-    """A whole supervised run. `rows` examples a step, cut into micro-batches of `micro_tokens`."""
+class Position(NamedTuple):
+    """How far a run is: the index of its phase, and the steps and tokens of that phase already done."""
 
-    seed: int
-    model: Qwen2Config
-    prompt: PromptSpec
-    optimizer: OptimizerSpec
-    phases: tuple[PhaseSpec, ...]
-    rows: int
-    micro_tokens: int
-    save_minutes: float
-    longest: int
+    phase: int = 0
+    step: int = 0
+    tokens: int = 0
 
 
-def train_supervised(spec: SupervisedSpec, workdir: Path, output: Path, say: Callable[[str], None]) -> None:
-    """Run every phase, saving to `workdir`, and export to `output`. Started again, it goes on where it was.
+def train_supervised(spec: SupervisedSpec, workdir: Path, output: Path, log: Callable[[str], None]) -> None:
+    """Run all phases with checkpoints in `workdir`, then export to `output`. Resumes a run found in `workdir`.
 
-    Raises Stopped at a signal, with what was learned saved.
+    Raises Stopped at a signal, after saving a checkpoint.
     """
-    tokenizer = _tokenizer(spec)
-    mesh = make_mesh(MeshSpec())
-    model = Qwen2(spec.model, unroll=spec.model.num_hidden_layers)
-    optimizer = make_optimizer(spec.optimizer)
-    layout = LayoutSpec(length_buckets(spec.longest, shortest=48, ratio=1.12), spec.micro_tokens)
-    update = make_update(model, optimizer, SUPERVISED, mesh, UpdateSpec(layout))
-    with Signals() as signals, Checkpoints(workdir / "checkpoints", CheckpointSpec(keep=2)) as checkpoints:
-        if checkpoints.steps():
-            state, place = checkpoints.restore(abstract_state(model, optimizer, mesh))
-            say(f"going on at {place}")
-        else:
-            params = init_params(model, mesh, jax.random.key(spec.seed))
-            state, place = init_state(model, optimizer, mesh, params), {"phase": 0, "step": 0, "tokens": 0}
-        for phase in range(place["phase"], len(spec.phases)):
-            if phase > place["phase"] or place["step"] == 0:  # moments of another phase would mislead the first steps
-                state = init_state(model, optimizer, mesh, state.params)
-                place = {"phase": phase, "step": 0, "tokens": 0}
-            state = _run_phase(spec, place, state, update, tokenizer, checkpoints, signals, say)
-            place = {"phase": phase, "step": place["step"], "tokens": place["tokens"]}
-        params = state.params
+    tokenizer = train_tokenizer(spec)
+    with Checkpoints(workdir / "checkpoints", spec.checkpoint) as checkpoints, stop_on_signal() as stop:
+        params = _Training(spec, tokenizer, checkpoints, stop, log).run()
     save_base(output, params, spec.model, tokenizer)
-    say(f"wrote {output}")
+    log(f"wrote {output}")
 
 
 def save_base(output: Path, params: Any, config: Qwen2Config, tokenizer: Any) -> None:
-    """Weights, tokenizer and generation settings as one Hugging Face folder, written whole or not at all."""
-    import tempfile
-
+    """Write weights, tokenizer and generation settings as a Hugging Face folder, atomically."""
     from transformers import GenerationConfig
 
     with tempfile.TemporaryDirectory() as folder:
-        save_params(Path(folder) / "base", params, config)
         source = Path(folder) / "base"
+        save_params(source, params, config)
         tokenizer.save_pretrained(source)
         GenerationConfig(
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
@@ -112,80 +68,91 @@ def save_base(output: Path, params: Any, config: Qwen2Config, tokenizer: Any) ->
         save_params(output, params, config, source_folder=source)
 
 
-def _tokenizer(spec: SupervisedSpec) -> Any:
-    texts = []
-    for phase in spec.phases:
-        examples = itertools.islice(write_corpus(phase.corpus, spec.seed), _VOCABULARY_EXAMPLES)
-        texts.extend(puzzle_prompt(e.puzzle, spec.prompt, None) + e.response for e in examples)
-    return build_tokenizer(texts, spec.model.vocab_size)
+class _Training:
+    """The phases of a run, from its last checkpoint to the end."""
 
+    def __init__(
+        self,
+        spec: SupervisedSpec,
+        tokenizer: Any,
+        checkpoints: Checkpoints,
+        stop: StopRequest,
+        log: Callable[[str], None],
+    ):
+        self.spec, self.tokenizer, self.checkpoints, self.stop, self.log = spec, tokenizer, checkpoints, stop, log
+        self.saver = Saver(checkpoints, RetryingWriter(checkpoints.spec.patience, log))
+        self.mesh = make_mesh(MeshSpec())
+        kernels = training_kernels(platform_of(self.mesh))
+        self.model = Qwen2(spec.model, unroll=spec.model.num_hidden_layers, kernels=kernels)
+        self.optimizer = make_optimizer(spec.optimizer)
+        layout = LayoutSpec(length_buckets(spec.longest, shortest=48, ratio=1.12), spec.micro_tokens)
+        self.update = make_update(self.model, self.optimizer, recipe("sft"), self.mesh, UpdateSpec(layout))
 
-def _run_phase(spec, place, state: TrainState, update, tokenizer, checkpoints, signals, say) -> TrainState:
-    """Train one phase from `place` (changed as it goes) to its end; saves now and then, at a signal and at the end."""
-    phase = spec.phases[place["phase"]]
-    saved = started = time.monotonic()
-    losses, begun = [], (started, place["tokens"])
-
-    def number():
-        return int(state.step) + 1_000_000 * place["phase"]
-
-    def save():
-        checkpoints.save(number(), state, dict(place))
-
-    with ThreadPoolExecutor(1) as ahead:  # the next batch is written while this one is learned
-        coming = ahead.submit(_batch, spec, place["phase"], place["step"], tokenizer)
+    def run(self) -> Any:
+        """Train to the end; returns the parameters."""
+        state, position = self._restore_or_init()
         try:
-            while place["tokens"] < phase.tokens:
-                batch = coming.result()
-                coming = ahead.submit(_batch, spec, place["phase"], place["step"] + 1, tokenizer)
-                rate = phase.rate(place["tokens"], place["step"])
-                with signals.held():  # until state and place say the same
-                    state, info = update(state, batch, Scalars(learning_rate=rate))
-                    losses.append(float(info["loss"]))
-                    place["step"] += 1
-                    place["tokens"] += int(info["tokens"])
-                now = time.monotonic()
-                if place["step"] % 20 == 0 or place["tokens"] >= phase.tokens:
-                    speed = (place["tokens"] - begun[1]) / (now - begun[0])
-                    begun = (now, place["tokens"])
-                    say(
-                        f"{phase.name}: step {place['step']}, {place['tokens'] / 1e6:.2f} of {phase.tokens / 1e6:.2f} "
-                        f"M tokens, loss {np.mean(losses[-20:]):.4f}, rate {rate:.2e}, {speed:,.0f} tokens/s, "
-                        f"{(phase.tokens - place['tokens']) / speed / 60:.1f} minutes to go"
-                    )
-                if now - saved > 60 * spec.save_minutes or place["tokens"] >= phase.tokens:
-                    with signals.held():
-                        save()
-                    saved = time.monotonic()
+            while position.phase < len(self.spec.phases):
+                if position.step == 0:
+                    state = fresh_moments(state, self.optimizer)  # those of another phase would mislead the first steps
+                progress = _PhaseLog(self.spec.phases[position.phase], position, self.log)
+                steps = itertools.count(position.step)
+                batches = (make_batch(self.spec, position.phase, step, self.tokenizer) for step in steps)
+                for batch in prefetch(batches):
+                    self.stop.check()
+                    state, position = self._step(state, position, batch, progress)
+                    if position.step == 0:
+                        break
         except Stopped as stopped:
-            if number() not in checkpoints.steps():
-                save()
-            checkpoints.wait()
-            raise Stopped(f"in phase {phase.name}, after step {place['step']}: {stopped}") from None
-    return state
+            self.saver.at_stop(int(state.step), position._asdict(), state)
+            name = self.spec.phases[position.phase].name
+            raise Stopped(f"in phase {name}, after step {position.step}: {stopped}") from None
+        return state.params
+
+    def _restore_or_init(self) -> tuple[TrainState, Position]:
+        if self.checkpoints.steps():
+            state, note = self.checkpoints.restore(abstract_state(self.model, self.optimizer, self.mesh))
+            position = Position(**note)
+            self.log(f"resumes from {position}")
+            return state, position
+        params = init_params(self.model, self.mesh, jax.random.key(self.spec.seed))
+        return init_state(self.model, self.optimizer, self.mesh, params), Position()
+
+    def _step(
+        self, state: TrainState, position: Position, batch: Batch, progress: "_PhaseLog"
+    ) -> tuple[TrainState, Position]:
+        """One optimizer step, logged and saved; the position after the last step of a phase is the next phase."""
+        phase = self.spec.phases[position.phase]
+        learning_rate = phase.learning_rate(position.tokens, position.step)
+        state, info = self.update(state, batch, Scalars(learning_rate=learning_rate))
+        position = Position(position.phase, position.step + 1, position.tokens + int(info["tokens"]))
+        progress.add(position, float(info["loss"]), learning_rate)
+        if position.tokens >= phase.tokens:
+            position = Position(position.phase + 1)
+        last = position.phase == len(self.spec.phases)
+        self.saver.after_step(int(state.step), position._asdict(), state, None, last=last)
+        return state, position
 
 
-def _batch(spec: SupervisedSpec, phase: int, step: int, tokenizer: Any) -> Batch:
-    """Batch number `step` of a phase, from its coordinates alone, so that going on never has to skip data."""
-    seed = int(np.random.SeedSequence([spec.seed, phase, step]).generate_state(1, np.uint64)[0] >> 1)
-    examples = list(itertools.islice(write_corpus(spec.phases[phase].corpus, seed), spec.rows))
-    return encode(examples, spec.prompt, tokenizer, spec.longest)
+class _PhaseLog:
+    """Logs loss and speed of a phase every LOG_EVERY steps and at its end."""
 
+    def __init__(self, phase: PhaseSpec, position: Position, log: Callable[[str], None]):
+        self.phase, self.log = phase, log
+        self.losses: list[float] = []
+        self.time, self.tokens = time.monotonic(), position.tokens
 
-def encode(examples: list[Example], prompt: PromptSpec, tokenizer: Any, longest: int) -> Batch:
-    """Examples as rows of prompt, response and end token; beyond `longest` tokens a row is cut off."""
-    asked = tokenizer([puzzle_prompt(e.puzzle, prompt, tokenizer) for e in examples])["input_ids"]
-    longest_prompt = max(map(len, asked))
-    if longest_prompt >= longest:
-        raise ValueError(
-            f"a prompt of {longest_prompt} tokens leaves no room for a response in rows of {longest}; raise `longest`."
+    def add(self, position: Position, loss: float, learning_rate: float) -> None:
+        """Record the step that led to `position`."""
+        self.losses.append(loss)
+        left = self.phase.tokens - position.tokens
+        if position.step % LOG_EVERY and left > 0:
+            return
+        now = time.monotonic()
+        speed = (position.tokens - self.tokens) / (now - self.time)
+        self.log(
+            f"{self.phase.name}: step {position.step}, {position.tokens / 1e6:.2f} of {self.phase.tokens / 1e6:.2f} M "
+            f"tokens, loss {np.mean(self.losses):.4f}, learning rate {learning_rate:.2e}, {speed:,.0f} tokens/s, "
+            f"{max(left, 0) / speed / 60:.1f} minutes left"
         )
-    taught = tokenizer([e.response for e in examples])["input_ids"]
-    rows = [(a, [*t, tokenizer.eos_token_id][: longest - len(a)]) for a, t in zip(asked, taught, strict=True)]
-    length = max(len(a) + len(t) for a, t in rows)
-    tokens, mask = np.zeros((len(rows), length), np.int32), np.zeros((len(rows), length), np.float32)
-    for row, (a, t) in enumerate(rows):
-        tokens[row, : len(a) + len(t)] = a + t
-        mask[row, len(a) : len(a) + len(t)] = 1
-    lengths = np.array([len(a) + len(t) for a, t in rows], np.int32)
-    return Batch(tokens, lengths, mask, mask)
+        self.time, self.tokens, self.losses = now, position.tokens, []

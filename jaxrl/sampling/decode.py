@@ -1,79 +1,71 @@
-"""The device programs of sampling, each a pure function: prefill prompts, seat rows, decode a chunk, and small ones."""
+"""The device programs of sampling, pure functions: prefill prompts, insert rows, decode a chunk, move rows."""
 
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrl.sampling.truncation import truncate
 from jaxrl.sampling.types import Slots
-from models.cache import KVCache, init_cache
-from models.cpu import dot_by_rows
+from models.cache import KVCache
 from models.params import Params, head_kernel
 from models.qwen2 import Qwen2
 
-# Entries of a stretch of the vocabulary in the two races of a draw, or the largest power of two that divides both.
-STRETCH = 128
+# Entries of a vocabulary block of `sample_token`; the largest power of two that divides both is used.
+VOCABULARY_BLOCK = 128
 
 
-def _logits(model: Qwen2, params: Params, hidden: Float[Array, "B D"]) -> Float[Array, "B V"]:
-    kernel = head_kernel(params, model.config).astype(hidden.dtype)
-    if model.row_unit:
-        logits = dot_by_rows(model.row_unit, hidden, kernel, preferred_element_type=jnp.float32)
-        return with_layout_constraint(logits, Layout((0, 1)))  # turned once, not by each of their uses
-    return jax.lax.dot_general(hidden, kernel, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
-
-
-def draw(
+def sample_token(
     logits: Float[Array, "B V"], slots: Slots, truncated: bool
 ) -> tuple[Int[Array, " B"], Float[Array, "B 2"], Bool[Array, " B"]]:
-    """One token a row, its log-probability at the row's temperature (before, after truncation), and if logits broke.
+    """One token per row, its log-probability before and after truncation, and whether the row's logits are not finite.
 
-    The exponential race: argmax of weight / e with e ~ Exp(1) picks an entry with probability proportional to its
-    weight. It is the Gumbel-max trick (Gumbel 1954) with one logarithm less. It is run twice, first between stretches
-    of the vocabulary, then inside the one that won, so that a token costs V / W + W random numbers instead of V.
-    Greedy rows take the largest logit the same way; of equal ones the first. Randomness: threefry at the row's key and
-    position, so a draw does not know its slot.
+    Gumbel-max (Gumbel 1954) in exponential form, in two levels: argmax of weight / e with e ~ Exp(1) selects an entry
+    with probability proportional to its weight. The first level selects a block of the vocabulary, the second an entry
+    of it, so a token costs V / W + W random numbers instead of V. Greedy rows take the largest logit, the first of
+    equal ones. Log-probabilities are at the row's temperature. Randomness: threefry at the row's key and position, so a
+    token is independent of the slot.
     """
     rows, vocabulary = logits.shape
-    width = math.gcd(vocabulary, STRETCH)
+    width = math.gcd(vocabulary, VOCABULARY_BLOCK)
     greedy = slots.temperature == 0
     scaled = logits / jnp.where(greedy, 1.0, slots.temperature)[:, None]
 
-    def weigh(x):
-        """Largest entry and mass of each stretch, largest of all, and the logarithm of the sum of all."""
-        best = jnp.max(x, axis=2)
-        top = jnp.max(best, axis=1)
+    def reduce_blocks(x):
+        """Maximum and mass of each block, the maximum of all, and the logsumexp of all."""
+        block_max = jnp.max(x, axis=2)
+        top = jnp.max(block_max, axis=1)
         mass = jnp.sum(jnp.exp(x - top[:, None, None]), axis=2)
-        return best, mass, top, jnp.log(jnp.sum(mass, axis=1)) + top
+        return block_max, mass, top, jnp.log(jnp.sum(mass, axis=1)) + top
 
-    # Weighed apart, for the truncated logits keep the values that they leave, the largest always among them: after this
-    # line nothing needs the others, and an array of the size of the logits less is held.
-    *_, normalizer = weigh(scaled.reshape(rows, vocabulary // width, width))
+    # Reduced before truncation, which changes no value that it keeps and always keeps the largest: the untruncated
+    # logits are not needed after this line, which saves an array of their size.
+    *_, normalizer = reduce_blocks(scaled.reshape(rows, vocabulary // width, width))
     kept = truncate(scaled, slots.top_k, slots.top_p, slots.min_p) if truncated else scaled
     kept = kept.reshape(rows, vocabulary // width, width)
-    best, mass, top, left = weigh(kept)
+    block_max, mass, top, truncated_normalizer = reduce_blocks(kept)
 
-    def times(key, position):
+    def exponentials(key, position):
         key = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), position)
-        # All 32 bits: with the 23 of `random.uniform`, e = 0 would hand 1e-7 of the draws to an entry of no weight.
+        # All 32 bits: with the 23 of `random.uniform`, e would be 0 in 1e-7 of the samples and select any entry.
         bits = jax.random.bits(key, (vocabulary // width + width,), jnp.uint32)
         uniform = (bits.astype(jnp.float32) + 0.5) * 2.0**-32
         return -jnp.log1p(-jnp.minimum(uniform, 1 - 2.0**-24))
 
-    between, inside = jnp.split(jax.vmap(times)(slots.key, slots.position + 1), [vocabulary // width], axis=1)
-    stretch = jnp.argmax(jnp.where(greedy[:, None], best, mass / between), axis=1)
-    kept = jnp.take_along_axis(kept, stretch[:, None, None], axis=1)[:, 0]
+    noise = jax.vmap(exponentials)(slots.key, slots.position + 1)
+    between, inside = jnp.split(noise, [vocabulary // width], axis=1)
+    block = jnp.argmax(jnp.where(greedy[:, None], block_max, mass / between), axis=1)
+    kept = jnp.take_along_axis(kept, block[:, None, None], axis=1)[:, 0]
     entry = jnp.argmax(jnp.where(greedy[:, None], kept, jnp.exp(kept - top[:, None]) / inside), axis=1)
-    logp = jnp.take_along_axis(kept, entry[:, None], axis=1) - jnp.stack([normalizer, left], axis=1)
-    return (stretch * width + entry).astype(jnp.int32), logp, ~(jnp.isfinite(normalizer) & jnp.isfinite(left))
+    logp = jnp.take_along_axis(kept, entry[:, None], axis=1) - jnp.stack([normalizer, truncated_normalizer], axis=1)
+    broken = ~(jnp.isfinite(normalizer) & jnp.isfinite(truncated_normalizer))
+    return (block * width + entry).astype(jnp.int32), logp, broken
 
 
 def _advance(slots: Slots, token, broken, eos: Int[Array, " E"]) -> Slots:
-    """Slots after a draw; rows that were done stay as they are."""
+    """Slots after sampling `token`; rows that are done do not change."""
     live = ~slots.done
     produced = slots.produced + live.astype(jnp.int32)
     finished = jnp.any(token[:, None] == eos[None], axis=1) & ~broken
@@ -88,19 +80,24 @@ def _advance(slots: Slots, token, broken, eos: Int[Array, " E"]) -> Slots:
     )
 
 
+def _logits(model: Qwen2, params: Params, hidden: Float[Array, "B D"]) -> Float[Array, "B V"]:
+    return model.kernels.logits(hidden, head_kernel(params, model.config).astype(hidden.dtype))
+
+
 def prefill(
     model: Qwen2, params: Params, tokens: Int[Array, "P L"], lengths: Int[Array, " P"]
 ) -> tuple[KVCache, Float[Array, "P V"]]:
-    """The cache of whole prompts and the logits after the last token of each."""
+    """The cache of prompts, and the logits after the last token of each."""
     rows, length = tokens.shape
-    cache = init_cache(model.config, rows, length, model.dtype)
+    cache = model.kernels.cache.init(model.config, rows, length, model.dtype)
     positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], tokens.shape)
     hidden, cache = model.apply({"params": params}, tokens, positions, lengths, cache)
     last = hidden[jnp.arange(rows), lengths - 1]
     return cache, _logits(model, params, last)
 
 
-def seat(
+def insert(
+    model: Qwen2,
     cache: KVCache,
     slots: Slots,
     prompts: KVCache,
@@ -114,24 +111,19 @@ def seat(
     *,
     truncated: bool,
 ) -> tuple[KVCache, Slots, Int[Array, " B"], Float[Array, "B 2"]]:
-    """Copy prefilled prompt source[i] into slot target[i] and draw the row's own first token.
+    """Copy prefilled prompt source[i] into slot target[i] and sample the row's first token.
 
-    new: the rows' settings, with `position` at the last prompt token; coordinates: prompt and sample index.
-    A target beyond the last slot seats nothing.
+    new: the rows' initial slots (see `initial_slots`); coordinates: prompt and sample index of each. A target beyond
+    the last slot is dropped.
     """
 
     def row_key(pair):
         return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(key, pair[0]), pair[1]))
 
     new = new._replace(key=jax.vmap(row_key)(coordinates))
-    token, logp, broken = draw(logits[source], new, truncated)
+    token, logp, broken = sample_token(logits[source], new, truncated)
     new = _advance(new, token, broken, eos)
-
-    def copy(old, prompt):
-        blocks = min(prompt.shape[2], old.shape[2])  # a prompt's last block may be padding that no row reaches
-        return old.at[target, :, :blocks].set(prompt[source][:, :, :blocks], mode="drop", unique_indices=True)
-
-    cache = jax.tree.map(copy, cache, prompts)
+    cache = model.kernels.cache.insert(cache, prompts, source, target)
     slots = jax.tree.map(lambda old, row: old.at[target].set(row, mode="drop", unique_indices=True), slots, new)
     return cache, slots, token, logp
 
@@ -156,7 +148,7 @@ def decode(
         index, cache, slots, tokens, logps = carry
         lengths = slots.position + 1
         hidden, cache = model.apply({"params": params}, slots.token[:, None], slots.position[:, None], lengths, cache)
-        token, logp, broken = draw(_logits(model, params, hidden[:, 0]), slots, truncated)
+        token, logp, broken = sample_token(_logits(model, params, hidden[:, 0]), slots, truncated)
         tokens = jax.lax.dynamic_update_slice(tokens, token[:, None], (0, index))
         logps = jax.lax.dynamic_update_slice(logps, logp[:, None], (0, index, 0))
         return index + 1, cache, _advance(slots, token, broken, eos), tokens, logps
@@ -171,28 +163,12 @@ def decode(
     return cache, slots, *outputs
 
 
-def retire(slots: Slots, stopped: Bool[Array, " B"]) -> Slots:
+def stop(slots: Slots, stopped: Bool[Array, " B"]) -> Slots:
     """The slots with these rows done: the host has found a stop string in them."""
     return slots._replace(done=slots.done | stopped)
 
 
-def grow(cache: KVCache, blocks: int) -> KVCache:
-    """The same cache with room for `blocks` blocks."""
-
-    def longer(x):
-        more = jnp.zeros((*x.shape[:2], blocks - x.shape[2], *x.shape[3:]), x.dtype)
-        # Without the barrier the compiler makes a pad of it, which on a CPU is a loop over single elements.
-        return jnp.concatenate([x, jax.lax.optimization_barrier(more)], axis=2)
-
-    return jax.tree.map(longer, cache)
-
-
-def shorten(cache: KVCache, blocks: int) -> KVCache:
-    """The first `blocks` blocks of a cache."""
-    return jax.tree.map(lambda x: x[:, :, :blocks], cache)
-
-
-def move(
+def move_rows(
     cache: KVCache,
     slots: Slots,
     other_cache: KVCache,
@@ -200,7 +176,7 @@ def move(
     source: Int[Array, " B"],
     target: Int[Array, " B"],
 ) -> tuple[KVCache, Slots]:
-    """Copy row source[i] of the other batch into slot target[i]; targets beyond the last are dropped."""
+    """Copy row source[i] of the other batch into slot target[i]; a target beyond the last slot is dropped."""
 
     def copy(old, other):
         return old.at[target].set(other[source], mode="drop", unique_indices=True)
@@ -208,6 +184,6 @@ def move(
     return jax.tree.map(copy, cache, other_cache), jax.tree.map(copy, slots, other_slots)
 
 
-def keep(tree: Any, source: Int[Array, " B"]) -> Any:
-    """Rows source[i] of every array, in this order; the others are left behind."""
+def gather_rows(tree: Any, source: Int[Array, " B"]) -> Any:
+    """Rows source[i] of every array, in this order."""
     return jax.tree.map(lambda x: x[source], tree)

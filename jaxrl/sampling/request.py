@@ -1,4 +1,4 @@
-"""A sampling request: checked before anything compiles, and laid out by rows."""
+"""A sampling request: validated before anything compiles, with one entry per row."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrl.sampling.stop_strings import StopStrings
-from jaxrl.sampling.types import LARGEST, Coordinates, SamplingSpec
+from jaxrl.sampling.types import MAX_INT32, Coordinates, SamplingSpec
 
 _KINDS = {
     "temperature": np.float32,
@@ -17,7 +17,7 @@ _KINDS = {
 }
 
 
-class Request(NamedTuple):
+class SampleRequest(NamedTuple):
     """One call of `sample` on the host; a row is one completion, prompt-major."""
 
     prompts: Sequence[Sequence[int]]
@@ -29,12 +29,12 @@ class Request(NamedTuple):
     step: int
     eos_ids: tuple[int, ...]
     stop: StopStrings | None
-    truncated: bool  # some row restricts the tokens it may draw
+    truncated: bool  # some row uses top-k, top-p or min-p
 
 
 def _check_prompts(prompts: Sequence[Sequence[int]], vocab_size: int, longest: int):
     if len(prompts) == 0:
-        raise ValueError("expected at least one prompt, got none; pass a list of token id lists.")
+        raise ValueError("prompts: expected at least one, got none; pass a list of token id lists.")
     for index, prompt in enumerate(prompts):
         if len(prompt) == 0:
             raise ValueError(f"prompt {index} is empty; every prompt needs at least one token.")
@@ -56,7 +56,7 @@ def _settings(spec: SamplingSpec, total: int) -> dict[str, np.ndarray]:
     for name, kind in _KINDS.items():
         value = np.asarray(getattr(spec, name), kind)
         if value.shape not in ((), (total,)):
-            raise ValueError(f"{name} must be one value or one per row ({total}), got shape {value.shape}.")
+            raise ValueError(f"{name}: expected one value or one per row ({total}), got shape {value.shape}.")
         settings[name] = np.broadcast_to(value, (total,))
     return settings
 
@@ -69,38 +69,38 @@ def make_request(
     *,
     vocab_size: int,
     longest: int,
-) -> Request:
-    """Check a call of `sample` and lay it out by rows. Raises ValueError saying what to do."""
+) -> SampleRequest:
+    """Validate the arguments of `sample` and expand them to rows. Raises ValueError."""
     _check_prompts(prompts, vocab_size, longest)
     if group_size < 1:
-        raise ValueError(f"group_size must be at least 1, got {group_size}.")
+        raise ValueError(f"group_size: expected at least 1, got {group_size}.")
     if any(token >= vocab_size for token in spec.eos_ids):
         raise ValueError(
-            f"eos_ids {spec.eos_ids} reach beyond the vocabulary of {vocab_size}; "
+            f"eos_ids: expected ids below the vocabulary size {vocab_size}, got {spec.eos_ids}; "
             "check that the tokenizer belongs to the model."
         )
     prompt_index, sample_index = (np.asarray(x) for x in (coordinates.prompt, coordinates.sample))
     if prompt_index.shape != (len(prompts),) or sample_index.shape != (group_size,):
         raise ValueError(
-            f"coordinates must name {len(prompts)} prompts and {group_size} samples, got shapes "
+            f"coordinates: expected {len(prompts)} prompts and {group_size} samples, got shapes "
             f"{prompt_index.shape} and {sample_index.shape}."
         )
     for name, index in (("prompt", prompt_index), ("sample", sample_index)):
-        if index.dtype.kind not in "iu" or index.min() < 0 or index.max() > LARGEST:
-            raise ValueError(f"coordinates: each {name} must be a whole number from 0 to {LARGEST}, got {index}.")
+        if index.dtype.kind not in "iu" or index.min() < 0 or index.max() > MAX_INT32:
+            raise ValueError(f"coordinates: expected each {name} to be an integer from 0 to {MAX_INT32}, got {index}.")
     settings = _settings(spec, len(prompts) * group_size)
     length = np.repeat(np.array([len(prompt) for prompt in prompts], np.int32), group_size)
-    room = longest - length - settings["max_new_tokens"]
-    if room.min() < 0:
-        row = int(room.argmin())
+    spare = longest - length - settings["max_new_tokens"]
+    if spare.min() < 0:
+        row = int(spare.argmin())
         raise ValueError(
-            f"row {row} has {length[row]} prompt tokens and may write {settings['max_new_tokens'][row]}, "
-            f"more than longest = {longest} together; lower max_new_tokens or raise `longest`."
+            f"row {row} has {length[row]} prompt tokens and max_new_tokens = {settings['max_new_tokens'][row]}, "
+            f"together more than longest = {longest}; lower max_new_tokens or raise `longest`."
         )
     restricted = (settings["top_k"] > 0) | (settings["top_p"] < 1) | (settings["min_p"] > 0)
     pairs = np.stack([np.repeat(prompt_index, group_size), np.tile(sample_index, len(prompts))], axis=1)
     pairs = pairs.astype(np.int32)
-    return Request(
+    return SampleRequest(
         prompts,
         group_size,
         length,

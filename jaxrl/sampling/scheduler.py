@@ -1,4 +1,4 @@
-"""The host's picture of what the devices hold: which row of the request sits in which slot."""
+"""The host's record of the decode batches: which row of the request is in which slot."""
 
 import dataclasses
 
@@ -11,27 +11,27 @@ FREE = -1
 
 
 @dataclasses.dataclass
-class Batch:
+class DecodeBatch:
     """The same number of slots on every device, decoded together over a cache of one length."""
 
     cache: KVCache
     slots: Slots
-    row: np.ndarray  # [devices, rows] int: row of the request in each slot, FREE where there is none
+    row: np.ndarray  # [devices, rows] int: row of the request in each slot, or FREE
 
     def free(self, device: int) -> np.ndarray:
         """Free slots of a device."""
         return np.flatnonzero(self.row[device] == FREE)
 
     def live(self) -> np.ndarray:
-        """[devices] int: rows in work on each device."""
+        """[devices] int: occupied slots of each device."""
         return (self.row != FREE).sum(axis=1)
 
 
 class Queue:
-    """Rows that wait for a slot, a stretch for each device; one that runs out takes from the longest.
+    """Rows that wait for a slot, in one list per device; a device with an empty list takes from the longest one.
 
-    limit: tokens that each row may draw; rows: those that wait. The ones with most go first, so that no long one starts
-    when the others have ended (Graham 1969, longest processing time first).
+    limit: most tokens of each row of the request; rows: those that wait. Rows with the largest limits go first, so that
+    no long row starts when the others have ended (Graham 1969, longest processing time first).
     """
 
     def __init__(self, limit: np.ndarray, devices: int, rows: np.ndarray):
@@ -42,7 +42,7 @@ class Queue:
         return sum(len(part) for part in self.waiting)
 
     def take(self, device: int) -> int:
-        """The next row for this device. The last rows of another stretch when its own is empty."""
+        """The next row for this device; if its own list is empty, the last row of the longest list."""
         part = self.waiting[device]
         if part:
             return int(part.pop())
@@ -50,12 +50,11 @@ class Queue:
         return int(longest.pop(0))
 
 
-def merge(batches: list[Batch]) -> list[tuple[int, int, np.ndarray, np.ndarray]]:
+def merge(batches: list[DecodeBatch]) -> list[tuple[int, int, np.ndarray, np.ndarray]]:
     """Moves that empty as many batches as possible: (from, to, source[devices, rows], target[devices, rows]).
 
-    The emptiest batches are emptied into the fullest. Targets at or beyond the number of rows mean no move.
-    Changes `row` of the batches accordingly; sizes must be made equal by the caller before the rows are
-    copied.
+    The emptiest batches are moved into the fullest. Targets at or beyond the number of rows mean no move. Changes `row`
+    of the batches accordingly; the caller must make the cache lengths equal before it copies the rows.
     """
     if not batches:
         return []
@@ -66,14 +65,19 @@ def merge(batches: list[Batch]) -> list[tuple[int, int, np.ndarray, np.ndarray]]
     for giver in order[needed:]:
         for taker in order[:needed]:
             source = np.zeros((devices, rows), np.int32)
-            target = np.broadcast_to(rows + np.arange(rows, dtype=np.int32), (devices, rows)).copy()
+            target = no_targets(devices, rows)
             for device in range(devices):
                 leaving = np.flatnonzero(batches[giver].row[device] != FREE)
-                room = batches[taker].free(device)
-                count = min(len(leaving), len(room))
-                source[device, :count], target[device, :count] = leaving[:count], room[:count]
-                batches[taker].row[device, room[:count]] = batches[giver].row[device, leaving[:count]]
+                free = batches[taker].free(device)
+                count = min(len(leaving), len(free))
+                source[device, :count], target[device, :count] = leaving[:count], free[:count]
+                batches[taker].row[device, free[:count]] = batches[giver].row[device, leaving[:count]]
                 batches[giver].row[device, leaving[:count]] = FREE
             if (target < rows).any():
                 moves.append((giver, taker, source, target))
     return moves
+
+
+def no_targets(devices: int, rows: int) -> np.ndarray:
+    """[devices, rows] int: distinct target slots beyond the last one, so that every copy is dropped."""
+    return np.broadcast_to(rows + np.arange(rows, dtype=np.int32), (devices, rows)).copy()

@@ -1,4 +1,4 @@
-"""Which tokens may be drawn: top-k, top-p and min-p as thresholds, without sorting the vocabulary."""
+"""Top-k, top-p and min-p as thresholds on the logits, without sorting the vocabulary."""
 
 import jax
 import jax.numpy as jnp
@@ -6,15 +6,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 def ordered(x: Float[Array, "B V"]) -> Int[Array, "B V"]:
-    """Float32 as int32 in the same order, so that a threshold can be found exactly by bisection."""
-    bits = jax.lax.bitcast_convert_type(x + 0.0, jnp.int32)  # + 0.0 makes -0.0 and 0.0 one number
+    """Float32 as int32 with the same order, so that bisection finds a threshold exactly."""
+    bits = jax.lax.bitcast_convert_type(x + 0.0, jnp.int32)  # + 0.0 maps -0.0 to 0.0
     return jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
 
 
 def _threshold(enough, keys: Int[Array, "B V"]) -> Int[Array, " B"]:
-    """The largest threshold of each row for which `enough(threshold)` holds; the lowest int32 must do.
+    """The largest threshold of each row for which `enough(threshold)` holds; it must hold for the lowest int32.
 
-    None is larger than the row's largest key, so something is kept even where enough is nothing.
+    It is at most the row's largest key, so at least one token is kept.
     """
 
     def halve(_, bounds):
@@ -41,8 +41,8 @@ def top_k_mask(logits: Float[Array, "B V"], top_k: Int[Array, " B"]) -> Bool[Arr
 def top_p_mask(logits: Float[Array, "B V"], top_p: Float[Array, " B"]) -> Bool[Array, "B V"]:
     """The fewest likeliest tokens whose probability reaches top_p (Holtzman et al. 2020, equation 2).
 
-    1 keeps all, and the likeliest is always kept: a CPU takes a tiny top_p for 0. Tokens as likely as the last one kept
-    are kept too. Logits of -inf are never counted.
+    1 keeps all tokens. The likeliest is always kept, even where a tiny top_p is flushed to 0. Tokens as likely as the
+    last one kept are kept too. Logits of -inf are never counted.
     """
     keys, weights = ordered(logits), jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True))
     wanted = top_p * jnp.sum(weights, axis=1)
@@ -62,7 +62,7 @@ def min_p_mask(logits: Float[Array, "B V"], min_p: Float[Array, " B"]) -> Bool[A
 def truncate(
     logits: Float[Array, "B V"], top_k: Int[Array, " B"], top_p: Float[Array, " B"], min_p: Float[Array, " B"]
 ) -> Float[Array, "B V"]:
-    """Scaled logits with every token ruled out at -inf: top-k, then top-p of the rest, then min-p."""
+    """Scaled logits with every excluded token at -inf: top-k, then top-p of the kept tokens, then min-p."""
     logits = jnp.where(top_k_mask(logits, top_k), logits, -jnp.inf)
     logits = jnp.where(top_p_mask(logits, top_p), logits, -jnp.inf)
     return jnp.where(min_p_mask(logits, min_p), logits, -jnp.inf)

@@ -1,4 +1,4 @@
-"""What a sampler is asked for, what it holds between steps, and what it gives back."""
+"""The inputs of a sampler, its state between decode steps, and its outputs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from jaxrl.sampling.stop_strings import StopStrings
 
 PerRow = float | Sequence[float] | np.ndarray
-COLDEST = 1e-4  # lowest temperature that is not 0
-LARGEST = 2**31 - 1  # whole number on a device
+MIN_TEMPERATURE = 1e-4  # besides 0
+MAX_INT32 = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingSpec:
-    """How tokens are drawn. A number is one value for all, or one for each row (P * G, prompt-major).
+    """How tokens are sampled. A number is one value for all rows, or one for each row (P * G, prompt-major).
 
     temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off. stop: strings that end a row as an EOS does.
-    No value compiles anything anew; another number of EOS ids does, and the first row that is truncated.
+    Changing a value recompiles nothing; another number of EOS ids and the first truncated row do.
     """
 
     max_new_tokens: int | Sequence[int] | np.ndarray
@@ -31,35 +31,35 @@ class SamplingSpec:
     stop: StopStrings | None = None
 
     def __post_init__(self):
-        bounds = {  # field: (lowest, highest, is the lowest itself allowed)
-            "max_new_tokens": (1, LARGEST, True),
+        bounds = {  # field: (lowest, highest, whether the lowest itself is allowed)
+            "max_new_tokens": (1, MAX_INT32, True),
             "temperature": (0, np.inf, True),
-            "top_k": (0, LARGEST, True),
+            "top_k": (0, MAX_INT32, True),
             "top_p": (0, 1, False),
             "min_p": (0, 1, True),
         }
         for field, (low, high, closed) in bounds.items():
             value = np.asarray(getattr(self, field))
-            if value.dtype.kind not in ("iu" if high == LARGEST else "iuf"):
-                kind = "a whole number" if high == LARGEST else "a number"
-                raise ValueError(f"{field} must be {kind} up to {high}, got {getattr(self, field)!r}.")
+            if value.dtype.kind not in ("iu" if high == MAX_INT32 else "iuf"):
+                kind = "an integer" if high == MAX_INT32 else "a number"
+                raise ValueError(f"{field}: expected {kind} up to {high}, got {getattr(self, field)!r}.")
             if not np.all((value >= low if closed else value > low) & (value <= high) & np.isfinite(value)):
-                span = f"{'[' if closed else '('}{low}, {high}{')' if high == np.inf else ']'}"
-                raise ValueError(f"{field} must lie in {span}, got {getattr(self, field)}; choose a value inside.")
-        heat = np.asarray(self.temperature)
-        if np.any((heat > 0) & (heat < COLDEST)):
+                interval = f"{'[' if closed else '('}{low}, {high}{')' if high == np.inf else ']'}"
+                raise ValueError(f"{field}: expected a value in {interval}, got {getattr(self, field)}.")
+        temperature = np.asarray(self.temperature)
+        if np.any((temperature > 0) & (temperature < MIN_TEMPERATURE)):
             raise ValueError(
-                f"temperature must be 0 (greedy) or at least {COLDEST}, got {self.temperature}; logits divided by less "
-                "are no longer finite."
+                f"temperature: expected 0 (greedy) or at least {MIN_TEMPERATURE}, got {self.temperature}; logits "
+                "divided by less are no longer finite."
             )
         if not np.iterable(self.eos_ids) or not all(
             isinstance(token, int | np.integer) and token >= 0 for token in self.eos_ids
         ):
-            raise ValueError(f"eos_ids must be a sequence of token ids (integers from 0), got {self.eos_ids!r}.")
+            raise ValueError(f"eos_ids: expected a sequence of token ids (integers from 0), got {self.eos_ids!r}.")
 
 
 class Coordinates(NamedTuple):
-    """Where in a training a completion stands: all that its random numbers depend on."""
+    """The coordinates of completions in a run: everything that their random numbers depend on."""
 
     seed: int
     step: int
@@ -68,28 +68,47 @@ class Coordinates(NamedTuple):
 
 
 class Completions(NamedTuple):
-    """What was drawn, on the host; rows prompt-major. Beyond `lengths`, tokens and logp are 0."""
+    """Sampled completions on the host, prompt-major. Beyond `lengths`, tokens and logp are 0."""
 
     tokens: Int[np.ndarray, "B C"]
     lengths: Int[np.ndarray, " B"]  # including the first EOS, or the token that completes a stop string
-    finished: Bool[np.ndarray, " B"]  # by an EOS or a stop string; False: cut off by max_new_tokens
+    finished: Bool[np.ndarray, " B"]  # by an EOS or a stop string; False: truncated at max_new_tokens
     logp: Float[np.ndarray, "B C"]  # of the distribution at the row's temperature (greedy: 1), before truncation
     truncated_logp: Float[np.ndarray, "B C"]  # the same after top-k, top-p and min-p; equal where these are off
-    occupancy: float  # share of the slots' decode steps that drew a token
+    occupancy: float  # share of all slots' decode steps that sampled a token
 
 
 class Slots(NamedTuple):
-    """One row of a batch that is being decoded. A free slot is a row that is done."""
+    """Decoding state of the rows of a batch; immutable. A free slot is a row that is done."""
 
-    token: Int[Array, " B"]  # last token drawn, not in the cache yet
-    position: Int[Array, " B"]  # where it will be written
-    produced: Int[Array, " B"]  # tokens drawn so far
-    limit: Int[Array, " B"]  # tokens to draw at most
+    token: Int[Array, " B"]  # last sampled token, not in the cache yet
+    position: Int[Array, " B"]  # position of `token`
+    produced: Int[Array, " B"]  # tokens sampled so far
+    limit: Int[Array, " B"]  # most tokens to sample
     done: Bool[Array, " B"]
-    finished: Bool[Array, " B"]  # done by an EOS
-    broken: Bool[Array, " B"]  # done by logits that are not finite
-    key: UInt32[Array, "B 2"]  # seed, step, prompt and sample folded in; each draw folds the position in
+    finished: Bool[Array, " B"]  # done because of an EOS
+    broken: Bool[Array, " B"]  # done because of logits that are not finite
+    key: UInt32[Array, "B 2"]  # folds in seed, step, prompt and sample; each token folds in its position
     temperature: Float[Array, " B"]
     top_k: Int[Array, " B"]
     top_p: Float[Array, " B"]
     min_p: Float[Array, " B"]
+
+
+def initial_slots(settings: dict[str, np.ndarray], length: np.ndarray) -> Slots:
+    """Host arrays of rows whose prompts of `length` tokens are in the cache, before their first token."""
+    zeros, no = np.zeros(length.shape, np.int32), np.zeros(length.shape, bool)
+    return Slots(
+        token=zeros,
+        position=length.astype(np.int32) - 1,
+        produced=zeros,
+        limit=settings["max_new_tokens"],
+        done=no,
+        finished=no,
+        broken=no,
+        key=np.zeros((*length.shape, 2), np.uint32),
+        temperature=settings["temperature"],
+        top_k=settings["top_k"],
+        top_p=settings["top_p"],
+        min_p=settings["min_p"],
+    )

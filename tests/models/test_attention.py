@@ -1,4 +1,4 @@
-"""Attention in blocks of queries: what the textbook formula gives, in about half of its products."""
+"""Attention in blocks of queries equals the textbook formula at about half of its operations."""
 
 import functools
 
@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.attention import BLOCKS, QUERIES, attend, attend_cached
+from models.attention import BLOCKS, QUERIES, attend
+from models.backends import decode_kernels
 
 LENGTHS = jnp.array([300, 170, 1])
 
@@ -20,7 +21,7 @@ def arrays():
 
 
 def textbook(query, key, value, lengths):
-    """softmax(q k' / sqrt(H)) v (Vaswani et al. 2017, equation 1), a head at a time, in float64 where it counts."""
+    """softmax(q k' / sqrt(H)) v (Vaswani et al. 2017, equation 1), in the dtype of the inputs."""
     scores = np.einsum("btkgh,bskh->bkgts", query.reshape(*query.shape[:2], 2, 2, 8), key) / np.sqrt(8)
     seen = (np.arange(300)[:, None] >= np.arange(300)) & (np.arange(300) < np.asarray(lengths)[:, None, None])
     weights = np.exp(np.where(seen[:, None, None], scores, -np.inf))
@@ -28,7 +29,7 @@ def textbook(query, key, value, lengths):
     return np.einsum("bkgts,bskh->btkgh", weights, value).reshape(query.shape)
 
 
-def test_blocks_give_what_the_textbook_gives(arrays):
+def test_blocks_equal_the_textbook_formula(arrays):
     query, key, value, _ = arrays
     assert QUERIES < 300  # more than one block
     found = attend(query, key, value, LENGTHS, "plain")
@@ -37,8 +38,8 @@ def test_blocks_give_what_the_textbook_gives(arrays):
         np.testing.assert_allclose(found[row, :length], wanted[row, :length], atol=2e-6)
 
 
-def test_gradients_are_those_of_one_product(arrays):
-    """Against the library's attention, which multiplies all with all."""
+def test_gradients_equal_those_of_a_single_product(arrays):
+    """JAX's own attention multiplies all queries with all keys."""
     query, key, value, weight = arrays
     weight = jnp.where(jnp.arange(300)[None, :, None, None] < LENGTHS[:, None, None, None], weight, 0)
 
@@ -52,8 +53,9 @@ def test_gradients_are_those_of_one_product(arrays):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_scores_in_bfloat16_are_scaled_before_they_are_rounded():
-    """A query divided by sqrt(128) takes more digits than bfloat16 has (off by 0.027 here); both ways scale scores."""
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_scores_in_bfloat16_are_scaled_before_they_are_rounded(platform):
+    """A query divided by sqrt(128) needs more digits than bfloat16 has (an error of 0.027 here)."""
     keys = jax.random.split(jax.random.key(0), 3)
     query, key, value = (jax.random.normal(key, (1, 64, 1, 128), jnp.bfloat16) for key in keys)
     query = 8 * query
@@ -63,13 +65,15 @@ def test_scores_in_bfloat16_are_scaled_before_they_are_rounded():
     wanted = weights / weights.sum(axis=1, keepdims=True) @ v
     found = attend(query, key, value, jnp.array([64]), "plain")[0, :, 0]
     np.testing.assert_allclose(np.float64(found), wanted, atol=0.015)
-    keys, values = key[0, :, 0].T[None, None, None], value[0, :, 0][None, None, None]
-    decoded = attend_cached(query[:, -1:], keys, values, jnp.array([63]))[0, 0, 0]
+    layout, zeros = decode_kernels(platform).cache, jnp.zeros((1, 1, 64, 128), jnp.bfloat16)
+    layer = (zeros, zeros) if platform == "gpu" else (zeros.reshape(1, 1, 1, 128, 64), zeros[:, :, None])
+    layer = layout.write_prefix(layer, key, value)
+    decoded = layout.attend(query[:, -1:], layer, jnp.array([63]))[0, 0, 0]
     np.testing.assert_allclose(np.float64(decoded), wanted[-1], atol=0.015)
 
 
 def test_gradients_in_bfloat16_are_as_exact_for_the_first_keys_as_for_the_last():
-    """What five blocks give the first keys adds up as float32 (as bfloat16, the error was 1.5 times the last keys')."""
+    """The first keys sum the gradients of five blocks, in float32 (in bfloat16 the error would be 1.5 times larger)."""
     length = 5 * QUERIES
     keys = jax.random.split(jax.random.key(0), 4)
     arrays = [
@@ -89,8 +93,8 @@ def test_gradients_in_bfloat16_are_as_exact_for_the_first_keys_as_for_the_last()
 
 
 @pytest.mark.parametrize(("length", "share"), [(QUERIES, 1.0), (8 * QUERIES, 0.57), (4 * BLOCKS * QUERIES, 0.54)])
-def test_operations_are_about_half_of_those_of_all_with_all(length, share):
-    """n blocks cost (n + 1) / 2n of all with all; there are never more than BLOCKS."""
+def test_operations_are_about_half_of_a_full_product(length, share):
+    """n blocks cost (n + 1) / 2n of a full product; there are at most BLOCKS."""
     shapes = [jax.ShapeDtypeStruct((1, length, heads, 64), jnp.float32) for heads in (2, 1, 1)]
     lengths = jax.ShapeDtypeStruct((1,), jnp.int32)
     lowered = jax.jit(lambda *x: attend(*x, "plain")).lower(*shapes, lengths)

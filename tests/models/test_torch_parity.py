@@ -1,4 +1,4 @@
-"""The law "one model": logits, gradients and greedy tokens are those of torch, on random weights."""
+"""The law "one model": logits, gradients and greedy tokens equal those of torch, on random weights."""
 
 import functools
 import json
@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.state import abstract_params
-from models.cache import init_cache
+from models.backends import decode_kernels, training_kernels
 from models.convert import load_params, save_params
 from models.folder import read_config
 from models.params import head_kernel, stack, unstack
@@ -42,13 +42,14 @@ SHAPES = {
     "qwen3 tied": {"model_type": "qwen3", "head_dim": 8, "tie_word_embeddings": True},
 }
 LENGTHS = (19, 7, 12)
-torch.set_num_threads(1)  # two idle threads that wait for each other are slower than one at this size
+torch.set_num_threads(1)  # faster than two at this size
+PLATFORMS = ("cpu", "gpu")  # whose kernels are tested; the plain ones of GPUs run on a CPU as well
 
 
 def make_torch(shape: str, folder, matrices: float = 0.15, embedding: float = 0.15):
-    """A random model, norms and biases away from their starting values so that leaving one out shows.
+    """A random model; norms and biases differ from their initial values, so that a missing one is detected.
 
-    matrices, embedding: standard deviations of the layers' and the head's weights, and of the token table's.
+    matrices, embedding: standard deviations of the layers' and the head's weights, and of the embedding table.
     """
     fields = BASE | SHAPES[shape]
     kind = fields.pop("model_type", "qwen2")
@@ -78,11 +79,11 @@ def _forward(model, params, tokens, positions, lengths, cache=None):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _gradient(model, params, tokens, positions, lengths):
-    """The logits, and the gradient of the sum of all true tokens' logp."""
+    """The logits, and the gradient of the summed logp of all true tokens."""
 
     def total(params):
         hidden, _ = model.apply({"params": params}, tokens, positions, lengths)
-        logits = jnp.einsum("btd,vd->btv", hidden, head_kernel(params, model.config))
+        logits = model.kernels.logits(hidden, head_kernel(params, model.config))
         chosen = jnp.take_along_axis(jax.nn.log_softmax(logits)[:, :-1], tokens[:, 1:, None], axis=-1)[..., 0]
         return jnp.sum(jnp.where(positions[:, 1:] < lengths[:, None], chosen, 0.0)), logits
 
@@ -97,7 +98,9 @@ def pair(request, tmp_path):
     return reference, config, load_params(tmp_path / "model", config), tmp_path
 
 
-def test_logits_and_gradients_are_those_of_torch(pair):
+@pytest.mark.check
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_logits_and_gradients_equal_torch(pair, platform):
     reference, config, params, folder = pair
     tokens, positions, lengths = _rows(config.vocab_size)
     total = 0.0
@@ -108,7 +111,7 @@ def test_logits_and_gradients_are_those_of_torch(pair):
         total = total + torch.log_softmax(logits, -1)[0, :-1].gather(1, ids[0, 1:, None]).sum()
         wanted.append(logits[0].detach().numpy())
     total.backward()
-    logits, gradient = _gradient(Qwen2(config), params, tokens, positions, lengths)
+    logits, gradient = _gradient(Qwen2(config, kernels=training_kernels(platform)), params, tokens, positions, lengths)
     for row, want in zip(np.asarray(logits), wanted, strict=True):
         np.testing.assert_allclose(row[: len(want)], want, rtol=0, atol=1e-4)
     save_params(folder / "gradient", gradient, config)
@@ -120,13 +123,15 @@ def test_logits_and_gradients_are_those_of_torch(pair):
         np.testing.assert_allclose(found[name], want, rtol=0, atol=atol, err_msg=name)
 
 
+@pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("shape", sorted(SHAPES))
-def test_greedy_tokens_of_prompts_of_unequal_lengths_are_those_of_generate(shape, tmp_path):
-    # Layers that outweigh the token they are given: a model that repeats itself would hide most mistakes.
+def test_greedy_tokens_equal_generate_for_prompts_of_unequal_lengths(shape, platform, tmp_path):
+    # Layers with more weight than the input token: a model that repeats itself would hide most errors.
     reference = make_torch(shape, tmp_path, matrices=0.3, embedding=0.05)
     config = read_config(tmp_path)
-    params = unstack(load_params(tmp_path, config), config.num_hidden_layers)
-    model = Qwen2(config, scan_layers=False)
+    kernels = decode_kernels(platform)
+    params = kernels.store_params(unstack(load_params(tmp_path, config), config.num_hidden_layers))
+    model = Qwen2(config, scan_layers=False, kernels=kernels)
     prompts, lengths, new = np.asarray(_rows(config.vocab_size)[0])[:2, :9], np.array([9, 4]), 128
     wanted = []
     for prompt, length in zip(prompts, lengths, strict=True):
@@ -142,22 +147,22 @@ def test_greedy_tokens_of_prompts_of_unequal_lengths_are_those_of_generate(shape
         wanted.append(whole[0, length:].tolist())
     assert min(len(set(row)) for row in wanted) > 3
 
-    places = jnp.broadcast_to(jnp.arange(prompts.shape[1]), prompts.shape)
-    cache = init_cache(config, len(prompts), 160, np.dtype(np.float32))
-    hidden, cache = _forward(model, params, jnp.asarray(prompts), places, jnp.asarray(lengths), cache)
-    hidden, place, found = hidden[np.arange(len(prompts)), lengths - 1], jnp.asarray(lengths)[:, None], []
+    positions = jnp.broadcast_to(jnp.arange(prompts.shape[1]), prompts.shape)
+    cache = kernels.cache.init(config, len(prompts), 160, np.float32)
+    hidden, cache = _forward(model, params, jnp.asarray(prompts), positions, jnp.asarray(lengths), cache)
+    hidden, position, found = hidden[np.arange(len(prompts)), lengths - 1], jnp.asarray(lengths)[:, None], []
     while True:
         tokens = jnp.argmax(hidden @ head_kernel(params, config).T, axis=-1).astype(jnp.int32)[:, None]
         found.append(tokens[:, 0])
         if len(found) == new:
             break
-        hidden, cache = _forward(model, params, tokens, place, place[:, 0] + 1, cache)
-        hidden, place = hidden[:, 0], place + 1
+        hidden, cache = _forward(model, params, tokens, position, position[:, 0] + 1, cache)
+        hidden, position = hidden[:, 0], position + 1
     assert np.stack(found, axis=1).tolist() == wanted
 
 
 @pytest.mark.parametrize("shape", ["grouped", "qwen3 with its own head size"])
-def test_four_devices_give_the_logits_and_gradients_of_one(shape, tmp_path):
+def test_logits_and_gradients_on_four_devices_equal_those_on_one(shape, tmp_path):
     make_torch(shape, tmp_path)
     config = read_config(tmp_path)
     mesh = make_mesh(MeshSpec(data=1, fsdp=2, tensor=2))
@@ -171,25 +176,29 @@ def test_four_devices_give_the_logits_and_gradients_of_one(shape, tmp_path):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
-def test_unrolled_padded_and_cached_are_all_the_one_forward(tmp_path):
+@pytest.mark.check
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_unrolled_padded_and_cached_equal_the_full_forward_pass(platform, tmp_path):
     make_torch("grouped", tmp_path)
     config = read_config(tmp_path)
     scanned = load_params(tmp_path, config)
-    params, model = unstack(scanned, config.num_hidden_layers), Qwen2(config, scan_layers=False)
+    kernels = decode_kernels(platform)
+    params = kernels.store_params(unstack(scanned, config.num_hidden_layers))
+    model = Qwen2(config, scan_layers=False, kernels=kernels)
     tokens, positions, lengths = _rows(config.vocab_size)
     full, _ = _forward(Qwen2(config), scanned, tokens, positions, lengths)
     alone, _ = _forward(model, params, tokens[1:2, : LENGTHS[1]], positions[1:2, : LENGTHS[1]], lengths[1:2])
     np.testing.assert_allclose(alone[0], full[1, : LENGTHS[1]], atol=1e-5)
     start = jnp.array([5, 3, 4])
-    cache = init_cache(config, len(LENGTHS), 32, np.dtype(np.float32))
+    cache = kernels.cache.init(config, len(LENGTHS), 32, np.float32)
     first, cache = _forward(model, params, tokens[:, :5], positions[:, :5], start, cache)
     for row, length in enumerate(start.tolist()):
         np.testing.assert_allclose(first[row, :length], full[row, :length], atol=1e-5)
-    for turn in range(3):
-        place = start + turn  # every row at its own position
-        token = jnp.take_along_axis(tokens, place[:, None], axis=1)
-        hidden, cache = _forward(model, params, token, place[:, None], place + 1, cache)
-        wanted = jnp.take_along_axis(full, place[:, None, None], axis=1)
+    for step in range(3):
+        position = start + step  # every row at its own position
+        token = jnp.take_along_axis(tokens, position[:, None], axis=1)
+        hidden, cache = _forward(model, params, token, position[:, None], position + 1, cache)
+        wanted = jnp.take_along_axis(full, position[:, None, None], axis=1)
         np.testing.assert_allclose(hidden, wanted, atol=1e-5)
 
 
@@ -205,7 +214,7 @@ def test_stack_and_unstack_are_exact_inverses(tmp_path):
 
 
 @pytest.mark.parametrize("shape", ["tied", "qwen3 with its own head size"])
-def test_torch_loads_what_is_written_without_a_source(shape, tmp_path):
+def test_torch_loads_weights_saved_without_a_source_folder(shape, tmp_path):
     reference = make_torch(shape, tmp_path / "model")
     config = read_config(tmp_path / "model")
     save_params(tmp_path / "again", load_params(tmp_path / "model", config), config)

@@ -1,4 +1,4 @@
-"""What a compiled program frees is there for its next call."""
+"""Memory that a compiled program frees is reused by its next call."""
 
 import os
 import subprocess
@@ -8,9 +8,10 @@ from importlib.metadata import EntryPoint
 import jax
 import pytest
 
-from jaxrl.runtime import cpu as heap
+from jaxrl.runtime import cpu
+from jaxrl.runtime.xla_flags import add_xla_flags
 
-# Counts the page faults of a program's third call, with 8 temporaries of 16 MiB that live at the same time.
+# Counts the page faults of a program's third call, with 8 temporaries of 16 MiB alive at the same time.
 SCRIPT = """
 import resource
 from jaxrl.runtime.devices import prepare_devices
@@ -40,29 +41,29 @@ def faults(**environment):
     return int(done.stdout)
 
 
-def test_a_program_that_ran_before_gets_no_new_pages():
+def test_the_third_call_of_a_program_gets_no_new_pages():
     assert faults() < 1000
 
 
-def test_what_the_user_has_set_for_malloc_stands():
+def test_malloc_settings_of_the_user_take_precedence():
     """In pages of 4 KiB, of which 16 MiB are 4096."""
     assert faults(MALLOC_TOP_PAD_="131072") > 4096
 
 
 @pytest.fixture
 def no_settings(monkeypatch):
-    """malloc as if nobody had set it, a system of which nothing is known, and what `mallopt` was asked for."""
+    """An environment without malloc settings, and a fake glibc; gives the list of calls of `mallopt`."""
     for name in [name for name in os.environ if name.startswith("MALLOC_") or name == "GLIBC_TUNABLES"]:
         monkeypatch.delenv(name)
-    asked = []
-    library = type("Library", (), {"mallopt": staticmethod(lambda *pair: asked.append(pair) or 1)})
-    monkeypatch.setattr(heap.ctypes, "CDLL", lambda _: library)
-    monkeypatch.setattr(heap.platform, "libc_ver", lambda: ("glibc", "2.36"))
-    return asked
+    calls = []
+    library = type("Library", (), {"mallopt": staticmethod(lambda *pair: calls.append(pair) or 1)})
+    monkeypatch.setattr(cpu.ctypes, "CDLL", lambda _: library)
+    monkeypatch.setattr(cpu.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    return calls
 
 
 @pytest.mark.parametrize(
-    ("told", "plugins", "kept"),
+    ("platforms", "plugins", "kept"),
     [
         ("cpu", ["cuda"], True),
         ("", [], True),
@@ -70,22 +71,31 @@ def no_settings(monkeypatch):
         ("cuda,cpu", ["cuda"], False),
     ],
 )
-def test_only_where_jax_runs_on_the_cpu(monkeypatch, no_settings, told, plugins, kept):
-    monkeypatch.setattr(heap, "entry_points", lambda group: [EntryPoint(name, name, group) for name in plugins])
+def test_memory_is_kept_only_where_jax_runs_on_the_cpu(monkeypatch, no_settings, platforms, plugins, kept):
+    monkeypatch.setattr(cpu, "entry_points", lambda group: [EntryPoint(name, name, group) for name in plugins])
     before = jax.config.jax_platforms
     try:
-        jax.config.update("jax_platforms", told)
-        assert heap.keep_memory() is kept and bool(no_settings) is kept
+        jax.config.update("jax_platforms", platforms)
+        assert cpu.keep_memory() is kept and bool(no_settings) is kept
     finally:
         jax.config.update("jax_platforms", before)
 
 
 @pytest.mark.parametrize("variable", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
-def test_nothing_is_asked_for_beside_the_users_settings(monkeypatch, no_settings, variable):
+def test_mallopt_is_not_called_beside_settings_of_the_user(monkeypatch, no_settings, variable):
     monkeypatch.setenv(variable, "glibc.malloc.hugetlb=1")
-    assert not heap.keep_memory() and not no_settings
+    assert not cpu.keep_memory() and not no_settings
 
 
-def test_nothing_is_asked_for_without_glibc(monkeypatch, no_settings):
-    monkeypatch.setattr(heap.platform, "libc_ver", lambda: ("", ""))
-    assert not heap.keep_memory() and not no_settings
+def test_mallopt_is_not_called_without_glibc(monkeypatch, no_settings):
+    monkeypatch.setattr(cpu.platform, "libc_ver", lambda: ("", ""))
+    assert not cpu.keep_memory() and not no_settings
+
+
+def test_xla_flags_of_the_user_are_kept(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=true")
+    add_xla_flags("--xla_cpu_multi_thread_eigen=false", "--xla_other=1")
+    assert os.environ["XLA_FLAGS"] == "--xla_cpu_multi_thread_eigen=true --xla_other=1"
+    monkeypatch.delenv("XLA_FLAGS")
+    add_xla_flags("--xla_other=1")
+    assert os.environ["XLA_FLAGS"] == "--xla_other=1"

@@ -1,4 +1,4 @@
-"""A draw over a vocabulary of many stretches: it follows the distribution, truncated or not, and says its own odds."""
+"""Sampling a token from a vocabulary of many blocks follows the distribution, truncated or not, with the right logp."""
 
 from functools import partial
 
@@ -7,34 +7,36 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.sampling import decode as step
-from jaxrl.sampling.engine import unseated
+from jaxrl.sampling.decode import sample_token
+from jaxrl.sampling.types import initial_slots
+
+pytestmark = pytest.mark.check
 
 ROWS = 4096
 
 
 def slots(rows, **settings):
-    """Rows at position 0 with keys of their own."""
+    """Rows at position 0 with different keys."""
     given = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "max_new_tokens": 9} | settings
     kinds = {"top_k": np.int32, "max_new_tokens": np.int32}
     arrays = {name: np.broadcast_to(np.asarray(x, kinds.get(name, np.float32)), (rows,)) for name, x in given.items()}
     keys = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(jax.random.key(5, impl="threefry2x32"), i)))
-    held = unseated(arrays, np.ones(rows, np.int32))
-    return jax.tree.map(jnp.asarray, held._replace(key=keys(jnp.arange(rows))))
+    initial = initial_slots(arrays, np.ones(rows, np.int32))
+    return jax.tree.map(jnp.asarray, initial._replace(key=keys(jnp.arange(rows))))
 
 
 @pytest.fixture(scope="module", params=[640, 288])
 def logits(request):
-    """Five stretches of 128 entries, or nine of 32; some entries and one whole stretch can't be drawn."""
-    drawn = np.random.default_rng(request.param).normal(size=request.param).astype(np.float32) * 1.5
-    drawn[::7] = -np.inf
-    drawn[128:256] = -np.inf
-    return drawn
+    """Five blocks of 128 entries, or nine of 32; some entries and one full block have probability 0."""
+    values = np.random.default_rng(request.param).normal(size=request.param).astype(np.float32) * 1.5
+    values[::7] = -np.inf
+    values[128:256] = -np.inf
+    return values
 
 
-def draw(logits, held, truncated):
-    many = jnp.broadcast_to(jnp.asarray(logits), (len(held.done), len(logits)))
-    return jax.tree.map(np.asarray, jax.jit(partial(step.draw, truncated=truncated))(many, held))
+def sample(logits, state, truncated):
+    rows = jnp.broadcast_to(jnp.asarray(logits), (len(state.done), len(logits)))
+    return jax.tree.map(np.asarray, jax.jit(partial(sample_token, truncated=truncated))(rows, state))
 
 
 def probabilities(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
@@ -54,10 +56,10 @@ def probabilities(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
     "settings", [{}, {"temperature": 0.6}, {"top_k": 40}, {"top_p": 0.7}, {"min_p": 0.05},
                  {"temperature": 1.4, "top_k": 90, "top_p": 0.8, "min_p": 0.02}],
 )  # fmt: skip
-def test_tokens_come_as_often_as_their_probability(logits, settings):
-    """Chi-squared over 4,096 draws; nothing that is ruled out is drawn; both log-probabilities are the definition's."""
+def test_token_frequencies_equal_their_probabilities(logits, settings):
+    """Chi-squared over 4,096 tokens; excluded tokens are never sampled; both log-probabilities equal the definition."""
     truncated = bool(settings.keys() - {"temperature"})
-    token, logp, broken = draw(logits, slots(ROWS, **settings), truncated)
+    token, logp, broken = sample(logits, slots(ROWS, **settings), truncated)
     expected = probabilities(logits, **settings)
     seen = np.bincount(token, minlength=len(logits))
     assert not broken.any() and seen[expected == 0].sum() == 0
@@ -66,13 +68,13 @@ def test_tokens_come_as_often_as_their_probability(logits, settings):
     cells = tuple(x[cells[1] > 1] for x in cells)
     statistic, freedom = ((cells[0] - cells[1]) ** 2 / cells[1]).sum(), len(cells[0]) - 1
     assert freedom > 10 and abs(statistic - freedom) < 4 * np.sqrt(2 * freedom)
-    whole = probabilities(logits, temperature=settings.get("temperature", 1.0))
-    np.testing.assert_allclose(logp, np.log(np.stack([whole[token], expected[token]], axis=1)), atol=1e-5)
+    full = probabilities(logits, temperature=settings.get("temperature", 1.0))
+    np.testing.assert_allclose(logp, np.log(np.stack([full[token], expected[token]], axis=1)), atol=1e-5)
 
 
-def test_rows_of_one_draw_keep_their_own_settings(logits):
+def test_rows_of_one_call_use_their_own_settings(logits):
     heat, count = np.resize([0.0, 0.5, 2.0], ROWS), np.repeat([0, 5], ROWS // 2)
-    token, logp, _ = draw(logits, slots(ROWS, temperature=heat, top_k=count), truncated=True)
+    token, logp, _ = sample(logits, slots(ROWS, temperature=heat, top_k=count), truncated=True)
     assert (token[heat == 0] == np.argmax(logits)).all() and (logp[heat == 0, 1][count[heat == 0] == 0] < 0).all()
     best = np.argsort(-logits)[:5]
     assert np.isin(token[count == 5], best).all() and not np.isin(token[(count == 0) & (heat == 2)], best).all()
@@ -85,17 +87,17 @@ def test_rows_of_one_draw_keep_their_own_settings(logits):
 def test_greedy_takes_the_first_of_equal_logits():
     logits = np.zeros(640, np.float32)
     logits[[200, 201, 500]] = 3.0
-    token, *_ = draw(logits, slots(8, temperature=0.0), truncated=False)
+    token, *_ = sample(logits, slots(8, temperature=0.0), truncated=False)
     assert (token == 200).all()
 
 
 @pytest.mark.parametrize("settings", [{"top_p": 1e-40}, {"top_p": 1e-40, "temperature": 0.0}, {"min_p": 1.0}])
-def test_the_likeliest_token_is_left_by_the_narrowest_truncation(logits, settings):
-    token, logp, broken = draw(logits, slots(8, **settings), truncated=True)
+def test_the_narrowest_truncation_keeps_the_likeliest_token(logits, settings):
+    token, logp, broken = sample(logits, slots(8, **settings), truncated=True)
     assert (token == np.argmax(logits)).all() and (logp[:, 1] == 0).all() and not broken.any()
 
 
-def test_logits_that_are_not_finite_are_told(logits):
+def test_logits_that_are_not_finite_are_reported(logits):
     for value in (np.nan, np.inf):
-        broken = draw(np.where(np.arange(len(logits)) == 5, value, logits).astype(np.float32), slots(8), False)[2]
+        broken = sample(np.where(np.arange(len(logits)) == 5, value, logits).astype(np.float32), slots(8), False)[2]
         assert broken.all()
