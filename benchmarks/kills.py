@@ -1,12 +1,12 @@
-"""Exact resume with real kills: SIGKILL at random moments, the same command again, and at the end nothing may differ.
+"""Exact resume after real kills: SIGKILL at random moments, the same command again, and no difference at the end.
 
     python benchmarks/kills.py [--kills=20] [--seed=0] [--full] [--folder=FOLDER] [--config.field=value ...]
 
-One run is left in peace. Others are killed, started again and killed again; one that reaches its end is compared with
-the first, and the next is begun, until so many kills are done. Moments are drawn from --seed in turn from KINDS: while
-the program starts, anywhere in a step, while the run's first file, a rollout file, a line of metrics, a checkpoint, an
-evaluation or the export is written, and while an old checkpoint is deleted: when it is set aside, and while its files
-go. Without --full the stages of --config have a few short steps. Exit status 1 on any difference.
+A reference run is not disturbed. Other runs are killed, restarted and killed again. Each run that ends is compared with
+the reference, and the next one starts, until `--kills` kills are done. The moments are random (--seed), of all KINDS:
+during start-up; anywhere in a step; while the first file, a rollout file, a line of metrics, a checkpoint, an
+evaluation or the export is written; and while an old checkpoint is renamed or its files are deleted. Without --full the
+stages of --config have a few short steps. Exit status 1 if there is any difference.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from jaxrl.reporting.metrics import deterministic_part
 from jaxrl.reporting.writers import read_metrics
 
 ROOT = Path(__file__).parents[1]
-# What --full leaves out: stages of four steps, evaluations between, checkpoints that take turns.
+# Without --full: stages of four steps, evaluations in between, checkpoints that displace each other.
 SHORT = {
     "evaluation.samples": 1,
     "evaluation.max_new_tokens": 48,
@@ -56,9 +56,9 @@ SHORT = {
         }.items()
     },
 }
-# What appears in the run folder (or grows) while a kind of moment lasts; "start" needs no sign.
-FIRST = "first file"  # only of a run that has not begun
-GOING = "files going"  # the only kind whose files get fewer
+# The files that appear (or grow) at each kind of moment; "start" has none.
+FIRST = "first file"  # only in an empty run folder
+DELETION = "file deletion"  # the only kind with a decreasing number of files
 KINDS = {
     "start": None,
     FIRST: "config.json*",
@@ -66,91 +66,92 @@ KINDS = {
     "rollout file": "rollouts/*.partial",
     "metrics line": "metrics.jsonl",
     "checkpoint": "checkpoints/*.orbax-checkpoint-tmp*",
-    "deletion": "checkpoints/deleted/*",
-    GOING: "checkpoints/deleted/*/**/*",
+    "rename": "checkpoints/deleted/*",
+    DELETION: "checkpoints/deleted/*/**/*",
     "evaluation": "evaluations/*.partial",
     "export": ".export.partial",
 }
-LOOK = 0.0005  # seconds between two looks at the folder
+POLL_SECONDS = 0.0005
 
 
-class Pace(NamedTuple):
-    """Seconds that the undisturbed run took until its first line, and for a step."""
+class Timing(NamedTuple):
+    """Seconds of the reference run until its first line of metrics, and per step."""
 
     start: float
     step: float
 
 
 class Moment(NamedTuple):
-    """When to kill: so many seconds after the `sign`-th time that the kind's sign showed."""
+    """When to kill: `delay` seconds after the files of this kind have appeared for the `count`-th time."""
 
     kind: str
-    sign: int
+    count: int
     delay: float
 
 
-def draw(kind: str, pace: Pace, chance: random.Random) -> Moment:
-    """A moment of this kind. A file's writing takes milliseconds, a checkpoint's some tenths of a second."""
+def random_moment(kind: str, timing: Timing, rng: random.Random) -> Moment:
+    """A random moment of this kind. Writing a file takes milliseconds, a checkpoint some tenths of a second."""
     longest = {
-        "start": pace.start,
-        "step": pace.step,
+        "start": timing.start,
+        "step": timing.step,
         "checkpoint": 0.3,
         "export": 0.05,
         FIRST: 0.002,
-        GOING: 0.0005,
+        DELETION: 0.0005,
     }.get(kind, 0.004)
-    last = {"start": 1, FIRST: 1, "evaluation": 2, "export": 1, "deletion": 2, GOING: 2}.get(kind, 3)
-    return Moment(kind, chance.randint(1, last), chance.uniform(0, longest))
+    last = {"start": 1, FIRST: 1, "evaluation": 2, "export": 1, "rename": 2, DELETION: 2}.get(kind, 3)
+    return Moment(kind, rng.randint(1, last), rng.uniform(0, longest))
 
 
-def shown(workdir: Path, kind: str) -> int:
-    """0 where the kind's sign is not there, else a number that rises when it shows anew."""
+def observe(workdir: Path, kind: str) -> int:
+    """0 if the files of this kind do not exist, else a number that increases when they appear again."""
     pattern = KINDS[kind]
     sizes = [path.stat().st_size for path in workdir.glob(pattern)] if pattern else [1]
-    if kind == GOING:
+    if kind == DELETION:
         return -len(sizes)
     return max(sizes, default=0) if pattern == "metrics.jsonl" else len(sizes)
 
 
 def kill_at(process: subprocess.Popen, workdir: Path, moment: Moment) -> bool:
-    """Kill the process at the moment; False where it ended before."""
-    seen, before = 0, 0 if moment.kind == "start" else shown(workdir, moment.kind)
+    """Kill the process at the moment; False if it ended before."""
+    seen, before = 0, 0 if moment.kind == "start" else observe(workdir, moment.kind)
     while process.poll() is None:
         try:
-            now = shown(workdir, moment.kind)
-        except FileNotFoundError:  # renamed between the listing and the look
+            now = observe(workdir, moment.kind)
+        except FileNotFoundError:  # renamed after the folder was listed
             continue
         seen, before = seen + (now > before), now
-        if seen == moment.sign:
+        if seen == moment.count:
             time.sleep(moment.delay)
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 return process.wait() == -signal.SIGKILL
-        time.sleep(LOOK)
+        time.sleep(POLL_SECONDS)
     return False
 
 
-def left(workdir: Path) -> tuple[str, str, str]:
-    """What a kill left: last line, last whole checkpoint, and what is half written, or half deleted."""
+def remains(workdir: Path) -> tuple[str, str, str]:
+    """What a kill left: the last line of metrics, the last checkpoint, and incomplete files."""
     records = read_metrics(workdir / "metrics.jsonl")
     checkpoints = run_steps(workdir) if (workdir / "checkpoints").is_dir() else []
-    patterns = {"*.partial", *KINDS.values()} - {None, KINDS[FIRST], KINDS["step"], KINDS[GOING]}  # but what stays
-    half = sorted({str(path.relative_to(workdir)) for pattern in patterns for path in workdir.glob(pattern)})
+    kept = {None, KINDS[FIRST], KINDS["step"], KINDS[DELETION]}  # patterns of complete files
+    patterns = {"*.partial", *KINDS.values()} - kept
+    incomplete = sorted({str(path.relative_to(workdir)) for pattern in patterns for path in workdir.glob(pattern)})
     metrics = workdir / "metrics.jsonl"
-    half += ["metrics.jsonl"] if metrics.exists() and not metrics.read_bytes().endswith(b"\n") else []
+    incomplete += ["metrics.jsonl"] if metrics.exists() and not metrics.read_bytes().endswith(b"\n") else []
     return (
         str(records[-1]["step"]) if records else "-",
         str(checkpoints[-1]) if checkpoints else "-",
-        ", ".join(half) or "-",
+        ", ".join(incomplete) or "-",
     )
 
 
-def differences(mine: Path, whole: Path) -> list[str]:
-    """What of a run differs from another: lines of metrics (without clocks), rollouts, evaluations and exported files
-    byte by byte, and every array of the last checkpoint, moments included."""
+def differences(workdir: Path, whole: Path) -> list[str]:
+    """What differs between two runs: lines of metrics (without clocks), every array of the last checkpoint (with the
+    optimizer's moments), and rollouts, evaluations and exported files byte by byte."""
     found = []
     lines = [
-        [deterministic_part(record) for record in read_metrics(folder / "metrics.jsonl")] for folder in (mine, whole)
+        [deterministic_part(record) for record in read_metrics(folder / "metrics.jsonl")] for folder in (workdir, whole)
     ]
     if [record["step"] for record in lines[0]] != [record["step"] for record in lines[1]]:
         found.append("steps of metrics.jsonl")
@@ -159,18 +160,18 @@ def differences(mine: Path, whole: Path) -> list[str]:
             f"metrics.jsonl, step {first['step']}" for first, second in zip(*lines, strict=True) if first != second
         ]
     for part in ("rollouts", "evaluations", "export"):
-        files = [{path.name: path.read_bytes() for path in (folder / part).glob("*")} for folder in (mine, whole)]
+        files = [{path.name: path.read_bytes() for path in (folder / part).glob("*")} for folder in (workdir, whole)]
         found += [f"{part}/{name}" for name in _unequal(*files)]
-    states = [{name: leaf.tobytes() for name, leaf in last_state(folder).items()} for folder in (mine, whole)]
+    states = [{name: leaf.tobytes() for name, leaf in last_state(folder).items()} for folder in (workdir, whole)]
     return found + [f"last checkpoint, {name}" for name in _unequal(*states)]
 
 
-def _unequal(mine: dict[str, bytes], theirs: dict[str, bytes]) -> list[str]:
-    return [name for name in sorted(mine.keys() | theirs.keys()) if mine.get(name) != theirs.get(name)]
+def _unequal(workdir: dict[str, bytes], theirs: dict[str, bytes]) -> list[str]:
+    return [name for name in sorted(workdir.keys() | theirs.keys()) if workdir.get(name) != theirs.get(name)]
 
 
 def last_state(workdir: Path) -> dict[str, np.ndarray]:
-    """Arrays of the newest checkpoint by name."""
+    """The arrays of the newest checkpoint, by path."""
     folder = workdir.absolute() / "checkpoints" / str(run_steps(workdir)[-1]) / "state"
     reader = ocp.PyTreeCheckpointHandler()
     kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(folder).tree)
@@ -182,7 +183,7 @@ def last_state(workdir: Path) -> dict[str, np.ndarray]:
 
 
 def summary(workdir: Path) -> str:
-    """What was compared of a run that came to its end."""
+    """What was compared of a run."""
     rollouts, exported = (len(list((workdir / part).glob("*"))) for part in ("rollouts", "export"))
     lines, arrays = len(read_metrics(workdir / "metrics.jsonl")), len(last_state(workdir))
     return (
@@ -192,7 +193,7 @@ def summary(workdir: Path) -> str:
 
 
 def start(config: str, workdir: Path, fields: list[str]) -> subprocess.Popen:
-    """The command, with all that it says added to a log beside the run."""
+    """Start the command; its output is appended to a log beside the run folder."""
     with open(workdir.with_suffix(".log"), "ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "jaxrl.train", f"--config={config}", f"--workdir={workdir}", *fields],
@@ -205,66 +206,66 @@ def start(config: str, workdir: Path, fields: list[str]) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen, workdir: Path) -> None:
-    """Wait for the end; raises SystemExit with the last words of a run that did not end well."""
+    """Wait for the end of a run. Raises SystemExit with the last lines of its log if it failed."""
     if process.wait():
-        said = workdir.with_suffix(".log").read_text(encoding="utf-8", errors="replace").splitlines()
-        sys.exit("\n".join([f"{workdir} ended with status {process.returncode}; its last lines:", *said[-12:]]))
+        lines = workdir.with_suffix(".log").read_text(encoding="utf-8", errors="replace").splitlines()
+        sys.exit("\n".join([f"{workdir} ended with status {process.returncode}; its last lines:", *lines[-12:]]))
 
 
-def undisturbed(config: str, workdir: Path, fields: list[str]) -> Pace:
-    """Train the run that is left in peace."""
+def reference_run(config: str, workdir: Path, fields: list[str]) -> Timing:
+    """Train the reference run."""
     process, began = start(config, workdir, fields), time.monotonic()
-    while process.poll() is None and not shown(workdir, "step"):
-        time.sleep(LOOK)
+    while process.poll() is None and not observe(workdir, "step"):
+        time.sleep(POLL_SECONDS)
     first = time.monotonic() - began
     finish(process, workdir)
     steps = [record["time/step"] for record in read_metrics(workdir / "metrics.jsonl") if record["step"]]
-    return Pace(first, statistics.median(steps))
+    return Timing(first, statistics.median(steps))
 
 
 def main() -> int:
-    """Print a row a kill and a line a run; returns the exit status."""
+    """Print a table row per kill and a line per run; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/three_stage.py:tiny")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--full", action="store_true", help="the config as it is, not with a few short steps")
-    parser.add_argument("--folder", help="where the runs are written; default: a folder for temporary files")
-    given, fields = parser.parse_known_args()
-    if given.folder:
-        Path(given.folder).mkdir(parents=True, exist_ok=True)
-    home = Path(tempfile.mkdtemp(prefix="kills-", dir=given.folder))
-    shared = {} if given.full else SHORT
+    parser.add_argument("--full", action="store_true", help="the config unchanged, without the short steps")
+    parser.add_argument("--folder", help="where the runs are written (default: a temporary folder)")
+    arguments, fields = parser.parse_known_args()
+    if arguments.folder:
+        Path(arguments.folder).mkdir(parents=True, exist_ok=True)
+    home = Path(tempfile.mkdtemp(prefix="kills-", dir=arguments.folder))
+    shared = {} if arguments.full else SHORT
     fields = [
         f"--config.{name}={value}"
         for name, value in {"wandb.mode": "off", "compile_cache": home / "compiled", **shared}.items()
     ] + fields
-    chance, whole = random.Random(given.seed), home / "whole"
-    pace = undisturbed(given.config, whole, fields)
+    rng, whole = random.Random(arguments.seed), home / "whole"
+    timing = reference_run(arguments.config, whole, fields)
     print(
-        f"{given.config}, moments from seed {given.seed}; undisturbed: {pace.start:.1f} s to the first line, "
-        f"{pace.step:.2f} s a step\n"
+        f"{arguments.config}, seed {arguments.seed}; reference run: {timing.start:.1f} s to the first line of metrics, "
+        f"{timing.step:.2f} s per step\n"
     )
-    print("| kill | run | while | after | last line | checkpoint | half written |\n|---|---|---|---|---|---|---|")
-    kinds = [kind for _ in range(given.kills) for kind in chance.sample(list(KINDS), len(KINDS))][: given.kills]
-    done, ends, failed = 0, [], False
-    while kinds or (home / f"run{len(ends)}").exists():
-        workdir = home / f"run{len(ends)}"
+    print("| kill | run | moment | delay | last line | checkpoint | incomplete |\n|---|---|---|---|---|---|---|")
+    kinds = [kind for _ in range(arguments.kills) for kind in rng.sample(list(KINDS), len(KINDS))][: arguments.kills]
+    done, results, failed = 0, [], False
+    while kinds or (home / f"run{len(results)}").exists():
+        workdir = home / f"run{len(results)}"
         kind = next((kind for kind in kinds if kind != FIRST or not workdir.exists()), None)
-        process = start(given.config, workdir, fields)
-        moment = draw(kind, pace, chance) if kind else None
+        process = start(arguments.config, workdir, fields)
+        moment = random_moment(kind, timing, rng) if kind else None
         if moment and kill_at(process, workdir, moment):
             done += 1
             kinds.remove(kind)
-            cells = (str(done), str(len(ends)), moment.kind, f"{moment.delay:.3f} s", *left(workdir))
+            cells = (str(done), str(len(results)), moment.kind, f"{moment.delay:.3f} s", *remains(workdir))
             print(f"| {' | '.join(cells)} |", flush=True)
             continue
         finish(process, workdir)
-        wrong = differences(workdir, whole)
-        failed |= bool(wrong)
-        ends.append(f"{summary(workdir)}: {len(wrong)} differences{''.join(f', {name}' for name in wrong)}")
+        found = differences(workdir, whole)
+        failed |= bool(found)
+        results.append(f"{summary(workdir)}: {len(found)} differences{''.join(f', {name}' for name in found)}")
         shutil.rmtree(workdir)
-    print("\n" + "\n".join(ends))
+    print("\n" + "\n".join(results))
     shutil.rmtree(home)
     return int(failed)
 

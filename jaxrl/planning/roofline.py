@@ -89,10 +89,8 @@ def times_table(plan: Plan, steps: Sequence[Mapping[str, Any]]) -> list[str]:
     """The steps as lines of text."""
     if not steps:
         return []
-    lines = [
-        "",
-        f"Lower bounds for a step in seconds, at the published rates ({plan.job.devices.accelerator.peak_rates.source}):",
-    ]
+    source = plan.job.devices.accelerator.peak_rates.source
+    lines = ["", f"Lower bounds for a step in seconds, at the published rates ({source}):"]
     for step in steps:
         lines.append(
             f"  {step['stage']}: {step['rows']} responses of {step['response_tokens']} tokens: {step['seconds']:.1f} s"

@@ -1,4 +1,4 @@
-"""Writing so that a reader never meets half a file."""
+"""Atomic writes and strict JSON lines."""
 
 import contextlib
 import json
@@ -13,18 +13,19 @@ NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Writes the whole text beside `path`, forces it to disk, then renames it into place."""
+    """Writes a text file atomically, and forces it to disk."""
     path = Path(path)
-    with written_whole(path) as stream:
+    with open_atomic(path) as stream:
         stream.write(text.encode())
     return path
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A stream beside `path`; when the block ends it is forced to disk and renamed into place, else taken away.
+def open_atomic(path: Path) -> Iterator[IO[bytes]]:
+    """A stream to a temporary file. At the end of the block the file is forced to disk and renamed to `path`.
 
-    Any number of processes may write the same path: the last one stays. What a killed one left `drop_partial` clears.
+    If the block raises, the file is deleted. Several processes may write the same path; the last one wins. The files
+    of killed processes are deleted by `delete_partial`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}.partial")
@@ -36,17 +37,17 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    fsync_folder(path.parent)
 
 
-def drop_partial(folder: str | os.PathLike[str], names: str = "*") -> None:
-    """Removes what killed writers left of files with such `names`; only for a process that alone writes them."""
+def delete_partial(folder: str | os.PathLike[str], names: str = "*") -> None:
+    """Deletes the temporary files of killed writers. Only for a process that alone writes files of these `names`."""
     for partial in Path(folder).glob(f"{names}.partial"):
         partial.unlink()
 
 
-def sync_folder(folder: str | os.PathLike[str]) -> None:
-    """Forces a folder's entries to disk, so that a rename or a new file survives a power cut."""
+def fsync_folder(folder: str | os.PathLike[str]) -> None:
+    """Forces the entries of a folder to disk, so that a new or renamed file survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -55,13 +56,12 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def to_line(record: Mapping[str, object]) -> str:
-    """One line of strict JSON. nan and the infinities, which JSON lacks, become the texts "nan", "inf",
-    "-inf"."""
+    """One line of strict JSON. NaN and infinities, which JSON lacks, become the strings "nan", "inf" and "-inf"."""
     return json.dumps({name: _plain(value) for name, value in record.items()}, ensure_ascii=False, allow_nan=False)
 
 
 def from_line(line: str) -> dict[str, object]:
-    """The record of `to_line`. ValueError when the line is not one JSON object."""
+    """Inverse of `to_line`. Raises ValueError if the line is not a JSON object."""
     record = json.loads(line)
     if not isinstance(record, dict):
         raise ValueError(f"expected a JSON object, got {line[:60]!r}")
@@ -69,7 +69,7 @@ def from_line(line: str) -> dict[str, object]:
 
 
 def _plain(value: object) -> object:
-    """Scalars of numpy and JAX as Python numbers; float32 keeps its exact value."""
+    """Scalars of numpy and JAX as Python numbers. A float32 keeps its exact value."""
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxrl.reporting.files import drop_partial, written_whole
+from jaxrl.reporting.files import delete_partial, open_atomic
 
 STEP_FILE = re.compile(r"step_(\d{6,})\.jsonl\.gz")
 
@@ -56,7 +56,7 @@ def write_rollouts(folder: str | os.PathLike[str], step: int, groups: Iterable[G
     """
     path = rollout_path(folder, step)
     with (
-        written_whole(path) as raw,
+        open_atomic(path) as raw,
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as archive,
     ):
         for group in groups:
@@ -96,7 +96,7 @@ def drop_rollouts_after(folder: str | os.PathLike[str], restored_step: int) -> N
     for step in rollout_steps(folder):
         if step > restored_step:
             rollout_path(folder, step).unlink()
-    drop_partial(folder)
+    delete_partial(folder)
 
 
 def _to_record(group: GroupRecord) -> dict[str, object]:

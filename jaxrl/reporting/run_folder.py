@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxrl.evaluation.results import EvaluationResult, from_json, to_json
-from jaxrl.reporting.files import drop_partial, write_text
+from jaxrl.reporting.files import delete_partial, write_text
 from jaxrl.reporting.rollouts import rollout_steps
 from jaxrl.reporting.writers import read_metrics
 
@@ -68,7 +68,7 @@ def drop_evaluations_after(workdir: str | os.PathLike[str], restored_step: int) 
     for result in read_evaluations(workdir):
         if result.step > restored_step:
             (Path(workdir) / "evaluations" / f"{result.name}.json").unlink()
-    drop_partial(Path(workdir) / "evaluations")
+    delete_partial(Path(workdir) / "evaluations")
 
 
 def read_evaluations(workdir: str | os.PathLike[str]) -> list[EvaluationResult]:

@@ -1,4 +1,4 @@
-"""GPUs that programs can be compiled for without owning one, and what their vendor says of their speed."""
+"""GPUs that programs can be compiled for without owning one, their peak rates, and the memory of present devices."""
 
 import dataclasses
 import math
@@ -27,6 +27,7 @@ runtime_version {{ major: 12 minor: 8 patch: 0 }}
 device_description_str: "{description}"
 """
 
+# Dense bfloat16 (no sparsity), from the vendors' data sheets, by prefix of JAX's `device_kind`. Longer prefixes first.
 PEAK_FLOPS: tuple[tuple[str, float], ...] = (
     ("NVIDIA A100", 312e12),
     ("NVIDIA H100 PCIe", 756e12),
@@ -41,30 +42,30 @@ PEAK_FLOPS: tuple[tuple[str, float], ...] = (
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """Operations a second that one such device is sold with; None where this table does not know them."""
+    """Peak floating-point operations per second of a device by its data sheet; None if it is not in the table."""
     if dtype != "bfloat16":
         return None
     return next((peak for name, peak in PEAK_FLOPS if device_kind.startswith(name)), None)
 
 
 @dataclasses.dataclass(frozen=True)
-class Rates:
-    """What the vendor's data sheets promise for one GPU, in a host of eight."""
+class PeakRates:
+    """Peak rates of one GPU in a host of eight, from the vendor's data sheets."""
 
-    matmul: float  # floating-point operations a second, bfloat16, dense
-    memory: float  # bytes a second
-    link: float  # bytes a second to the GPUs of the same host, one direction
-    network: float  # bytes a second to other hosts, one direction: the host's adapters, shared out
+    matmul: float  # floating-point operations per second, bfloat16, dense
+    memory: float  # bytes per second
+    link: float  # bytes per second to GPUs of the same host, one direction
+    network: float  # bytes per second to other hosts, one direction: a GPU's share of the host's adapters
     source: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Accelerator:
-    """A GPU as XLA's compiler wants it described (as in openxla/xla, xla/backends/gpu/target_config/specs)."""
+    """A GPU as XLA's compiler describes it (see openxla/xla, xla/backends/gpu/target_config/specs)."""
 
     description: str
     memory: int  # bytes
-    bandwidth: int  # of the memory, bytes a second
+    bandwidth: int  # of the memory, bytes per second
     capability: int  # major number
     cores: int
     fpus_per_core: int
@@ -72,10 +73,10 @@ class Accelerator:
     l2_cache: int  # bytes
     shared_memory_per_core: int  # bytes
     shared_memory_per_block: int  # bytes
-    rates: Rates
+    peak_rates: PeakRates
 
     def target(self) -> str:
-        """What XLA wants to know of the GPU it compiles for (a GpuTargetConfigProto as text)."""
+        """The compilation target for XLA: a GpuTargetConfigProto in text format."""
         return _DESCRIPTION.format(**vars(self))
 
 
@@ -85,7 +86,7 @@ def _a100(memory: int, bandwidth: int, size: str) -> Accelerator:
         "NVIDIA DGX A100 data sheet (8 x 200 Gb/s)"
     )
     description = f"NVIDIA A100-SXM4-{size}"
-    rates = Rates(peak_flops(description, "bfloat16"), bandwidth, 300e9, 25e9, sheets)
+    rates = PeakRates(peak_flops(description, "bfloat16"), bandwidth, 300e9, 25e9, sheets)
     return Accelerator(description, memory, bandwidth, 8, 108, 64, 1.41, 41_943_040, 167_936, 166_912, rates)
 
 
@@ -94,7 +95,7 @@ def _hopper(description: str, memory: int, bandwidth: int, name: str) -> Acceler
         f"NVIDIA {name} data sheet (SXM: 1,979 TFLOPS bfloat16 with sparsity, half of it dense; NVLink 900 GB/s "
         f"both ways); NVIDIA DGX {name} data sheet (8 x 400 Gb/s)"
     )
-    rates = Rates(peak_flops(description, "bfloat16"), bandwidth, 450e9, 50e9, sheets)
+    rates = PeakRates(peak_flops(description, "bfloat16"), bandwidth, 450e9, 50e9, sheets)
     return Accelerator(description, memory, bandwidth, 9, 132, 128, 1.98, 52_428_800, 233_472, 232_448, rates)
 
 
@@ -106,15 +107,15 @@ ACCELERATORS: dict[str, Accelerator] = {
 }
 
 
-HOST = 8  # GPUs of one host, at most
+GPUS_PER_HOST = 8  # at most
 
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """So many devices of one kind, evenly on hosts.
+    """`count` devices of one kind, evenly distributed over `hosts`.
 
-    memory: bytes that arrays and programs may take on one of them; 0: not known. accelerator: None for CPUs and for
-    GPUs that are not listed.
+    memory: bytes per device for arrays and programs; 0 if unknown. accelerator: None for CPUs and GPUs that are not in
+    ACCELERATORS.
     """
 
     name: str
@@ -125,7 +126,7 @@ class Devices:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether they are virtual devices of a CPU."""
+        """Whether they are virtual CPU devices."""
         return self.name == "cpu"
 
     def __str__(self) -> str:
@@ -133,44 +134,49 @@ class Devices:
         return f"{self.count} x {self.name}{hosts}"
 
 
+def check_attention(attention: str, devices: Devices) -> None:
+    """Raises ValueError for cuDNN's attention without a GPU, before a first rollout is sampled."""
+    if devices.on_cpu and attention == "cudnn":
+        raise ValueError(
+            "attention: expected plain on a CPU, which has no cuDNN, got cudnn; set --config.attention=plain, or take "
+            "the size :tiny, which is made for a CPU."
+        )
+
+
 def read_devices(text: str, cpus: int = 1, hosts: int = 0) -> Devices:
-    """`4xA100-80GB` or `cpu` (as many virtual devices as `cpus`). hosts 0: as few as eight GPUs a host allow.
+    """Parse `4xA100-80GB`, or `cpu` for `cpus` virtual devices. hosts: 0 for as few as possible.
 
     Raises ValueError for anything else.
     """
     if text == "cpu":
         return Devices("cpu", cpus, 1, host_memory() // cpus, None)
-    found = re.fullmatch(r"([1-9]\d*)x(.+)", text)
-    if not found or found[2] not in ACCELERATORS:
+    match = re.fullmatch(r"([1-9]\d*)x(.+)", text)
+    if not match or match[2] not in ACCELERATORS:
         raise ValueError(
-            f"--devices: expected cpu, or a number, an x and one of {', '.join(ACCELERATORS)}, such as "
+            f"--devices: expected cpu or COUNTxNAME with a name of {', '.join(ACCELERATORS)}, for example "
             f"4xA100-80GB, got {text!r}."
         )
-    count, accelerator = int(found[1]), ACCELERATORS[found[2]]
-    hosts = hosts or math.ceil(count / HOST)
+    count, accelerator = int(match[1]), ACCELERATORS[match[2]]
+    hosts = hosts or math.ceil(count / GPUS_PER_HOST)
     if count % hosts:
-        raise ValueError(f"--hosts: expected a number that divides the {count} devices, got {hosts}.")
-    return Devices(found[2], count, hosts, int(accelerator.memory * MEMORY_SHARE), accelerator)
+        raise ValueError(f"--hosts: expected a divisor of the {count} devices, got {hosts}.")
+    return Devices(match[2], count, hosts, int(accelerator.memory * MEMORY_SHARE), accelerator)
 
 
 def present_devices(devices: Sequence[jax.Device]) -> Devices:
-    """These devices, of this process and others, with the memory that this process may use."""
+    """Describe the devices of all processes, with the memory that this process may use."""
     kind, hosts = devices[0].device_kind, jax.process_count()
     if devices[0].platform == "cpu":
         return Devices("cpu", len(devices), hosts, host_memory() * hosts // len(devices), None)
     name = next((name for name, known in ACCELERATORS.items() if known.description == kind), kind)
-    stats = jax.local_devices()[0].memory_stats() or {"bytes_limit": 0}  # an allocator that does not tell
+    stats = jax.local_devices()[0].memory_stats() or {"bytes_limit": 0}  # the allocator has no statistics
     return Devices(name, len(devices), hosts, stats["bytes_limit"], ACCELERATORS.get(name))
 
 
 def host_memory() -> int:
-    """Bytes of this machine's memory, or of what a container may use of it."""
+    """Bytes of this machine's memory, or the limit of the container."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and limit.read_text().strip().isdigit():
         limits.append(int(limit.read_text()))
     return min(limits)
-
-
-# Dense bfloat16 operations a second, from the makers' data sheets (no sparsity), by the beginning of JAX's device_kind.
-# A longer name goes before a shorter one that it begins with.

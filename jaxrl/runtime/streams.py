@@ -1,12 +1,12 @@
-"""Standard output and error that end no run: what can't be shown is not shown."""
+"""Standard output and error that cannot end a run: output that cannot be written is dropped."""
 
 import contextlib
 import io
 from typing import TextIO
 
 
-class _Unfailing(io.FileIO):
-    """A file that takes all it is given, also where the disk is full or nobody reads the pipe any more."""
+class _DroppingFile(io.FileIO):
+    """A file that drops data if the disk is full or the pipe is closed."""
 
     def write(self, data: memoryview) -> int:
         try:
@@ -16,14 +16,13 @@ class _Unfailing(io.FileIO):
         return len(data) if written is None else written
 
 
-def unfailing(stream: TextIO | None) -> TextIO | None:
-    """A stream to the same file that drops what the file refuses; a stream without a file stays as it is.
+def drop_write_errors(stream: TextIO | None) -> TextIO | None:
+    """A stream to the same file that drops output instead of raising OSError. A stream in memory is returned unchanged.
 
-    Only for what is told of a run, which is in its folder too: where the text is what was asked for, its loss is an
-    error.
+    For the messages of a run, which its folder has too. A command whose result is its output must fail instead.
     """
     try:
-        file = _Unfailing(stream.fileno(), "wb", closefd=False)
+        file = _DroppingFile(stream.fileno(), "wb", closefd=False)
     except (AttributeError, OSError):  # closed, or in memory
         return stream
     with contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrl.algorithms.batch import Batch
-from jaxrl.reporting.files import to_line, write_text, open_atomic
+from jaxrl.reporting.files import open_atomic, to_line, write_text
 from jaxrl.reporting.rollouts import GroupRecord, write_rollouts
 
 TRY_FLOAT32 = "run with dtype=float32 and attention=plain to see whether precision is the cause."

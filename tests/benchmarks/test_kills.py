@@ -1,4 +1,4 @@
-"""The benchmark of kills can't pass by looking away: every part that it compares, changed by a little, is named."""
+"""The benchmark of kills names every small difference in what it compares."""
 
 import gzip
 import json
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import pytest
 
-from benchmarks.kills import KINDS, Pace, differences, draw, left, shown
+from benchmarks.kills import KINDS, Timing, differences, observe, random_moment, remains
 
 
 def save(folder, moment):
@@ -20,7 +20,7 @@ def save(folder, moment):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """What a run of two steps leaves, as far as it is compared."""
+    """The compared files of a run of two steps."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     for part in ("rollouts", "evaluations", "export"):
         (folder / part).mkdir(parents=True)
@@ -38,14 +38,14 @@ def mine(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "run")
 
 
-def test_a_run_like_the_other_has_no_difference_whatever_its_clock_said(whole, mine):
+def test_runs_that_differ_only_in_time_have_no_difference(whole, mine):
     lines = (mine / "metrics.jsonl").read_text().replace('"time/step": 1.0', '"time/step": 2.0')
     (mine / "metrics.jsonl").write_text(lines)
     assert differences(mine, whole) == []
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "said"),
+    ("file", "old", "new", "name"),
     [
         ("metrics.jsonl", b'1, "loss/total": 0.5', b'1, "loss/total": 0.25', "metrics.jsonl, step 1"),
         ("metrics.jsonl", b'{"step": 2', b'{"step": 1', "steps of metrics.jsonl"),
@@ -53,9 +53,9 @@ def test_a_run_like_the_other_has_no_difference_whatever_its_clock_said(whole, m
         ("export/model.safetensors", b"weights", b"weightz", "export/model.safetensors"),
     ],
 )
-def test_a_difference_is_named(whole, mine, file, old, new, said):
+def test_a_difference_is_named(whole, mine, file, old, new, name):
     (mine / file).write_bytes((mine / file).read_bytes().replace(old, new))
-    assert differences(mine, whole) == [said]
+    assert differences(mine, whole) == [name]
 
 
 def test_a_missing_rollout_file_and_other_moments_are_named(whole, mine):
@@ -65,29 +65,29 @@ def test_a_missing_rollout_file_and_other_moments_are_named(whole, mine):
     assert differences(mine, whole) == ["rollouts/step_000001.jsonl.gz", "last checkpoint, ['opt_state']['mu']"]
 
 
-def test_what_a_kill_left_is_told(mine):
-    assert left(mine) == ("2", "2", "-")
+def test_the_remains_of_a_kill_are_listed(mine):
+    assert remains(mine) == ("2", "2", "-")
     (mine / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir()
     (mine / "checkpoints" / "deleted" / "1").mkdir(parents=True)
     (mine / "rollouts" / "step_000003.jsonl.gz.partial").touch()
     with open(mine / "metrics.jsonl", "a") as metrics:
         metrics.write('{"step": 3')
-    half = (
+    incomplete = (
         "checkpoints/4.orbax-checkpoint-tmp",
         "checkpoints/deleted/1",
         "rollouts/step_000003.jsonl.gz.partial",
         "metrics.jsonl",
     )
-    assert left(mine) == ("2", "2", ", ".join(half))
+    assert remains(mine) == ("2", "2", ", ".join(incomplete))
 
 
-def test_moments_follow_from_the_seed_and_their_signs_show(mine):
-    drawn = [[draw(kind, Pace(9.0, 2.0), random.Random(7)) for kind in KINDS] for _ in range(2)]
-    assert drawn[0] == drawn[1] and {moment.kind for moment in drawn[0]} == set(KINDS)
-    assert shown(mine, "checkpoint") == 0 < shown(mine, "step")
+def test_moments_follow_from_the_seed_and_their_files_are_noticed(mine):
+    moments = [[random_moment(kind, Timing(9.0, 2.0), random.Random(7)) for kind in KINDS] for _ in range(2)]
+    assert moments[0] == moments[1] and {moment.kind for moment in moments[0]} == set(KINDS)
+    assert observe(mine, "checkpoint") == 0 < observe(mine, "step")
     (mine / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir()
-    assert shown(mine, "checkpoint") == 1
+    assert observe(mine, "checkpoint") == 1
     (mine / "checkpoints" / "deleted" / "1" / "note").mkdir(parents=True)
-    whole = shown(mine, "files going")
+    whole = observe(mine, "file deletion")
     (mine / "checkpoints" / "deleted" / "1" / "note").rmdir()
-    assert shown(mine, "files going") > whole
+    assert observe(mine, "file deletion") > whole

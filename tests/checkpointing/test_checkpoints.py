@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there, and comes back bit for bit on any mesh."""
+"""A checkpoint is complete or does not exist, and is restored bit for bit on any mesh."""
 
 import ctypes
 import errno
@@ -26,7 +26,7 @@ from models.config import Qwen2Config
 from models.qwen2 import Qwen2
 
 ROOT = Path(__file__).parents[2]
-# Two checkpoints, then a deletion that a SIGKILL ends after its first file.
+# Two checkpoints, then a deletion that SIGKILL interrupts after its first file.
 KILLED_IN_A_DELETION = """
 import os, signal, sys
 import numpy as np
@@ -41,14 +41,14 @@ def kill(path, *args, **kwargs):
     if os.path.basename(path) == "metadata":  # of the note
         os.kill(os.getpid(), signal.SIGKILL)
 
-unlink, (folder, way) = os.unlink, sys.argv[1:]
-checkpoints = Checkpoints(folder, CheckpointSpec(keep=2 if way == "delete_after" else 1))
+unlink, (folder, how) = os.unlink, sys.argv[1:]
+checkpoints = Checkpoints(folder, CheckpointSpec(keep=2 if how == "delete_after" else 1))
 checkpoints.save(1, state(1), {})
 checkpoints.wait()
 os.unlink = kill
 checkpoints.save(2, state(2), {})
 checkpoints.wait()
-if way == "delete_after":
+if how == "delete_after":
     checkpoints.delete_after(1)
 checkpoints.close()
 """
@@ -63,15 +63,15 @@ def state_on(spec, seed=0):
 
 @pytest.fixture
 def disk(monkeypatch):
-    """A disk that takes nothing before `go`, and then, with an `error`, all but the name of the whole checkpoint."""
+    """A disk that blocks until `go` is set; with an `error`, the final rename of a checkpoint raises it."""
     rename, opened = os.rename, ts.open
-    disk = SimpleNamespace(go=threading.Event(), asked=threading.Event(), error=None)
+    disk = SimpleNamespace(go=threading.Event(), reached=threading.Event(), error=None)
 
     def open_late(*args, **kwargs):
-        disk.asked.set()
+        disk.reached.set()
         if not disk.go.wait(60):
             disk.go.set()
-            raise TimeoutError("nothing was done that ends the wait")
+            raise TimeoutError("the test never sets disk.go")
         return opened(*args, **kwargs)
 
     def rename_or_fail(*args):
@@ -85,10 +85,10 @@ def disk(monkeypatch):
     disk.go.set()
 
 
-def end_of_write():
+def join_write():
     for thread in threading.enumerate():
         if thread.name == "save_finalize":
-            threading.Thread.join(thread)  # its own would raise what the test waits for
+            threading.Thread.join(thread)  # its own `join` raises the error of the write
 
 
 def assert_same(left, right):
@@ -111,36 +111,36 @@ def test_exact_on_another_mesh(tmp_path):
     assert kernel.addressable_shards[0].data.shape == (2, 8, 32)
 
 
-def test_half_written_is_never_picked_up(tmp_path):
-    """A kill between the first byte and the rename leaves a temporary folder: older steps stay the newest."""
+def test_an_incomplete_checkpoint_is_never_restored(tmp_path):
+    """A kill before the rename leaves a temporary folder, which is ignored."""
     state, mesh = state_on(MeshSpec())
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, {})
-    half = tmp_path / "2.orbax-checkpoint-tmp-0"
-    (half / "state").mkdir(parents=True)
-    (half / "state" / "manifest.ocdbt").write_bytes(b"half")
+    partial_folder = tmp_path / "2.orbax-checkpoint-tmp-0"
+    (partial_folder / "state").mkdir(parents=True)
+    (partial_folder / "state" / "manifest.ocdbt").write_bytes(b"partial")
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.steps() == [1]
         assert_same(checkpoints.restore(abstract_state(MODEL, OPTIMIZER, mesh))[0], state)
 
 
-@pytest.mark.parametrize(("way", "left"), [("displaced", 2), ("delete_after", 1)])
-def test_half_deleted_is_never_picked_up(tmp_path, way, left):
-    """A kill between the first file that goes and the last: what is whole is found, the rest goes."""
-    command = [sys.executable, "-W", "ignore", "-c", KILLED_IN_A_DELETION, tmp_path, way]
+@pytest.mark.parametrize(("how", "left"), [("displaced", 2), ("delete_after", 1)])
+def test_a_partly_deleted_checkpoint_is_never_restored(tmp_path, how, left):
+    """A kill during a deletion: complete checkpoints are found, and the remains are deleted."""
+    command = [sys.executable, "-W", "ignore", "-c", KILLED_IN_A_DELETION, tmp_path, how]
     killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == [str(left)]
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.steps() == [left]
         assert [path.name for path in tmp_path.iterdir()] == [str(left)]
-        whole = TrainState(np.full((), left, np.int32), {"w": np.full(8, left, np.float32)}, {})
-        assert_same(checkpoints.restore(whole)[0], whole)
+        expected = TrainState(np.full((), left, np.int32), {"w": np.full(8, left, np.float32)}, {})
+        assert_same(checkpoints.restore(expected)[0], expected)
 
 
 @pytest.mark.parametrize("gone", ["note", "note/metadata", "state", "state/manifest.ocdbt"])
-def test_what_has_lost_files_is_no_checkpoint(tmp_path, gone):
-    """As versions that deleted in place left it at a kill."""
+def test_a_folder_that_has_lost_files_is_no_checkpoint(tmp_path, gone):
+    """Old versions deleted in place, and left such folders after a kill."""
     state, mesh = state_on(MeshSpec())
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, {})
@@ -153,8 +153,8 @@ def test_what_has_lost_files_is_no_checkpoint(tmp_path, gone):
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
-def test_deleted_checkpoints_leave_nothing(tmp_path):
-    """Also where the same step is deleted again and again."""
+def test_deleted_checkpoints_leave_no_files(tmp_path):
+    """Also if the same step is deleted repeatedly."""
     state, _ = state_on(MeshSpec())
     with Checkpoints(tmp_path, CheckpointSpec(keep=1)) as checkpoints:
         for _ in range(3):
@@ -173,8 +173,8 @@ def test_keeps_the_newest_and_every_nth(tmp_path):
         assert checkpoints.meta(4) == {"step": 4}
 
 
-def test_one_made_in_between_displaces_none_of_the_newest(tmp_path):
-    """At a signal or after an evaluation a checkpoint off the beat is made: it stays until the next is there."""
+def test_an_extra_checkpoint_displaces_no_regular_one(tmp_path):
+    """A checkpoint at a signal or after an evaluation is kept until the next one is complete."""
     state, _ = state_on(MeshSpec())
     with Checkpoints(tmp_path, CheckpointSpec(every=4, keep=2)) as checkpoints:
         kept = []
@@ -201,8 +201,8 @@ def note_of(folder, step):
         ({40: None, 45: False}, 30, 46, 45),
     ],
 )
-def test_a_run_goes_back_to_the_newest_that_was_due(tmp_path, saved, every, before, back):
-    """Whatever `every` is by then. Where a note does not tell (None), as in older versions, multiples were due."""
+def test_a_run_goes_back_to_the_newest_due_checkpoint(tmp_path, saved, every, before, back):
+    """For any later value of `every`. Old versions did not note it (None): then multiples of `every` are due."""
     state, _ = state_on(MeshSpec())
     for step, due in saved.items():
         with Checkpoints(tmp_path, CheckpointSpec(every, keep=9)) as checkpoints:
@@ -214,7 +214,7 @@ def test_a_run_goes_back_to_the_newest_that_was_due(tmp_path, saved, every, befo
         assert checkpoints.last_due(before) == back
 
 
-def test_what_was_due_stays_and_where_it_is_gone_the_newest_is_gone_back_to(tmp_path):
+def test_the_newest_due_checkpoint_is_kept_and_without_it_a_run_goes_back_to_the_newest(tmp_path):
     state, _ = state_on(MeshSpec())
     with Checkpoints(tmp_path, CheckpointSpec(every=20, keep=1, best=1)) as checkpoints:
         for step, score, due in ((10, 0.9, True), (15, 0.5, True), (17, None, False)):
@@ -226,7 +226,7 @@ def test_what_was_due_stays_and_where_it_is_gone_the_newest_is_gone_back_to(tmp_
         assert checkpoints.last_due(18) == 17
 
 
-def test_the_best_stay_also_when_the_folder_is_opened_again(tmp_path):
+def test_the_best_are_kept_when_the_folder_is_opened_again(tmp_path):
     state, _ = state_on(MeshSpec())
     for step, score in ((1, 0.3), (2, 0.7), (3, None), (4, 0.5), (5, 0.7), (6, 0.1)):
         with Checkpoints(tmp_path, CheckpointSpec(keep=1, best=2)) as checkpoints:
@@ -240,8 +240,8 @@ def test_the_best_stay_also_when_the_folder_is_opened_again(tmp_path):
 
 
 @pytest.mark.parametrize("after", ["donated", "overwritten"])
-def test_what_is_written_is_what_was_there_when_save_was_called(tmp_path, disk, after):
-    """The next update takes the state's memory while the disk has not seen a byte of it."""
+def test_the_state_is_written_as_it_was_when_save_was_called(tmp_path, disk, after):
+    """The next update overwrites the state's memory before any byte is on disk."""
     state, mesh = state_on(MeshSpec(data=2, fsdp=2))
     then = jax.tree.map(np.array, jax.device_get(state))
     with Checkpoints(tmp_path) as checkpoints:
@@ -256,7 +256,7 @@ def test_what_is_written_is_what_was_there_when_save_was_called(tmp_path, disk, 
         assert_same(checkpoints.restore(abstract_state(MODEL, OPTIMIZER, mesh))[0], then)
 
 
-def test_a_run_goes_on_while_the_disk_works_and_sees_only_what_is_whole(tmp_path, disk):
+def test_a_run_continues_during_a_write_and_sees_only_complete_checkpoints(tmp_path, disk):
     state, _ = state_on(MeshSpec())
     with Checkpoints(tmp_path, CheckpointSpec(keep=1)) as checkpoints:
         disk.go.set()
@@ -264,17 +264,17 @@ def test_a_run_goes_on_while_the_disk_works_and_sees_only_what_is_whole(tmp_path
         assert checkpoints.steps() == [1]
         disk.go.clear()
         checkpoints.save(2, state, {"late": True})
-        assert disk.asked.wait(60) and not checkpoints.poll()
+        assert disk.reached.wait(60) and not checkpoints.poll()
         assert [path.name for path in tmp_path.iterdir() if path.name.isdigit()] == ["1"]
         disk.go.set()
-        end_of_write()
+        join_write()
         assert checkpoints.poll()
         assert (checkpoints.steps(), checkpoints.meta()) == ([2], {"late": True})
 
 
 @pytest.mark.parametrize("learned", ["poll", "wait", "save", "steps", "close"])
-def test_a_write_that_failed_is_told_once_leaves_nothing_and_can_be_tried_again(tmp_path, disk, learned):
-    """The disk fills up between the first byte and the name; the checkpoint that would have gone for it stays."""
+def test_a_failed_write_is_raised_once_leaves_nothing_and_can_be_repeated(tmp_path, disk, learned):
+    """The disk is full before the rename. The checkpoint that it would have displaced is kept."""
     state, mesh = state_on(MeshSpec())
     disk.go.set()
     checkpoints = Checkpoints(tmp_path, CheckpointSpec(keep=1, best=1))
@@ -282,7 +282,7 @@ def test_a_write_that_failed_is_told_once_leaves_nothing_and_can_be_tried_again(
     checkpoints.wait()
     disk.error = OSError(28, "No space left on device")
     checkpoints.save(2, state, {}, 0.5)
-    end_of_write()
+    join_write()
     call = partial(checkpoints.save, 3, state, {}) if learned == "save" else getattr(checkpoints, learned)
     with pytest.raises(OSError, match="no space left in"):
         call()
@@ -308,8 +308,8 @@ def test_a_write_that_failed_is_told_once_leaves_nothing_and_can_be_tried_again(
         (errno.EDQUOT, "UNKNOWN", "no space left in"),
     ],
 )
-def test_what_tensorstore_says_of_the_disk_is_an_os_error(tmp_path, disk, code, kind, said):
-    """So that a run goes on from memory and tries again, whatever the disk has."""
+def test_a_disk_error_of_tensorstore_is_an_os_error(tmp_path, disk, code, kind, said):
+    """So that a run survives any failure of the disk."""
     state, _ = state_on(MeshSpec())
     disk.go.set()
     with Checkpoints(tmp_path) as checkpoints:
@@ -325,7 +325,7 @@ def test_what_tensorstore_says_of_the_disk_is_an_os_error(tmp_path, disk, code, 
         assert checkpoints.steps() == [1]
 
 
-def test_an_error_of_the_run_is_not_hidden_by_one_of_the_disk(tmp_path, disk):
+def test_an_error_of_the_run_is_not_hidden_by_a_failed_write(tmp_path, disk):
     state, _ = state_on(MeshSpec())
     disk.go.set()
     disk.error = OSError(28, "No space left on device")
@@ -335,8 +335,8 @@ def test_an_error_of_the_run_is_not_hidden_by_one_of_the_disk(tmp_path, disk):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_takes_nothing_is_told_at_once(tmp_path, monkeypatch):
-    """By its leader, to all: a process that failed alone would leave the others waiting."""
+def test_a_folder_that_is_not_writable_raises_at_once(tmp_path, monkeypatch):
+    """The primary checks it for all processes: one that failed alone would leave the others waiting."""
     state, _ = state_on(MeshSpec())
     with Checkpoints(tmp_path) as checkpoints:
 
@@ -348,12 +348,12 @@ def test_a_folder_that_takes_nothing_is_told_at_once(tmp_path, monkeypatch):
             with pytest.raises(OSError, match="is not writable"):
                 checkpoints.save(1, state, {})
         assert checkpoints.poll() and list(tmp_path.iterdir()) == []
-        (tmp_path / ".probe").mkdir()  # as a kill between two calls leaves it
+        (tmp_path / ".probe").mkdir()  # left by a kill
         checkpoints.save(1, state, {})
         assert checkpoints.steps() == [1] and [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
-def test_a_checkpoint_that_would_not_fit_is_not_begun(tmp_path, monkeypatch):
+def test_a_checkpoint_that_does_not_fit_is_not_started(tmp_path, monkeypatch):
     state, _ = state_on(MeshSpec())
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     with Checkpoints(tmp_path) as checkpoints:
@@ -369,8 +369,8 @@ def test_a_checkpoint_that_would_not_fit_is_not_begun(tmp_path, monkeypatch):
         assert checkpoints.best() == []
 
 
-def test_a_checkpoint_is_known_also_where_the_old_one_can_not_be_deleted(tmp_path):
-    """The new one is whole by then; what is said is that the disk refused."""
+def test_a_checkpoint_is_complete_even_if_the_old_one_cannot_be_deleted(tmp_path):
+    """The failed deletion is raised."""
     state, _ = state_on(MeshSpec())
     with Checkpoints(tmp_path, CheckpointSpec(every=5, keep=1, best=1)) as checkpoints:
         checkpoints.save(3, state, {}, 0.1)
@@ -385,7 +385,7 @@ def test_a_checkpoint_is_known_also_where_the_old_one_can_not_be_deleted(tmp_pat
         assert (again.steps(), again.best(), again.last_due(7)) == now
 
 
-def test_one_that_could_not_be_replaced_is_put_back(tmp_path, disk):
+def test_a_checkpoint_that_could_not_be_replaced_is_put_back(tmp_path, disk):
     first, mesh = state_on(MeshSpec())
     second, _ = state_on(MeshSpec(), seed=1)
     rename, refuse = os.rename, []
@@ -410,7 +410,7 @@ def test_one_that_could_not_be_replaced_is_put_back(tmp_path, disk):
     assert_same(restored, first)
 
 
-def test_same_step_is_replaced(tmp_path):
+def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path):
     first, mesh = state_on(MeshSpec())
     second, _ = state_on(MeshSpec(), seed=1)
     with Checkpoints(tmp_path) as checkpoints:

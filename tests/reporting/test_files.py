@@ -1,4 +1,4 @@
-"""A file that is written whole: two processes may write the same, and what a killed one leaves is cleared."""
+"""Atomic writes: two processes may write the same file, and what a killed one leaves is deleted."""
 
 import signal
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxrl.reporting.files import written_whole
+from jaxrl.reporting.files import open_atomic
 from jaxrl.reporting.rollouts import drop_rollouts_after
 from jaxrl.reporting.run_folder import drop_evaluations_after
 
@@ -20,9 +20,9 @@ def write(path, code):
     return subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT).returncode
 
 
-def test_two_processes_write_the_same_file_and_a_reader_meets_one_of_them_whole(tmp_path):
+def test_two_processes_write_the_same_file_and_a_reader_sees_one_version(tmp_path):
     path = tmp_path / "stopped.json"
-    with written_whole(path) as stream:
+    with open_atomic(path) as stream:
         stream.write(b"our")
         assert write(path, WRITER) == 0
         assert path.read_text() == "theirs"
@@ -37,9 +37,9 @@ def test_two_processes_write_the_same_file_and_a_reader_meets_one_of_them_whole(
         ("rollouts/step_000001.jsonl.gz", lambda workdir: drop_rollouts_after(workdir / "rollouts", 2)),
     ],
 )
-def test_what_a_killed_writer_left_is_cleared_when_the_run_goes_on(tmp_path, name, drop):
+def test_the_file_of_a_killed_writer_is_deleted_when_the_run_resumes(tmp_path, name, drop):
     assert write(tmp_path / name, KILLED) == -signal.SIGKILL
-    (half,) = (tmp_path / name).parent.iterdir()
-    assert half.name.startswith(Path(name).name) and half.suffix == ".partial"
+    (partial,) = (tmp_path / name).parent.iterdir()
+    assert partial.name.startswith(Path(name).name) and partial.suffix == ".partial"
     drop(tmp_path)
-    assert not half.exists()
+    assert not partial.exists()

@@ -1,4 +1,4 @@
-"""metrics.jsonl survives being killed."""
+"""metrics.jsonl is complete after a kill and on a full disk."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ def run(path, steps, restored=None):
     writer.close()
 
 
-def test_a_killed_and_resumed_file_is_the_file_of_an_unbroken_run(tmp_path):
+def test_a_killed_and_resumed_run_writes_the_file_of_an_undisturbed_run(tmp_path):
     run(tmp_path / "whole.jsonl", range(9))
     broken = tmp_path / "broken.jsonl"
     run(broken, range(6))
@@ -46,11 +46,11 @@ def test_a_record_is_on_disk_when_write_returns(tmp_path):
     writer = JsonlWriter(tmp_path / "metrics.jsonl")
     writer.write({"step": 1})
     assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [1]
-    with pytest.raises(ValueError, match="written already"):
+    with pytest.raises(ValueError, match="expected a step after 1"):
         writer.write({"step": 1})
 
 
-def test_a_missing_step_and_a_spoilt_line_are_named(tmp_path):
+def test_a_missing_step_and_an_unreadable_line_are_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     run(path, [1, 2, 4])
     with pytest.raises(ValueError, match="step 3 is missing"):
@@ -60,7 +60,7 @@ def test_a_missing_step_and_a_spoilt_line_are_named(tmp_path):
         read_metrics(path)
 
 
-def test_a_full_disk_leaves_no_part_of_a_line(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_incomplete_line(tmp_path, monkeypatch):
     real, full = os.write, OSError(errno.ENOSPC, "No space left on device")
 
     def write(descriptor, data):

@@ -1,4 +1,4 @@
-"""What has to be set before JAX touches a device, and what a user has set already."""
+"""Settings before JAX initializes its backends, and processes that a scheduler has started."""
 
 import os
 from importlib.machinery import ModuleSpec
@@ -7,30 +7,30 @@ import jax
 import pytest
 
 from jaxrl.runtime.devices import MEMORY_SHARE, prepare_devices
-from jaxrl.runtime.multihost import join_processes, started_together
+from jaxrl.runtime.multihost import join_processes, launched_by_scheduler
 
-ASKED = "XLA_CLIENT_MEM_FRACTION"
-RELATIVES = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_ALLOCATOR")
+VARIABLE = "XLA_CLIENT_MEM_FRACTION"
+OTHER_VARIABLES = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_ALLOCATOR")
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    monkeypatch.setenv(ASKED, "")  # so that it is put back as it was
-    for name in (ASKED, *RELATIVES):
+    monkeypatch.setenv(VARIABLE, "")  # restores the variable after the test
+    for name in (VARIABLE, *OTHER_VARIABLES):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_a_gpu_gives_what_the_plan_counts_on():
+def test_a_gpu_has_the_memory_that_the_plan_assumes():
     prepare_devices(0, "")
-    assert float(os.environ[ASKED]) == MEMORY_SHARE
+    assert float(os.environ[VARIABLE]) == MEMORY_SHARE
 
 
-@pytest.mark.parametrize(("name", "value"), [(ASKED, "0.5"), *((name, "0.5") for name in RELATIVES)])
-def test_what_the_user_has_set_stands(monkeypatch, name, value):
+@pytest.mark.parametrize(("name", "value"), [(VARIABLE, "0.5"), *((name, "0.5") for name in OTHER_VARIABLES)])
+def test_settings_of_the_user_take_precedence(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     prepare_devices(0, "")
     assert os.environ[name] == value
-    assert name == ASKED or ASKED not in os.environ
+    assert name == VARIABLE or VARIABLE not in os.environ
 
 
 def srun(tasks, hosts=1):
@@ -51,21 +51,21 @@ INDEXED = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}
         (INDEXED, True),
     ],
 )
-def test_processes_that_were_started_together_know_it(monkeypatch, environment, several):
+def test_processes_started_by_a_scheduler_are_recognized(monkeypatch, environment, several):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: ModuleSpec(name, None))
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert started_together() is several
+    assert launched_by_scheduler() is several
 
 
-def test_a_part_of_a_job_that_can_not_find_the_others_does_not_run_alone(monkeypatch):
+def test_a_process_that_cannot_find_the_others_does_not_run_alone(monkeypatch):
     for name, value in INDEXED.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=r"expected --coordinator, .*jax\[k8s\].* or --processes=1"):
-        started_together()
+        launched_by_scheduler()
 
 
-# JAX itself would give one GPU to each process under Slurm, also where it is alone on its host.
+# JAX's default under Slurm is one GPU per process, even if the process is alone on its host.
 @pytest.mark.parametrize(
     ("given", "environment", "devices"),
     [
@@ -76,7 +76,7 @@ def test_a_part_of_a_job_that_can_not_find_the_others_does_not_run_alone(monkeyp
         ((), INDEXED, []),
     ],
 )
-def test_a_process_alone_on_its_host_has_all_devices(monkeypatch, given, environment, devices):
+def test_a_process_alone_on_its_host_uses_all_devices(monkeypatch, given, environment, devices):
     seen = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **options: seen.append((args, options)))
     monkeypatch.setattr(jax.config, "update", lambda *setting: None)
@@ -87,11 +87,11 @@ def test_a_process_alone_on_its_host_has_all_devices(monkeypatch, given, environ
     assert args == (given or (None, None, None)) and options["local_device_ids"] == devices
 
 
-def test_what_jax_can_not_join_is_one_sentence(monkeypatch):
+def test_a_failure_to_join_is_one_sentence(monkeypatch):
     def fails(*args, **options):
         raise RuntimeError("Kubernetes API Error: 403 - Forbidden\nIt appears that")
 
     monkeypatch.setattr(jax.distributed, "initialize", fails)
     monkeypatch.setattr(jax.config, "update", lambda *setting: None)
-    with pytest.raises(OSError, match="can't join the other processes: Kubernetes API Error: 403 - Forbidden It"):
+    with pytest.raises(OSError, match="cannot join the other processes: Kubernetes API Error: 403 - Forbidden It"):
         join_processes("host:1", 2, 0)

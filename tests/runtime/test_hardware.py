@@ -1,10 +1,10 @@
-"""Peaks of devices, and the share of them that a step reports."""
+"""Peak rates of devices, and the utilization (MFU) that a step reports."""
 
 import pytest
 
 from jaxrl.reporting.writers import read_metrics
 from jaxrl.runtime.hardware import peak_flops
-from jaxrl.training import step as steps
+from jaxrl.training import step_metrics
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,10 @@ def test_peak_by_kind(kind, dtype, peak):
     assert peak_flops(kind, dtype) == peak
 
 
-def test_a_step_on_a_known_device_says_its_share(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(steps, "peak_flops", lambda kind, dtype: 1e6 if (kind, dtype) == ("cpu", "float32") else None)
+def test_a_step_on_a_known_device_reports_its_utilization(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        step_metrics, "peak_flops", lambda kind, dtype: 1e6 if (kind, dtype) == ("cpu", "float32") else None
+    )
     run = small.run(small.fields(tmp_path / "run", {"evaluation.every": 0}))
     run.train()
     record = read_metrics(tmp_path / "run" / "metrics.jsonl")[1]

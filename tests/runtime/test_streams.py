@@ -1,4 +1,4 @@
-"""What can't be shown is not shown, and ends nothing."""
+"""Output that cannot be written is dropped, and does not end the run."""
 
 import os
 import subprocess
@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from jaxrl.runtime.streams import unfailing
+from jaxrl.runtime.streams import drop_write_errors
 
 ROOT = Path(__file__).parents[2]
-# Shows a run on standard output, beginning to end.
+# Shows a run on standard output.
 SHOWN = """
 import sys
-from jaxrl.runtime.streams import unfailing
+from jaxrl.runtime.streams import drop_write_errors
 from jaxrl.reporting.terminal import Terminal
-sys.stdout = unfailing(sys.stdout)
+sys.stdout = drop_write_errors(sys.stdout)
 with Terminal(1) as terminal:
-    terminal.say("a sentence")
+    terminal.log("a sentence")
     terminal.step({"step": 1})
     print("a line", flush=True)
 print("the end")
@@ -26,7 +26,7 @@ print("the end")
 
 @pytest.fixture
 def gone():
-    """A pipe that nobody reads."""
+    """A pipe without a reader."""
     reader, writer = os.pipe()
     os.close(reader)
     yield writer
@@ -40,7 +40,7 @@ def full():
 
 
 @pytest.mark.parametrize("place", ["full", "gone"])
-def test_a_run_is_shown_where_nothing_can_be_written_and_ends_well(request, place):
+def test_a_run_ends_well_if_its_output_cannot_be_written(request, place):
     shown = subprocess.run(
         [sys.executable, "-c", SHOWN],
         cwd=ROOT,
@@ -53,7 +53,7 @@ def test_a_run_is_shown_where_nothing_can_be_written_and_ends_well(request, plac
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_elsewhere_every_line_is_shown_in_its_order(unbuffered):
+def test_output_keeps_its_order(unbuffered):
     shown = subprocess.run(
         [sys.executable, "-c", SHOWN],
         cwd=ROOT,
@@ -65,5 +65,5 @@ def test_elsewhere_every_line_is_shown_in_its_order(unbuffered):
     assert [lines[0], lines[1].split("  ")[0], *lines[2:]] == ["a sentence", "step 1/1", "a line", "the end"]
 
 
-def test_a_stream_without_a_file_stays_as_it_is(capsys):
-    assert unfailing(sys.stdout) is sys.stdout and unfailing(None) is None
+def test_a_stream_without_a_file_is_unchanged(capsys):
+    assert drop_write_errors(sys.stdout) is sys.stdout and drop_write_errors(None) is None
