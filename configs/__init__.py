@@ -1,1 +1,1 @@
-"""Experiments as Python: each file has `get_config`, and says in its docstring what it is for and what it costs."""
+"""Experiments as Python files with `get_config`. Each docstring has purpose, cost, expected numbers and command."""

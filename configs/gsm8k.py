@@ -1,7 +1,7 @@
-"""School arithmetic instead of puzzles: GRPO on a GSM8K-format file, rewarded for format and the last number.
+"""GRPO on grade-school arithmetic: questions from files in GSM8K's format, rewarded for format and the last number.
 
-Files: JSON lines with `question` and `answer`, the answer ending in `#### number`; put them where `files` says.
-Cost: 200 steps of 8 x 16 responses; not timed here.
+Files: JSON lines with `question` and `answer`, the answer ending in `#### number`, at the paths in `task.files`.
+Cost: 200 steps of 8 x 16 responses; not timed.
 Command: python -m jaxrl.train --config=configs/gsm8k.py[:1.5b]
 """
 
@@ -11,7 +11,7 @@ from configs import base
 
 
 def get_config(size: str = "") -> ConfigDict:
-    """One stage over the training file, evaluated on the test file."""
+    """One stage on the training file, evaluated on the test file."""
     stage = base.get_stage()
     stage.steps, stage.prompts, stage.samples = 200, 8, 16
     stage.pool = ConfigDict({"gsm8k": 7000})
@@ -20,9 +20,8 @@ def get_config(size: str = "") -> ConfigDict:
     config.task = ConfigDict(
         dict(
             name="gsm8k",
-            files={
-                "gsm8k": {"train": "data/gsm8k/train.jsonl", "test": "data/gsm8k/test.jsonl"}
-            },  # kind -> split -> path
+            # kind -> split -> path
+            files={"gsm8k": {"train": "data/gsm8k/train.jsonl", "test": "data/gsm8k/test.jsonl"}},
         )
     )
     config.reward.rule = "gsm8k-1"

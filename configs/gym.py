@@ -1,7 +1,7 @@
-"""Datasets of the package reasoning-gym, each answer checked by the dataset's own program.
+"""GRPO on datasets of the package reasoning-gym, which also verifies the answers.
 
-Needs: pip install 'jaxrl[gym]'. Kinds of `pool` are the package's dataset names.
-Cost: 200 steps of 8 x 16 responses; not timed here.
+Needs: pip install 'jaxrl[gym]'. The kinds in `pool` are the package's dataset names.
+Cost: 200 steps of 8 x 16 responses; not timed.
 Command: python -m jaxrl.train --config=configs/gym.py[:1.5b]
 """
 
@@ -11,7 +11,7 @@ from configs import base
 
 
 def get_config(size: str = "") -> ConfigDict:
-    """One stage over three datasets."""
+    """One stage on three datasets."""
     stage = base.get_stage()
     stage.steps, stage.prompts, stage.samples = 200, 8, 16
     stage.pool = ConfigDict({"chain_sum": 1000, "leg_counting": 1000, "word_sorting": 1000})

@@ -1,9 +1,10 @@
-"""Stage 2: 5-person puzzles at temperature 1.2; the longest stage, and the likeliest to collapse (1.5 does).
+"""Stage 2: 5-person puzzles at temperature 1.2. The longest stage, and the one most likely to collapse (1.5 does).
 
-Cost: 250 steps of 8 x 64 responses; at 7B on 4 x A100-80GB at least 104 s a step (`jaxrl.plan`, not timed), 7.3 hours.
-Expected: at 7B, reported elsewhere: responses grow, reward rises slowly. With `:tiny`: right 82 % -> 93 %.
-With the embedded model 3-person puzzles stay: cases are tried one by one, and five people have 32 of them.
-Command: python -m jaxrl.train --config=configs/stage2.py[:tiny], after stage 1 (or --config.init_from=RUN)
+Cost: 250 steps of 8 x 64 responses; at 7B on 4 x A100-80GB at least 104 s per step (`jaxrl.plan`, not timed), 7.3
+    hours.
+Expected: at 7B, as reported elsewhere, responses get longer and the reward rises slowly. With `:tiny` accuracy rises
+    from 82 % to 93 %. The embedded model stays at 3-person puzzles: it tries all cases, of which five people have 32.
+Command: python -m jaxrl.train --config=configs/stage2.py[:tiny], after stage 1 (or with --config.init_from=RUN)
 """
 
 from ml_collections import ConfigDict
@@ -12,13 +13,13 @@ from configs import base
 
 
 def get_stage(size: str = "") -> ConfigDict:
-    """The stage's own fields."""
+    """The fields of the stage."""
     stage = base.get_stage(size)
     stage.steps = 250
     stage.pool = ConfigDict({"p5": 1000})
     stage.samples = 64
     stage.sampling.update(dict(temperature=1.2, temperature_end=1.2, top_p=0.98, top_k=100))
-    stage.bounds.bad_format_max = 0.8  # the form was learned in stage 1
+    stage.bounds.bad_format_max = 0.8  # the format was learned in stage 1
     if size == base.TINY:
         stage.steps = 20
         stage.pool, stage.samples = ConfigDict({"p3": 600}), 16
@@ -27,7 +28,7 @@ def get_stage(size: str = "") -> ConfigDict:
 
 
 def get_config(size: str = "") -> ConfigDict:
-    """The stage as a run of its own, going on from stage 1."""
+    """The stage as a separate run, from the weights of stage 1."""
     config = base.single(get_stage(size), "stage2", size)
     config.init_from = "runs/stage1" + (f"_{size}" if size else "")
     return config

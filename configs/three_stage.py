@@ -1,8 +1,9 @@
-"""The whole recipe in one run: three stages of GRPO on knights and knaves, 400 steps, no cold start.
+"""The whole recipe in one run: three stages of GRPO on knights-and-knaves puzzles, 400 steps, no cold start.
 
-Purpose: a model that reasons, without being shown how. Cost at 7B: on 4 x A100-80GB at least 9.5 hours (`jaxrl.plan`,
-    not timed). Expected, reported elsewhere: held-out accuracy 0.2 -> 0.41, mean response 400 -> 650 tokens.
-With `:tiny`: minutes on a laptop's CPU, see README.md.
+Purpose: a model that reasons without having seen demonstrations.
+Cost: at 7B on 4 x A100-80GB at least 9.5 hours (`jaxrl.plan`, not timed); with `:tiny` minutes on a laptop's CPU.
+Expected: at 7B, as reported elsewhere, held-out accuracy 0.2 -> 0.41 and mean response 400 -> 650 tokens. With `:tiny`
+    see README.md.
 Command: python -m jaxrl.train --config=configs/three_stage.py[:tiny]
 """
 
@@ -12,7 +13,7 @@ from configs import base, stage1, stage2, stage3
 
 
 def get_config(size: str = "") -> ConfigDict:
-    """The three stages, one after another, under `stages`."""
+    """The three stages in `stages`."""
     stages = {
         name: module.get_stage(size) for name, module in (("stage1", stage1), ("stage2", stage2), ("stage3", stage3))
     }

@@ -1,14 +1,17 @@
-"""Writes puzzle files: python -m data_gen.build --people=5 --count=1000 --seed=0 --output=puzzles.jsonl"""
+"""Write knights-and-knaves puzzles to a file.
+
+python -m data_gen.build --people=5 --count=1000 --seed=0 --output=puzzles.jsonl
+"""
 
 import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from data_gen.canonical import canonical, split_of
+from data_gen.command_parser import CommandParser
 from data_gen.dataset import read_forms, read_puzzles, write_jsonl
 from data_gen.generate import generate
 from data_gen.perturb import KINDS, perturb
@@ -16,63 +19,56 @@ from data_gen.puzzle import LEAVES, OPERATORS, Puzzle, Statement, to_record
 from data_gen.spec import EQUAL_SHARES, PuzzleSpec
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"data_gen.build: {message}\n")
-
-
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = _Parser(
-        prog="python -m data_gen.build", description="Writes knights-and-knaves puzzles.", allow_abbrev=False
-    )
+def make_parser() -> CommandParser:
+    """The flags of the command."""
+    parser = CommandParser("data_gen.build", __doc__)
     add = parser.add_argument
-    add("--output", required=True, metavar="FILE", help="the file to write, one JSON object a line")
+    add("--output", required=True, metavar="FILE", help="the file to write, with one JSON object per line")
     add("--people", type=int, help="2 to 12")
-    add("--count", type=int, help="how many puzzles (with --splits: in all splits together)")
-    add("--seed", type=int, default=0)
-    add("--start", type=int, default=0, help="the first number to draw, so that files can continue each other")
-    add("--depth", type=int, default=2, help="most operators inside one another, 1 to 4")
-    add("--width", type=int, default=2, help='most operands of "and" and "or"')
+    add("--count", type=int, help="number of puzzles (with --splits: in all splits together)")
+    add("--seed", type=int, default=0, help="(0)")
+    add("--start", type=int, default=0, help="index of the first puzzle, so that a file can continue another one (0)")
+    add("--depth", type=int, default=2, help="maximum nesting of operators, 1 to 4 (2)")
+    add("--width", type=int, default=2, help='maximum number of operands of "and" and "or" (2)')
     add(
         "--operators",
         metavar="NAME=WEIGHT,...",
-        help=f"out of {', '.join(OPERATORS)}; a name left out weighs 0",
+        help=f"sampling weights of {', '.join(OPERATORS)}; 0 for those that are not given",
     )
-    add("--hardness", metavar="LOW:HIGH", help="keep puzzles for which a plain solver opens so many branches")
-    add("--wording", choices=("varied", "plain"), default="varied")
-    add("--unique", choices=("canonical", "text"), default="canonical", help="what counts as the same puzzle")
+    add("--hardness", metavar="LOW:HIGH", help="keep puzzles for which a simple solver opens this many branches")
+    add("--wording", choices=("varied", "plain"), default="varied", help="(varied)")
+    add("--unique", choices=("canonical", "text"), default="canonical", help="which puzzles are equal (canonical)")
     add(
         "--exclude",
         nargs="*",
         default=[],
         metavar="FILE",
-        help="no puzzle that is in these up to renaming people",
+        help="leave out puzzles that are in these files, up to renaming people",
     )
-    add(
-        "--splits",
-        metavar="NAME=SHARE,...",
-        help="one file a split (FILE.NAME.jsonl), chosen by canonical form",
-    )
-    add("--perturb", choices=KINDS, help="change each puzzle of --input instead of drawing new ones")
+    add("--splits", metavar="NAME=SHARE,...", help="one file per split (FILE.NAME.jsonl), chosen by canonical form")
+    add("--perturb", choices=KINDS, help="change each puzzle of --input instead of generating new ones")
     add("--input", metavar="FILE", help="the puzzles to change")
-    return parser.parse_args(argv)
+    return parser
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Exit status 2, with one sentence on standard error, for a wish that cannot be fulfilled."""
-    options = _arguments(argv)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status: 2, after one sentence on stderr, for wrong flags and files."""
     try:
+        options = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
         _perturb_file(options) if options.perturb else _build(options)
+    except SystemExit as ended:  # --help
+        return ended.code or 0
     except (ValueError, OSError) as error:
         print(f"data_gen.build: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
+    return 0
 
 
 def _build(options: argparse.Namespace) -> None:
     if options.people is None or options.count is None:
         raise ValueError("expected --people and --count, for example --people=5 --count=1000.")
     if options.input:
-        raise ValueError("expected --input only together with --perturb; --exclude names files to keep away from.")
+        raise ValueError("expected --input only with --perturb; for puzzles to leave out use --exclude.")
     spec = PuzzleSpec(
         people=options.people,
         depth=options.depth,
@@ -91,12 +87,12 @@ def _build(options: argparse.Namespace) -> None:
     seconds = time.perf_counter() - began
     for path, count in files:
         print(f"{count} puzzles in {path}")
-    print(f"{statistics.count / seconds:.0f} puzzles a second ({seconds:.2f} s)")
+    print(f"{statistics.count / seconds:.0f} puzzles per second ({seconds:.2f} s)")
     print(statistics.report(tally))
 
 
 def _write(path: Path, puzzles: Iterable[Puzzle], splits: list | None, seed: int) -> list[tuple[Path, int]]:
-    """(file, puzzles in it) for the one file, or for one file a split."""
+    """(file, number of puzzles) for the file, or for one file per split."""
     if splits is None:
         return [(path, write_jsonl(path, map(to_record, puzzles)))]
     parts: dict[str, list[dict]] = {name: [] for name, _ in splits}
@@ -109,7 +105,7 @@ def _write(path: Path, puzzles: Iterable[Puzzle], splits: list | None, seed: int
 
 def _perturb_file(options: argparse.Namespace) -> None:
     if not options.input:
-        raise ValueError("expected --input=FILE with the puzzles to change together with --perturb.")
+        raise ValueError("expected --input=FILE, the puzzles to change, with --perturb.")
     changed, unchangeable = [], 0
     for puzzle in read_puzzles(options.input):
         try:
@@ -121,7 +117,7 @@ def _perturb_file(options: argparse.Namespace) -> None:
 
 
 class Statistics:
-    """What a build looks like, gathered while the puzzles pass."""
+    """Statistics of the puzzles of a build."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -131,7 +127,7 @@ class Statistics:
         self.answers: Counter[tuple[bool, ...]] = Counter()
 
     def watch(self, puzzles: Iterable[Puzzle]) -> Iterator[Puzzle]:
-        """The same puzzles, counted."""
+        """Yield the same puzzles and count them."""
         for puzzle in puzzles:
             self.count += 1
             self.hardness[puzzle.hardness] += 1
@@ -148,20 +144,20 @@ class Statistics:
                 self._count(part)
 
     def report(self, tally: Counter) -> str:
-        """The lines that a build ends with; `tally` is the one that `generate` filled."""
+        """The statistics as text; `tally` was filled by `generate`."""
         if not self.count:
-            return "no puzzle drawn"
+            return "no puzzle was generated"
         honest = sum(count for answer, count in self.answers.items() if all(answer))
         usual, most = self.answers.most_common(1)[0]
-        guess = ", ".join("truth" if told else "lie" for told in usual)
+        guess = ", ".join("truth" if is_truthful else "lie" for is_truthful in usual)
         return "\n".join(
             [
                 f"at the top of a statement: {_shares(self.tops)}",
                 f"anywhere: {_shares(self.operators)}",
                 "hardness: " + ", ".join(f"{value}: {count}" for value, count in sorted(self.hardness.items())),
-                f"acceptance: {tally['found'] / tally['draws']:.3f} of all draws have one answer and the wanted "
-                f"hardness; {tally['repeats']} repeats or excluded left out",
-                f"constant guess: everybody honest is right in {honest / self.count:.3f}, the most frequent answer "
+                f"acceptance: {tally['found'] / tally['attempts']:.3f} of all candidates have one solution and the "
+                f"requested hardness; {tally['repeats']} repeated or excluded puzzles left out",
+                f"constant answers: everybody honest is correct in {honest / self.count:.3f}, the most frequent answer "
                 f"({guess}) in {most / self.count:.3f}",
             ]
         )
@@ -193,4 +189,4 @@ def _span(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

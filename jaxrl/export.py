@@ -1,4 +1,4 @@
-"""Orbax checkpoint of a run -> Hugging Face folder, re-read and compared before it is called done.
+"""Export an Orbax checkpoint of a run as a Hugging Face folder, which is re-read and compared.
 
 python -m jaxrl.export --checkpoint=runs/stage3@200 --output=exported
 """
@@ -7,11 +7,13 @@ import argparse
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 
 from jaxrl.checkpointing.restore import check_base, open_adapters, open_params, run_config, run_lora, split_run
+from jaxrl.command_line import CommandParser, run
 from models.adapter_folder import save_adapter
 from models.convert import open_params as open_model
 from models.convert import save_params
@@ -32,7 +34,7 @@ def parse_size(text: str) -> int:
 def export(
     run_name: str, output: Path, source: str | None, dtype: str | None, max_shard_size: str | None, adapter: bool
 ) -> str:
-    """Export one checkpoint; returns the sentence that says what was done."""
+    """Export one checkpoint; returns a sentence that reports what was done."""
     started = time.monotonic()
     limit = None if max_shard_size is None else parse_size(max_shard_size)
     run, step = split_run(run_name)
@@ -53,8 +55,8 @@ def _export_adapter(run: Path, step: int | None, output: Path, base: Path | None
     lora, fields = run_lora(run), run_config(run)
     if lora is None:
         raise ValueError(
-            f"--adapter: expected a run with adapters (lora.rank above 0), and {run} trained all weights; "
-            "leave --adapter out."
+            f"--adapter: expected a run with adapters (lora.rank above 0), but {run} trained all weights; "
+            "leave out --adapter."
         )
     if unused:
         raise ValueError(
@@ -62,8 +64,8 @@ def _export_adapter(run: Path, step: int | None, output: Path, base: Path | None
         )
     if fields["init_from"] and base is None:
         raise ValueError(
-            f"the adapters belong to the weights of {fields['init_from']}, which no model folder holds "
-            "yet; export these first and name that folder with --source."
+            f"the adapters belong to the weights of {fields['init_from']}, which are not in a model folder "
+            "yet; export these first and give that folder as --source."
         )
     adapters, step = open_adapters(run, step)
     if base is not None:
@@ -73,31 +75,31 @@ def _export_adapter(run: Path, step: int | None, output: Path, base: Path | None
     return step
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m jaxrl.export", description=__doc__.splitlines()[0])
+def make_parser() -> CommandParser:
+    """The flags of the command."""
+    parser = CommandParser("jaxrl.export", __doc__)
     parser.add_argument("--checkpoint", required=True, help="RUN or RUN@step; without a step the newest")
     parser.add_argument("--output", required=True, type=Path, help="the folder to write or replace")
-    parser.add_argument("--source", help="the model it started from; default: the run's field `model`")
-    parser.add_argument("--dtype", help="bfloat16, float16 or float32; default: what the source stores")
-    parser.add_argument("--max-shard-size", help="such as 5GB; default: the source's own files")
+    parser.add_argument("--source", help="the model that the run started from; default: the run's field `model`")
+    parser.add_argument("--dtype", help="bfloat16, float16 or float32; default: as the source stores it")
+    parser.add_argument("--max-shard-size", help="such as 5GB; default: as the source's files")
     parser.add_argument(
         "--adapter",
         action="store_true",
-        help="of a run with adapters: these alone, a folder for PEFT; default: merged into the model",
+        help="for a run with LoRA adapters: export only these, for PEFT; default: merged into the model",
     )
-    return parser.parse_args(arguments)
+    return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns the exit status."""
-    given = _parse(arguments)
+def export_checkpoint(given: argparse.Namespace) -> None:
+    """Run the command. Raises ValueError and OSError with one sentence each."""
     jax.config.update("jax_platforms", "cpu")  # needs no accelerator, and one may be busy training
-    try:
-        print(export(given.checkpoint, given.output, given.source, given.dtype, given.max_shard_size, given.adapter))
-    except (OSError, ValueError) as error:
-        print(f"jaxrl.export: {error}", file=sys.stderr)
-        return 2
-    return 0
+    print(export(given.checkpoint, given.output, given.source, given.dtype, given.max_shard_size, given.adapter))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    return run(make_parser(), export_checkpoint, argv)
 
 
 if __name__ == "__main__":

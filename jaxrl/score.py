@@ -3,9 +3,9 @@
     python -m jaxrl.score --input=responses.jsonl --output=scored.jsonl [--rule=strict-1]
 
 Fields of a line: `quiz`, `people` ([[name, role word], ...]), `roles` ([truth word, lie word]), `response`,
-`prompt_opens_think`, and optionally `truncated` (false). Rules that compare with a right answer read it from
-`target`, or from `answer`. Every other field passes through. Files that end in .gz are read and written
-compressed. Exit status: 0 all lines scored, 1 some lines could not be scored (named on stderr), 2 nothing was
+`prompt_opens_think`, and optionally `truncated` (false). Rules that compare with a correct answer read it from
+`target`, or from `answer`. All other fields are kept. Files that end in .gz are read and written
+compressed. Exit status: 0 all lines were scored, 1 some lines could not be scored (listed on stderr), 2 nothing was
 done.
 """
 
@@ -17,18 +17,19 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from jaxrl.command_line import CommandParser, run
 from jaxrl.rewards import RULES, SUSPECTS, VERDICTS, RewardValues, score
 
-# Rules that need no program of a task: a line of JSON can't carry one.
+# Rules that need no verifier function of a task, which JSON can't hold.
 RULES_BY_TEXT = [name for name, rule in RULES.items() if rule.needs != "verifier"]
 
 
 def score_line(line: bytes, rule: str, values: RewardValues) -> dict[str, Any]:
-    """The record of one line with the verdict's fields added. ValueError says what the line lacks."""
+    """The record of one line with the verdict's fields added. Raises ValueError for a line that can't be scored."""
     try:
         record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -84,7 +85,7 @@ def _target(record: dict) -> str | None:
 
 @dataclasses.dataclass
 class Tally:
-    """What the summary shows; grows by one line at a time."""
+    """Counts for the summary."""
 
     verdicts: Counter = dataclasses.field(default_factory=Counter)
     suspects: Counter = dataclasses.field(default_factory=Counter)
@@ -112,7 +113,7 @@ class Tally:
 
 
 def score_file(source: Path, target: Path, rule: str, values: RewardValues) -> Tally:
-    """Score `source` line by line into `target`, which appears when all is written."""
+    """Score `source` line by line into `target`, which is replaced at the end."""
     tally = Tally()
     with _open(source, "rb", source.suffix) as lines, _replacing(target) as output:
         for number, line in enumerate(lines, start=1):
@@ -136,13 +137,13 @@ def _open(path: Path, mode: str, suffix: str) -> IO[bytes]:
 def _encode(record: dict[str, Any]) -> bytes:
     try:
         return json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n"
-    except UnicodeEncodeError:  # a lone surrogate in the text: only an escape can carry it
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can only hold as an escape
         return json.dumps(record).encode("ascii") + b"\n"
 
 
 @contextlib.contextmanager
 def _replacing(target: Path) -> Iterator[IO[bytes]]:
-    """A file beside `target` that takes its place at the end, and goes away on any error."""
+    """A file beside `target` that replaces it at the end, and is removed on any error."""
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         with _open(partial, "wb", target.suffix) as output:
@@ -152,36 +153,32 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
         partial.unlink(missing_ok=True)
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxrl.score",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def make_parser() -> CommandParser:
+    """The flags of the command."""
+    parser = CommandParser("jaxrl.score", __doc__)
     parser.add_argument("--input", type=Path, required=True, help="JSON lines to score")
-    parser.add_argument("--output", type=Path, required=True, help="where the scored lines go")
+    parser.add_argument("--output", type=Path, required=True, help="the file for the scored lines")
     rules = "; ".join(f"{name}: {rule.summary}" for name, rule in RULES.items() if name in RULES_BY_TEXT)
     parser.add_argument("--rule", choices=RULES_BY_TEXT, default="strict-1", help=f"{rules} (default strict-1)")
     for field in dataclasses.fields(RewardValues):
-        parser.add_argument(
-            f"--{field.name}", type=float, default=field.default, help=f"reward (default {field.default})"
-        )
-    return parser.parse_args(arguments)
+        flag, default = field.name.replace("_", "-"), field.default
+        parser.add_argument(f"--{flag}", type=float, default=default, help=f"reward (default {default})")
+    return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns the exit status."""
-    given = _parse(arguments)
+def score_responses(given: argparse.Namespace) -> int:
+    """Run the command; returns the exit status. Raises ValueError and OSError with one sentence each."""
     values = RewardValues(**{field.name: getattr(given, field.name) for field in dataclasses.fields(RewardValues)})
-    try:
-        if given.output.exists() and given.input.exists() and given.output.samefile(given.input):
-            raise ValueError(f"--output is the same file as --input ({given.input}); name another one")
-        tally = score_file(given.input, given.output, given.rule, values)
-    except (OSError, EOFError, ValueError) as error:
-        print(f"jaxrl.score: {error}", file=sys.stderr)
-        return 2
+    if given.output.exists() and given.input.exists() and given.output.samefile(given.input):
+        raise ValueError(f"--output is the same file as --input ({given.input}); choose another one.")
+    tally = score_file(given.input, given.output, given.rule, values)
     print(tally.table(given.rule))
     return 1 if tally.bad else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    return run(make_parser(), score_responses, argv)
 
 
 if __name__ == "__main__":

@@ -1,104 +1,126 @@
-"""`python -m jaxrl.train --config=configs/stage3.py[:tiny]`: train, evaluate, export. Started again, it goes on.
+"""Train, evaluate and export a model. The same command resumes a run that was stopped.
 
-`python -m jaxrl.train --manifest=RUN/manifest.json --workdir=NEW` trains a past run again, as its config.json says.
+python -m jaxrl.train --config=configs/stage3.py[:tiny]
+python -m jaxrl.train --manifest=RUN/manifest.json --workdir=NEW
 """
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict
-
-from jaxrl.flags import WORKDIR, plain, run
-from jaxrl.runtime.streams import unfailing
-
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where several processes make the run.")
-_PROCESSES = flags.DEFINE_integer(
-    "processes",
-    None,
-    "How many they are; each gets the same command. Not given: as "
-    "Slurm or Kubernetes has started them. 1: this one alone.",
-    lower_bound=1,
-)
-_PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.", lower_bound=0)
-_MANIFEST = flags.DEFINE_string("manifest", None, "manifest.json of a past run to train again, instead of --config.")
+from jaxrl.command_line import ConfigParser, plain, run
+from jaxrl.renamed_fields import check_renamed
 
 
-def train(config: ConfigDict | None) -> None:
-    """The command behind the flags. Raises ValueError and OSError with one sentence each."""
+def make_parser() -> ConfigParser:
+    """The flags of the command."""
+    parser = ConfigParser("jaxrl.train", __doc__, "stage1.py", instead="manifest")
+    parser.add_argument(
+        "--manifest",
+        type=Path,
+        metavar="RUN/manifest.json",
+        help="reproduce this run, with the config.json beside its manifest, in another --workdir; without --config",
+    )
+    group = parser.add_argument_group("a run of several processes; each gets the same command")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    group.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="number of processes; default: as started by Slurm or Kubernetes; 1: this process alone",
+    )
+    group.add_argument("--process", type=int, metavar="K", help="index of this process, from 0")
+    return parser
+
+
+def train(given: argparse.Namespace) -> None:
+    """Run the command. Raises ValueError and OSError with one sentence each."""
     from jaxrl.runtime.devices import prepare_devices
-    from jaxrl.runtime.multihost import is_primary, join_processes, run_on_primary, started_together
+    from jaxrl.runtime.multihost import is_primary, join_processes, launched_by_scheduler, run_on_primary
     from jaxrl.training.manifest import compare_manifests
     from jaxrl.training.run_spec import run_spec
     from jaxrl.training.workdir import check_start, check_workdir
     from models.source import resolve_model
 
-    sys.stdout = unfailing(sys.stdout)
-    then = None
-    if _MANIFEST.value:
-        then, fields = _past_run(config)
-    else:
-        fields = plain(config) | ({"workdir": WORKDIR.value} if WORKDIR.value else {})
-    given = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    asked = _PROCESSES.value != 1 or _COORDINATOR.value is not None
-    several = started_together() if given == (None, None, None) else asked
-    prepare_devices(fields["devices"], fields["compile_cache"], 0 if several else fields["sampler"]["devices"])
-    if several:  # before all that one of them may refuse: the others end with it then
-        join_processes(*given)
+    manifest, fields = _past_run(given) if given.manifest else (None, _fields(given))
+    process = (given.coordinator, given.processes, given.process)
+    is_member = given.processes != 1 or given.coordinator is not None
+    is_member = launched_by_scheduler() if process == (None, None, None) else is_member
+    prepare_devices(fields["devices"], fields["compile_cache"], 0 if is_member else fields["sampler"]["devices"])
+    if is_member:  # before the checks: if one process fails, the others end too
+        join_processes(*process)
     spec = run_spec(fields)
-    model_folder = resolve_model(spec.model)
+    model_folder = resolve_model(spec.model.path)
     run_on_primary(lambda: check_start(spec))
     run_on_primary(lambda: check_workdir(spec.workdir, fields))
 
     from rich.console import Console
 
-    from jaxrl.evaluation.examples import side_by_side
-    from jaxrl.evaluation.results import comparison_markdown
-    from jaxrl.planning.advice import refuse_unfit
+    from jaxrl.planning.advice import check_fits
     from jaxrl.planning.plan import Job
-    from jaxrl.reporting.page import write_page
-    from jaxrl.reporting.run_folder import read_run
     from jaxrl.reporting.terminal import Terminal
     from jaxrl.runtime.hardware import present_devices
-    from jaxrl.training.trainer import AFTER, BEFORE, Run
+    from jaxrl.training.initial_state import resolve_init_from
+    from jaxrl.training.trainer import Trainer
 
     console = None if is_primary() else Console(quiet=True)
     with Terminal(spec.total_steps, f"jaxrl {spec.name}", console) as terminal:
-        training = Run(spec, model_folder, terminal, fields)
-        devices = present_devices(training.components.mesh.devices.flat)
-        refuse_unfit(Job(spec, training.components.config, training.asked.longest_prompt(), devices), terminal.say)
-        for line in compare_manifests(then, training.manifest()) if then else ():
-            terminal.say(line)
-        found = training.train()
-    if not is_primary():
-        return
+        trainer = Trainer(resolve_init_from(spec), model_folder, terminal, fields)
+        devices = present_devices(trainer.components.mesh.devices.flat)
+        check_fits(Job(spec, trainer.components.config, trainer.problem_set.longest_prompt(), devices), terminal.log)
+        for line in compare_manifests(manifest, trainer.manifest()) if manifest else ():
+            terminal.log(line)
+        results = trainer.train()
+    if is_primary():
+        _print_results(spec, results)
+
+
+def _fields(given: argparse.Namespace) -> dict[str, Any]:
+    return plain(given.config.value) | ({"workdir": str(given.workdir)} if given.workdir else {})
+
+
+def _past_run(given: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Manifest and fields of the run to reproduce. Raises ValueError and OSError, as `train`."""
+    from jaxrl.training.manifest import read_past_run
+    from jaxrl.training.run_spec import run_spec
+
+    if given.config is not None or not given.workdir:
+        raise ValueError("--manifest reproduces a run: expected --workdir=NEW beside it, and no --config.")
+    manifest, fields = read_past_run(given.manifest, given.workdir)
+    commit = manifest["commit"] or "which its manifest does not have"
+    try:
+        check_renamed(fields)
+        run_spec(fields)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"the config.json beside {given.manifest} is not of this version ({error}); use the run's commit, {commit}."
+        ) from error
+    return manifest, fields
+
+
+def _print_results(spec: Any, results: Any) -> None:
+    """Print both evaluations side by side, write the report, and print where everything is."""
+    from jaxrl.evaluation.examples import side_by_side
+    from jaxrl.evaluation.results import comparison_markdown
+    from jaxrl.reporting.page import write_page
+    from jaxrl.reporting.run_folder import read_run
+    from jaxrl.training.trainer import AFTER, BEFORE
+
     page = write_page(spec.workdir / "report.html", [read_run(spec.workdir)])
-    print(side_by_side(found[BEFORE], found[AFTER]))
-    print(comparison_markdown(found[BEFORE], found[AFTER]))
+    print(side_by_side(results[BEFORE], results[AFTER]))
+    print(comparison_markdown(results[BEFORE], results[AFTER]))
     print(f"run:    {spec.workdir}")
     if spec.export:
         print(f"export: {spec.workdir / 'export'}")
     print(f"report: {page}")
 
 
-def _past_run(config: ConfigDict | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Manifest and fields of the run to be repeated. Raises ValueError and OSError, as `train`."""
-    from jaxrl.training.manifest import read_past_run
-    from jaxrl.training.run_spec import run_spec
-
-    if config is not None or not WORKDIR.value:
-        raise ValueError("--manifest repeats a run as it was: expected --workdir=NEW beside it, and no --config.")
-    then, fields = read_past_run(Path(_MANIFEST.value), Path(WORKDIR.value))
-    try:
-        run_spec(fields)
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"the config.json beside {_MANIFEST.value} is not of this version ({error}); use the commit "
-            f"it was made with, {then['commit'] or 'which its manifest does not know'}."
-        ) from error
-    return then, fields
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    return run(make_parser(), train, argv, exit_at_signal=True, drop_output=True)
 
 
 if __name__ == "__main__":
-    run("jaxrl.train", train, instead="manifest")
+    sys.exit(main())

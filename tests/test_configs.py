@@ -9,18 +9,18 @@ import pytest
 from rich.console import Console
 
 from jaxrl.algorithms.recipes import RECIPES
-from jaxrl.flags import plain, with_overrides
+from jaxrl.base_model.spec import supervised_spec
+from jaxrl.command_line import override, override_arguments, plain
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.optimizer import make_optimizer
 from jaxrl.learning.state import abstract_state
 from jaxrl.reporting.terminal import Terminal
-from jaxrl.sft import supervised_spec
-from jaxrl.sweep import plan
+from jaxrl.sweep import plan_sweep
 from jaxrl.tasks.gsm8k import FileTask
 from jaxrl.tasks.knights_and_knaves import PuzzleTask
 from jaxrl.tasks.reasoning_gym import GymTask
 from jaxrl.training.run_spec import run_spec
-from jaxrl.training.trainer import Run
+from jaxrl.training.trainer import Trainer
 from models.config import PRESETS
 from models.folder import read_config
 from models.qwen2 import Qwen2
@@ -32,6 +32,11 @@ ABLATIONS = sorted(path.stem for path in Path("configs/ablations").glob("*.py") 
 
 def load(name: str, size: str):
     return importlib.import_module(f"configs.{name}").get_config(size)
+
+
+def changed(config, fields):
+    """The fields of a config after overrides."""
+    return plain(override(config, override_arguments(fields)))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -49,7 +54,7 @@ def test_shipped_configs_load_and_their_shapes_fit(name, size):
     assert count == pytest.approx({"": 7.62e9, "7b": 7.62e9, "1.5b": 1.54e9, "tiny": 0.8705e6}[size], rel=0.01)
 
 
-def test_three_stage_is_the_articles_recipe():
+def test_three_stage_is_the_recipe_of_the_article():
     one, two, three = run_spec(plain(load("three_stage", ""))).stages
     assert [stage.samples for stage in (one, two, three)] == [32, 64, 16]
     assert {stage.prompts for stage in (one, two, three)} == {8}
@@ -60,7 +65,7 @@ def test_three_stage_is_the_articles_recipe():
     assert sum(stage.steps for stage in (one, two, three)) == 400
 
 
-def test_a_stage_alone_is_the_stage_of_the_whole():
+def test_a_separate_stage_equals_the_stage_of_three_stage():
     for size in ("", "tiny"):
         whole = {stage.name: stage for stage in run_spec(plain(load("three_stage", size))).stages}
         for name in STAGES:
@@ -75,37 +80,35 @@ def test_other_tasks_load(name, task):
 
 
 def test_tiny_base_loads():
-    spec = supervised_spec(importlib.import_module("configs.tiny_base").get_config())
+    spec = supervised_spec(plain(importlib.import_module("configs.tiny_base").get_config()))
     assert [phase.name for phase in spec.phases] == ["skill", "habit"]
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_every_setting_of_a_shipped_sweep_makes_a_run_of_its_own(name, size, tmp_path):
+def test_the_settings_of_a_shipped_sweep_are_different_runs(name, size, tmp_path):
     path = f"configs/ablations/{name}.py" + (f":{size}" if size else "")
-    members = plan(path, {}, tmp_path)
-    assert len({member.workdir for member in members}) == len(members) >= 6
+    runs = plan_sweep(path, {}, tmp_path)
+    assert len({run.workdir for run in runs}) == len(runs) >= 6
     module, config = importlib.import_module(f"configs.ablations.{name}"), load(f"ablations.{name}", size)
     assert config.workdir == f"runs/{name}" + (f"_{size}" if size else "")
     specs = [
-        run_spec(plain(with_overrides(module.get_config(size), fields)))
-        for fields in module.get_sweep(size)["settings"].values()
+        run_spec(changed(module.get_config(size), fields)) for fields in module.get_sweep(size)["settings"].values()
     ]
-    assert len(set(specs)) == len(specs) >= 2  # no two settings are the same run
-    assert (
-        len({(spec.evaluation, spec.evaluation.rule or spec.reward.rule) for spec in specs}) == 1
-    )  # and all can be compared
+    assert len(set(specs)) == len(specs) >= 2
+    # All are evaluated alike, so that they can be compared.
+    assert len({(spec.evaluation, spec.evaluation.rule or spec.reward.rule) for spec in specs}) == 1
 
 
 @pytest.fixture(scope="module")
-def drawn_once():
-    """Settings of a sweep draw the same problems; here they share them."""
-    patch, draw, kept = pytest.MonkeyPatch(), PuzzleTask.select, {}
+def selected_once():
+    """The settings of a sweep share most problems; generate each pool once."""
+    patch, select, kept = pytest.MonkeyPatch(), PuzzleTask.select, {}
 
     def remembered(self, split, pool, seed, exclude=()):
         key = self, split, tuple(pool), seed, frozenset(exclude)
         if key not in kept:
-            kept[key] = draw(self, split, pool, seed, exclude)
+            kept[key] = select(self, split, pool, seed, exclude)
         return kept[key]
 
     patch.setattr(PuzzleTask, "select", remembered)
@@ -114,22 +117,24 @@ def drawn_once():
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_every_setting_of_a_shipped_sweep_comes_as_far_as_its_first_step(name, drawn_once):
-    """All that `train` makes and checks before it computes or writes: problems, prompts, lengths, programs, shapes."""
+def test_every_setting_of_a_shipped_sweep_reaches_its_first_step(name, selected_once):
+    """What `train` builds and checks before the first step: problems, prompts, lengths, programs, shapes."""
     module = importlib.import_module(f"configs.ablations.{name}")
     for setting, changes in module.get_sweep("tiny")["settings"].items():
-        fields = plain(with_overrides(module.get_config("tiny"), changes))
+        fields = changed(module.get_config("tiny"), changes)
         spec = run_spec(fields)
-        run = Run(spec, Path(spec.model.path), Terminal(spec.total_steps, console=Console(quiet=True)), fields)
-        assert run.manifest()["problems"]["held_out"]["count"] == sum(n for _, n in spec.evaluation.pool), setting
+        terminal = Terminal(spec.total_steps, console=Console(quiet=True))
+        trainer = Trainer(spec, Path(spec.model.path), terminal, fields)
+        assert len(trainer.problem_set.held_out) == sum(count for _, count in spec.evaluation.pool), setting
         assert not spec.workdir.exists()
+    assert trainer.manifest()["problems"]["held_out"]["count"] == len(trainer.problem_set.held_out)
 
 
-def test_lessons_are_offered_as_many_responses_or_the_problems_of_reinforcement():
+def test_sft_settings_have_as_many_responses_or_the_same_problems_as_rl():
     for size in SIZES:
         module = importlib.import_module("configs.ablations.sft_or_rl")
         specs = {
-            name: run_spec(plain(with_overrides(module.get_config(size), fields)))
+            name: run_spec(changed(module.get_config(size), fields))
             for name, fields in module.get_sweep(size)["settings"].items()
         }
         (rl,), (sft,), (same,) = (specs[name].stages for name in ("rl", "sft", "sft_same_problems"))
@@ -141,20 +146,20 @@ def test_lessons_are_offered_as_many_responses_or_the_problems_of_reinforcement(
             )
 
 
-def test_the_sweep_of_algorithms_has_every_row_as_its_paper_has_it():
+def test_the_sweep_of_algorithms_has_every_recipe_unchanged():
     module = importlib.import_module("configs.ablations.algorithm")
     sweep = module.get_sweep()
     assert list(sweep["settings"]) == list(RECIPES)
     for name, fields in sweep["settings"].items():
-        spec = run_spec(plain(with_overrides(module.get_config(), fields)))
+        spec = run_spec(changed(module.get_config(), fields))
         row = dataclasses.replace(RECIPES[name], max_length=spec.algorithm.loss.max_length)
         assert spec.algorithm.loss == row
         assert row.kl_placement == "none" or spec.stages[0].kl_coefficient == row.kl_coefficient
-        assert spec.algorithm.epochs * spec.algorithm.minibatches > 1  # else clipping does nothing
+        assert spec.algorithm.epochs * spec.algorithm.minibatches > 1  # otherwise clipping has no effect
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         (("reward", "rule"), "strict", "reward.rule"),
         (("dtype",), "float16", "dtype"),
@@ -165,16 +170,16 @@ def test_the_sweep_of_algorithms_has_every_row_as_its_paper_has_it():
         (("task", "name"), "chess", "task.name"),
         (("prompts",), 1000, "pool"),
         (("sampling", "top_p"), 0.0, "stage1.sampling.top_p: expected above 0, up to 1"),
-        (("sampling", "top_k_end"), 40, "top_k: expected 0 .off. over the whole stage"),
+        (("sampling", "top_k_end"), 40, "top_k: expected 0 .off. at both ends"),
         (("sampling", "min_p_end"), 1.5, "sampling.min_p: expected 0 .off. to 1, got 0.0 to 1.5"),
         (("sampling", "temperature"), 0.0, "temperature"),
         (("rollouts", "every"), 0, "rollouts.every"),
         (("algorithm", "dual_clip"), 0.5, "dual_clip: expected above 1"),
-        (("algorithm", "lam"), 0.9, "algorithm.lam: expected none, as recipe grpo does not read it, got 0.9"),
+        (("algorithm", "lam"), 0.9, "algorithm.lam: expected none, since recipe grpo does not use it, got 0.9"),
         (("algorithm", "critic_learning_rate"), -1.0, "critic_learning_rate: expected 0 or more"),
         (("kl_coefficient",), -0.1, "stage1.kl_coefficient: expected 0 or more"),
         (("learning_rate", "value"), -1e-5, "expected values and warm-up steps of 0 or more"),
-        (("sampling", "temperature_end"), 1e-5, "temperature: expected above 0 while training, 0.0001 at least"),
+        (("sampling", "temperature_end"), 1e-5, "temperature: expected at least 0.0001 in training"),
         (("sampling", "temperature"), float("inf"), "temperature"),
         (("sampling", "top_k"), 2**31, "top_k: expected 0"),
         (("evaluation", "samples"), -1, "evaluation.samples: expected 0 or more"),
@@ -193,25 +198,25 @@ def test_the_sweep_of_algorithms_has_every_row_as_its_paper_has_it():
         (("evaluation", "rule"), "strict", "evaluation.rule"),
     ],
 )
-def test_wrong_values_are_refused_by_name(field, value, said):
+def test_wrong_values_are_refused_by_name(field, value, message):
     config = plain(load("stage1", "tiny"))
-    place = config
-    for key in field[:-1]:
-        place = place[key]
-    place[field[-1]] = value
-    with pytest.raises(ValueError, match=said):
+    group = config
+    for name in field[:-1]:
+        group = group[name]
+    group[field[-1]] = value
+    with pytest.raises(ValueError, match=message):
         run_spec(config)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"algorithm.recipe": "dapo", "kl_coefficient": 0.04}, "kl_coefficient: expected none, as this .* no KL"),
         ({"algorithm.recipe": "rloo", "algorithm.clip_high": 0.3}, "clip_high: .* a surrogate other than likelihood"),
-        ({"algorithm.recipe": "sft", "algorithm.importance_cap": 2.0}, "importance_cap: .* samples that are judged"),
+        ({"algorithm.recipe": "sft", "algorithm.importance_cap": 2.0}, "importance_cap: .* scored samples"),
         ({"algorithm.recipe": "sft", "algorithm.kl_placement": "reward"}, "kl_placement: expected loss or none"),
     ],
 )
-def test_what_an_algorithm_would_not_read_is_refused(changes, said):
-    with pytest.raises(ValueError, match=said):
-        run_spec(plain(with_overrides(load("stage1", "tiny"), changes)))
+def test_fields_that_an_algorithm_does_not_use_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        run_spec(changed(load("stage1", "tiny"), changes))

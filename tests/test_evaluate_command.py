@@ -1,4 +1,4 @@
-"""The command asks what training asked, compares two models on the same problems, and writes both tables."""
+"""`jaxrl.evaluate` uses the settings of training, compares two models on the same problems, and evaluates servers."""
 
 import json
 from pathlib import Path
@@ -6,26 +6,38 @@ from pathlib import Path
 import pytest
 
 from jaxrl import evaluate
+from jaxrl.command_line import default_fields
 from jaxrl.evaluation.results import from_json
+from jaxrl.inference import evaluate as evaluation
+from jaxrl.inference.evaluate import refuse_trained
 
-ROOT = Path(__file__).parents[1]
+TINY = Path(__file__).parents[1] / "models" / "tiny"
 TERSE = ("--form=terse", "--people=2", "--count=2", "--samples=2", "--max-new-tokens=12")
 
 
 @pytest.fixture
-def plain(monkeypatch):
-    """Small puzzles in few words, as the embedded model knows them, in float32."""
-    task = evaluate.PLAIN["task"] | {"depth": 1, "wording": "plain"}
-    monkeypatch.setattr(evaluate, "PLAIN", evaluate.PLAIN | {"task": task, "dtype": "float32", "compile_cache": ""})
+def small_defaults(monkeypatch):
+    """Short puzzles for the embedded model, in float32; no key in the environment."""
+    fields = default_fields()
+    fields |= {"task": fields["task"] | {"depth": 1, "wording": "plain"}, "dtype": "float32", "compile_cache": ""}
+    monkeypatch.setattr(evaluate, "default_fields", lambda: fields)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    return fields
 
 
-def test_two_models_on_the_same_problems(plain, tmp_path, capsys):
-    model = f"--model={ROOT / 'models' / 'tiny'}"
+def request_of(*arguments):
+    given = evaluate.make_parser().parse_args(arguments)
+    evaluate.check_flags(given)
+    return evaluate.evaluation_request(given, default_fields())
+
+
+def test_two_models_on_the_same_problems(small_defaults, tmp_path, capsys):
+    model = f"--model={TINY}"
     assert evaluate.main([model, model, *TERSE, f"--output={tmp_path / 'tiny.json'}"]) == 0
     first, second = (
         from_json((tmp_path / f"tiny.{name}.json").read_text(encoding="utf-8")) for name in ("before", "after")
     )
-    assert first.items == second.items  # one model, one seed: the same answers
+    assert first.items == second.items  # same model and seed, so the same responses
     assert [item.kind for item in first.items] == ["p2", "p2"] and len(first.items[0].sampled) == 2
     table = (tmp_path / "tiny.md").read_text(encoding="utf-8")
     assert "| 2 people | greedy | 2 x 1 |" in table and "+0.0 [" in table
@@ -34,57 +46,64 @@ def test_two_models_on_the_same_problems(plain, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "sentence"),
     [
         (["--model=/no/such"], "no folder /no/such"),
         (["--model=/no/such", "--data=/no/such.jsonl", "--count=1"], "no folder /no/such"),
         (["--model=/no/such", "--like=/no/run"], "a run folder"),
+        (["--model=FOLDER", "--data=x.jsonl", "--people=2"], "--people or --data, got both"),
+        (["--model=A", "--model=B", "--model=C"], "one or two --model, got 3"),
     ],
 )
-def test_what_is_not_there_is_said(arguments, said, capsys):
+def test_wrong_flags_and_missing_files_are_refused(small_defaults, arguments, sentence, capsys):
     assert evaluate.main(arguments) == 2
-    assert said in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
 
 
-def test_settings_come_from_the_run_and_flags_go_before(tmp_path):
-    run = tmp_path / "run"
-    (run / "checkpoints").mkdir(parents=True)
-    usual = evaluate.PLAIN["evaluation"] | {"samples": 3, "temperature": 0.5}
-    fields = evaluate.PLAIN | {"evaluation": usual, "seed": 9}
-    (run / "config.json").write_text(json.dumps(fields), encoding="utf-8")
-    asked = evaluate._settings(evaluate._parse([f"--model={run}@7", "--temperature=0.7", "--people=2,4", "--count=5"]))
-    assert (asked.samples, asked.temperature, asked.seed) == (3, 0.7, 9)
-    assert asked.pool == (("p2", 5), ("p4", 5))
+def test_without_a_run_settings_are_those_of_configs_base():
+    request, fields = request_of("--model=FOLDER"), default_fields()
+    for name in ("task", "prompt", "stop", "dtype"):
+        assert request.fields[name] == fields[name]
+    assert request.fields["reward"]["rule"] == "strict-1" and request.seed == 0 and request.greedy
+    assert (request.pool, request.samples, request.max_new_tokens) == ((("p3", 100), ("p5", 100)), 8, 2048)
+    assert request.fields["sampler"] == {"rows": None, "devices": -1, "memory": None}  # chosen for the device
+    assert request_of("--model=FOLDER", "--people=4").pool == (("p4", 100),)
+    assert request_of("--model=FOLDER", "--count=7").pool == (("p3", 7), ("p5", 7))
 
 
 def run_folder(folder, **fields):
-    """A run that has a checkpoint, as far as its config goes."""
+    """A run with a checkpoint, as far as its config goes."""
     (folder / "checkpoints").mkdir(parents=True)
-    config = evaluate.PLAIN | {"name": "one", "pool": {"p2": 30}, "init_from": ""}
+    config = default_fields() | {"name": "one", "pool": {"p2": 30}, "init_from": ""}
     (folder / "config.json").write_text(json.dumps(config | fields), encoding="utf-8")
     return folder
 
 
-def asked_of(*arguments):
-    return evaluate._settings(evaluate._parse(arguments))
+def test_flags_override_the_run_which_overrides_the_defaults(tmp_path):
+    usual = default_fields()["evaluation"] | {"samples": 3, "temperature": 0.5}
+    run = run_folder(tmp_path / "run", evaluation=usual, seed=9)
+    request = request_of(f"--model={run}@7", "--temperature=0.7", "--people=2,4", "--count=5")
+    assert (request.samples, request.temperature, request.seed) == (3, 0.7, 9)
+    assert request.pool == (("p2", 5), ("p4", 5))
+    assert request.fields["sampler"] == default_fields()["sampler"]
 
 
-def test_a_run_is_not_asked_what_it_was_trained_on(tmp_path, capsys):
+def test_a_run_is_not_evaluated_on_its_training_problems(tmp_path):
     run = run_folder(tmp_path / "run")
-    evaluate.refuse_trained(f"{run}@3", asked_of(f"--model={run}@3", "--people=2", "--count=40"))
-    # The other splits make training problems of this run's into held-out ones.
-    other = run_folder(tmp_path / "other", task=evaluate.PLAIN["task"] | {"split_seed": 5})
-    asked = asked_of(f"--model={run}", f"--like={other}", "--people=2", "--count=40")
+    assert refuse_trained(f"{run}@3", request_of(f"--model={run}@3", "--people=2", "--count=40")) == ""
+    # With another split seed, training problems of this run are held out.
+    task = default_fields()["task"] | {"split_seed": 5}
+    other = run_folder(tmp_path / "other", task=task)
+    request = request_of(f"--model={run}", f"--like={other}", "--people=2", "--count=40")
     with pytest.raises(ValueError, match="evaluation problems equal training problems"):
-        evaluate.refuse_trained(str(run), asked)
-    # What a run went on from counts too.
-    later = run_folder(tmp_path / "later", task=evaluate.PLAIN["task"] | {"split_seed": 5}, init_from=str(run))
+        refuse_trained(str(run), request)
+    # Problems of the run that it started from count too.
+    later = run_folder(tmp_path / "later", task=task, init_from=str(run))
     with pytest.raises(ValueError, match="evaluation problems equal training problems"):
-        evaluate.refuse_trained(str(later), asked)
-    assert capsys.readouterr().err == ""
+        refuse_trained(str(later), request)
 
 
-def test_questions_of_a_file(tmp_path, capsys):
+def test_questions_of_a_file(tmp_path):
     lines = [{"question": f"What is {i} + 1?", "answer": f"{i} + 1 = {i + 1}\n#### {i + 1}"} for i in range(6)]
     paths = {name: tmp_path / f"{name}.jsonl" for name in ("train", "test")}
     for path, part in zip(paths.values(), (lines[:3], lines[3:]), strict=True):
@@ -92,15 +111,107 @@ def test_questions_of_a_file(tmp_path, capsys):
     run = run_folder(tmp_path / "run", task={"name": "gsm8k", "files": {"sums": {name: str(path) for name, path in
                      paths.items()}}}, reward={"rule": "gsm8k-1"}, pool={"sums": 3},
                      evaluation={"pool": {"sums": 3}})  # fmt: skip
-    asked = asked_of("--model=FOLDER", f"--data={paths['test']}", "--count=3")
-    assert (asked.pool, asked.fields["reward"]["rule"]) == ((("test", 3),), "gsm8k-1")
-    problems = evaluate._dialogue(asked).task.select("test", asked.pool, asked.seed)
+    request = request_of("--model=FOLDER", f"--data={paths['test']}", "--count=3")
+    assert (request.pool, request.fields["reward"]["rule"]) == ((("test", 3),), "gsm8k-1")
+    problems = request.problems()
     assert (problems[0].question, problems[0].solution) == ("What is 3 + 1?", "4")
-    evaluate.refuse_trained(str(run), asked)
+    assert refuse_trained(str(run), request) == ""
     with pytest.raises(ValueError, match="3 evaluation problems equal"):
-        evaluate.refuse_trained(str(run), asked_of("--model=FOLDER", f"--data={paths['train']}", "--count=3"))
+        refuse_trained(str(run), request_of("--model=FOLDER", f"--data={paths['train']}", "--count=3"))
     paths["train"].unlink()
-    evaluate.refuse_trained(str(run), asked)
-    assert "not checked whether" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        evaluate._parse(["--model=FOLDER", "--data=x.jsonl", "--people=2"])
+    assert "could not check whether" in refuse_trained(str(run), request)
+
+
+SHORT = ("--form=terse", "--people=2", "--count=3", "--samples=1", "--max-new-tokens=120")
+
+
+def completion(text, length, finish="stop"):
+    usage = {"prompt_tokens": 40, "completion_tokens": length}
+    return 200, {}, json.dumps({"choices": [{"message": {"content": text}, "finish_reason": finish}], "usage": usage})
+
+
+def load(path):
+    return from_json(path.read_text(encoding="utf-8"))
+
+
+def test_a_server_that_responds_as_the_local_model_gets_its_verdicts(
+    small_defaults, serve, tmp_path, monkeypatch, capsys
+):
+    items, local = {}, evaluation.evaluate_model
+
+    def remembered(*arguments):
+        result = local(*arguments)
+        items.update((item.question, item) for item in result.items)
+        return result
+
+    def respond(body, number):
+        item = items[body["messages"][-1]["content"].removesuffix(" Who is what?")]
+        sample = (item.sampled if body["temperature"] else item.greedy)[0]
+        return completion(sample.response, sample.length, "stop" if sample.finished else "length")
+
+    monkeypatch.setattr(evaluation, "evaluate_model", remembered)
+    server, flags = serve(respond), ["--name=tiny", *SHORT]
+    url = f"--model={server.url}"
+    assert evaluate.main([f"--model={TINY}", url, *flags, f"--output={tmp_path / 'two.json'}"]) == 0
+    before, after = load(tmp_path / "two.before.json"), load(tmp_path / "two.after.json")
+    assert before.items == after.items == tuple(items.values())
+    assert len({sample.verdict for item in after.items for sample in (*item.greedy, *item.sampled)}) > 1
+    assert (before.rule, after.settings["name"]) == (after.rule, "tiny")
+    assert "cost: 240 prompt tokens" in (tmp_path / "two.md").read_text(encoding="utf-8")
+    assert "+0.0 [" in capsys.readouterr().out
+    assert len(server.requests) == 6
+    assert evaluate.main([url, *flags, f"--output={tmp_path / 'two.after.json'}"]) == 0
+    assert len(server.requests) == 6 and "6 of 6" in capsys.readouterr().out  # all are stored already
+    assert load(tmp_path / "two.after.json").items == after.items
+
+
+def test_the_key_comes_from_the_environment_and_is_not_written(small_defaults, serve, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MY_KEY", "sk-secret")
+    server = serve(lambda body, number: completion("<think>x</think><answer>y</answer>", 5))
+    flags = ["--name=m", "--key-variable=MY_KEY", "--people=2", "--count=2", "--samples=0"]
+    assert evaluate.main([f"--model={server.url}", *flags, f"--output={tmp_path / 'out.json'}"]) == 0
+    headers, body = server.requests[0]
+    assert headers["Authorization"] == "Bearer sk-secret"
+    assert [message["role"] for message in body["messages"]] == ["system", "user"]  # form chat, without opened <think>
+    assert "<think> and </think>" in body["messages"][0]["content"]
+    written = [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()]
+    assert len(written) == 4 and not any("sk-secret" in text for text in [*written, capsys.readouterr().out])
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--name=m", "--form=chat", "--opens-think", "--output=O"], "without --opens-think"),
+        (["--name=m", "--form=base", "--output=O"], "--form=chat"),
+        (["--name=m"], "expected --output=FILE.json"),
+        (["--output=O"], "expected a --name for each"),
+        (["--name=m", "--output=O", "--model=/no/such"], "no folder /no/such"),
+        (["--name=m", "--name=n", "--output=O", "--model=https://h/v1"], "OPENAI_API_KEY"),
+        (["--name=m", "--output=O", "--concurrency=0"], "concurrency"),
+        (["--name=m", "--output=O", "--retries=-1"], "retries"),
+        (["--name=m", "--output=O", "--key-variable=A", "--key-variable=B"], "one for each URL"),
+    ],
+)
+def test_errors_come_before_any_request(small_defaults, serve, tmp_path, monkeypatch, capsys, more, sentence):
+    monkeypatch.chdir(tmp_path)
+    server = serve(lambda body, number: completion("x", 1))
+    assert evaluate.main([f"--model={server.url}", "--people=2", "--count=2", *more]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not server.requests and not list(tmp_path.iterdir())
+
+
+def test_the_second_model_is_checked_before_the_first_is_evaluated(
+    small_defaults, serve, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(evaluation, "evaluate_model", lambda *_: pytest.fail("evaluated before the check"))
+    server = serve(lambda body, number: completion("x", 1))
+    flags = ["--name=m", "--form=terse", "--opens-think", f"--output={tmp_path / 'o.json'}"]
+    assert evaluate.main([f"--model={TINY}", f"--model={server.url}", *flags]) == 2
+    assert "without --opens-think" in capsys.readouterr().err and not server.requests
+
+
+def test_stop_strings_of_a_run_are_refused(small_defaults, serve, tmp_path, capsys):
+    small_defaults["stop"] = ["</answer>"]
+    server = serve(lambda body, number: completion("x", 1))
+    assert evaluate.main([f"--model={server.url}", "--name=m", f"--output={tmp_path / 'o.json'}"]) == 2
+    assert "'</answer>'" in capsys.readouterr().err

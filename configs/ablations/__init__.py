@@ -1,1 +1,1 @@
-"""Ablations: each file has a base run (`get_config`), and settings and seeds to run it with (`get_sweep`)."""
+"""Sweeps. Each file has a base run (`get_config`), and its settings and seeds (`get_sweep`)."""

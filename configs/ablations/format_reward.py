@@ -1,8 +1,7 @@
-"""Paid for format and answer, or for the answer alone: does the form have to be rewarded to be kept?
+"""Reward format and answer, or the answer alone: is a format reward needed to keep the format?
 
-Held-out answers are judged by the strict rule for both, whatever they were trained with; the accuracy among well-formed
-answers tells who is right where the form holds. A response without the tags is bad format in the table even where
-its last words are right.
+Held-out responses are scored by the strict rule in both settings; the accuracy among well-formed responses compares the
+answers. A response without the tags counts as bad format in the table, even if its last words are correct.
 Cost: 2 settings x 3 seeds of stage 1: 50 steps of 8 x 32 responses each; with `:tiny` 20 steps of 16 x 16.
 Command: python -m jaxrl.sweep --config=configs/ablations/format_reward.py[:tiny]
 """
@@ -13,14 +12,14 @@ from configs import base, stage1
 
 
 def get_config(size: str = "") -> ConfigDict:
-    """Stage 1, evaluated by the strict rule."""
+    """Stage 1, evaluated with the strict rule."""
     config = base.swept(stage1.get_config(size), "format_reward", size)
     config.evaluation.rule = "strict-1"
     return config
 
 
 def get_sweep(size: str = "") -> dict:
-    """The rule that training rewards by."""
+    """The rule of the training reward."""
     del size
     return {
         "settings": {"strict": {"reward.rule": "strict-1"}, "answer_only": {"reward.rule": "answer-only-1"}},

@@ -1,14 +1,14 @@
-"""Shown how, or only judged: supervised training on the solver's responses beside reinforcement, from one model.
+"""Supervised fine-tuning on demonstrations of the solver, or reinforcement learning, from the same model.
 
-After Chu et al. 2025 (arXiv 2501.17161), who ask what either does to problems unlike the training ones: all settings
-train on puzzles of three people and are evaluated on these and on another size, with `:tiny` two people, else five.
-Model, pool of problems, steps, rate and optimizer are the same. What can't all be equal at once is how much is learned
-from: `sft` has as many responses a step as `rl`, each to a problem of its own; `sft_same_problems` has the problems of
-`rl`, one response to each. Reinforcement also computes more for a response: sampling and the reference are about 4 N
-operations a token on top of 6 N, for a model of N parameters. And only the lessons carry knowledge: they are written by
-a solver that tries every case. Rates are those of stage 1, tuned for none; see --config.learning_rate.value.
+After Chu et al. 2025 (arXiv 2501.17161), who compare how both generalize: all settings train on puzzles of three people
+and are evaluated on these and on another size (two people with `:tiny`, else five). Model, pool, steps, learning rate
+and optimizer are equal. The amount of training data can't be equal in every respect: `sft` has as many responses per
+step as `rl`, each to a different problem; `sft_same_problems` has the problems of `rl`, with one response to each.
+Reinforcement learning also computes more per response: sampling and the reference take about 4 N operations per token
+in addition to 6 N, for N parameters. And only demonstrations add knowledge: the solver that writes them tries every
+case. The learning rate is that of stage 1, tuned for none; see --config.learning_rate.value.
 Cost: 3 settings x 3 seeds of stage 1: 50 steps of 256 responses (`sft_same_problems`: 8); with `:tiny` 20 steps of 256
-(16). Without sampling a step takes about half the time.
+    (16). A step without sampling takes about half the time.
 Command: python -m jaxrl.sweep --config=configs/ablations/sft_or_rl.py[:tiny]
 """
 
@@ -18,19 +18,19 @@ from configs import base, stage1
 
 
 def get_config(size: str = "") -> ConfigDict:
-    """Stage 1, evaluated on the way."""
+    """Stage 1, evaluated every ten steps."""
     config = base.swept(stage1.get_config(size), "sft_or_rl", size)
     config.evaluation.every = 10
     if size == base.TINY:
-        config.sampling.max_new_tokens = 416  # the solver's longest responses have nearly 400 tokens
+        config.sampling.max_new_tokens = 416  # the longest demonstrations have nearly 400 tokens
     return config
 
 
 def get_sweep(size: str = "") -> dict:
-    """Reinforcement as stage 1 has it, and lessons: as many responses, or to the same problems."""
+    """Reinforcement learning as in stage 1; demonstrations, as many or for the same problems."""
     stage = stage1.get_stage(size)
-    taught = {"algorithm.recipe": "sft", "samples": 1}
+    sft = {"algorithm.recipe": "sft", "samples": 1}
     return {
-        "settings": {"rl": {}, "sft": taught | {"prompts": stage.prompts * stage.samples}, "sft_same_problems": taught},
+        "settings": {"rl": {}, "sft": sft | {"prompts": stage.prompts * stage.samples}, "sft_same_problems": sft},
         "seeds": (0, 1, 2),
     }

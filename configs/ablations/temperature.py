@@ -1,6 +1,6 @@
-"""Sampling temperature while training: too low explores nothing, too high breaks what is written.
+"""Sampling temperature in training: if it is too low there is no exploration, if it is too high responses break down.
 
-Held-out responses are drawn at temperature 1 for every setting. Reported elsewhere, at 7B: 1.2 works, 1.5 collapses.
+Held-out responses are sampled at temperature 1 in all settings. Reported elsewhere, at 7B: 1.2 works, 1.5 collapses.
 Cost: 4 settings x 3 seeds of stage 1: 50 steps of 8 x 32 responses each; with `:tiny` 20 steps of 16 x 16.
 Command: python -m jaxrl.sweep --config=configs/ablations/temperature.py[:tiny]
 """
@@ -16,7 +16,7 @@ def get_config(size: str = "") -> ConfigDict:
 
 
 def get_sweep(size: str = "") -> dict:
-    """The same temperature from the first step to the last."""
+    """A constant temperature."""
     del size
     settings = {
         f"t{value}": {"sampling.temperature": value, "sampling.temperature_end": value}

@@ -1,4 +1,4 @@
-"""Hidden states and logit lens of given rows, batch by batch, as host arrays."""
+"""Hidden states and logit lens of texts, as host arrays."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 from jaxrl.inference.load import Source, load_params_of
 from jaxrl.learning.mesh import MeshSpec, make_mesh, row_sharding, row_shards
 from jaxrl.learning.state import decode_shardings
-from models.logit_lens import check_layers, look_inside
+from models.logit_lens import apply_logit_lens, check_layers
 from models.params import unstack
 from models.qwen2 import Qwen2
 
@@ -21,8 +21,8 @@ def inspect_rows(
 ) -> dict[str, np.ndarray]:
     """`ids`, `tokens`, `lengths`, `layers`, `hidden`, `final`, `lens_tokens` and `lens_logp` of (id, token ids) rows.
 
-    Shapes as `python -m jaxrl.inspect --help` has them; `batch` rows are in work at a time. Raises ValueError, before
-    any weight is read, for layers and a `top` that the model does not have and for rows that it can't take.
+    Shapes are documented in `python -m jaxrl.inspect --help`. batch: rows at a time. Raises ValueError, before weights
+    are read, for layers and a `top` that the model does not have and for rows that are empty or too long.
     """
     _check(source, rows, layers, top)
     config, longest = source.config, max(len(row) for _, row in rows)
@@ -33,18 +33,18 @@ def inspect_rows(
         lambda params: jax.tree.map(lambda x: x.astype(dtype), unstack(params, config.num_hidden_layers)),
         out_shardings=decode_shardings(config, mesh),
     )(load_params_of(source, dtype, mesh))
-    split = row_sharding(mesh)
-    look = jax.jit(
+    sharding = row_sharding(mesh)
+    apply = jax.jit(
         jax.shard_map(
-            partial(look_inside, model, layers=tuple(layers), top=top),
+            partial(apply_logit_lens, model, layers=tuple(layers), top=top),
             mesh=mesh,
-            in_specs=(PartitionSpec(), split.spec, split.spec),
-            out_specs=split.spec,
+            in_specs=(PartitionSpec(), sharding.spec, sharding.spec),
+            out_specs=sharding.spec,
             check_vma=False,
         )
     )
     size = (len(rows), len(layers), longest)
-    found = {
+    arrays = {
         "hidden": np.zeros((*size, config.hidden_size), np.float32),
         "final": np.zeros((len(rows), longest, config.hidden_size), np.float32),
         "lens_tokens": np.full((*size, top), -1, np.int32),
@@ -52,13 +52,14 @@ def inspect_rows(
     }
     tokens, lengths = _padded(rows, longest)
     for first in range(0, len(rows), batch):
-        places = np.minimum(np.arange(first, first + batch), len(rows) - 1)  # the last row fills the last batch
-        seen = jax.device_get(look(weights, *jax.device_put((np.maximum(tokens[places], 0), lengths[places]), split)))
-        for row, place in enumerate(range(first, min(first + batch, len(rows)))):
-            for array, part in zip(found.values(), seen, strict=True):
-                array[place, ..., : lengths[place], :] = part[row, ..., : lengths[place], :]
+        indices = np.minimum(np.arange(first, first + batch), len(rows) - 1)  # the last row pads the last batch
+        inputs = jax.device_put((np.maximum(tokens[indices], 0), lengths[indices]), sharding)
+        outputs = jax.device_get(apply(weights, *inputs))
+        for row, index in enumerate(range(first, min(first + batch, len(rows)))):
+            for array, output in zip(arrays.values(), outputs, strict=True):
+                array[index, ..., : lengths[index], :] = output[row, ..., : lengths[index], :]
     ids = np.array([name for name, _ in rows])
-    return {"ids": ids, "tokens": tokens, "lengths": lengths, "layers": np.array(layers, np.int32)} | found
+    return {"ids": ids, "tokens": tokens, "lengths": lengths, "layers": np.array(layers, np.int32)} | arrays
 
 
 def _check(source: Source, rows: Sequence[tuple[str, list[int]]], layers: Sequence[int], top: int) -> None:
@@ -77,6 +78,6 @@ def _check(source: Source, rows: Sequence[tuple[str, list[int]]], layers: Sequen
 def _padded(rows: Sequence[tuple[str, list[int]]], longest: int) -> tuple[np.ndarray, np.ndarray]:
     """Token ids [N, T], padded with -1, and lengths [N]."""
     tokens = np.full((len(rows), longest), -1, np.int32)
-    for place, (_, row) in enumerate(rows):
-        tokens[place, : len(row)] = row
+    for index, (_, row) in enumerate(rows):
+        tokens[index, : len(row)] = row
     return tokens, np.array([len(row) for _, row in rows], np.int32)

@@ -65,7 +65,7 @@ def test_convert_and_export_round_trip_is_bit_exact(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--checkpoint=RUN@7"], "no checkpoint of step 7 in .*; there are 0"),
+        (["--checkpoint=RUN@7"], "no checkpoint of step 7 in .*; choose one of 0"),
         (["--checkpoint=RUN@last"], "expected RUN or RUN@step"),
         (["--checkpoint=nowhere"], "expected a run folder with checkpoints/ at nowhere"),
         (["--checkpoint=RUN", "--dtype=int8"], "dtype must be one of"),

@@ -1,4 +1,4 @@
-"""`python -m jaxrl.score`: lines in, the same lines out with a verdict; bad lines are named."""
+"""`jaxrl.score` adds the verdict to each line and reports lines that it can't score."""
 
 import gzip
 import json
@@ -6,6 +6,8 @@ import json
 import pytest
 
 from jaxrl.score import main
+
+pytestmark = pytest.mark.check
 
 GOOD = {
     "id": "a",
@@ -30,8 +32,8 @@ def run(folder, lines, *more, name="in.jsonl"):
 
 
 def test_lines_keep_their_fields_and_gain_the_verdict(tmp_path, capsys):
-    cut = GOOD | {"id": "b", "truncated": True}
-    status, scored = run(tmp_path, [GOOD, b"\n", cut])
+    truncated = GOOD | {"id": "b", "truncated": True}
+    status, scored = run(tmp_path, [GOOD, b"\n", truncated])
     assert status == 0
     assert {key: scored[0][key] for key in GOOD} == GOOD
     gained = {
@@ -44,10 +46,10 @@ def test_lines_keep_their_fields_and_gain_the_verdict(tmp_path, capsys):
     }
     assert gained.items() <= scored[0].items()
     assert scored[1]["verdict"] == "bad_format"
-    assert scored[1]["suspects"] == ["cut_off"]
+    assert scored[1]["suspects"] == ["truncated"]
     table = capsys.readouterr().out
     assert "2 responses scored, 0 lines" in table
-    assert "cut_off" in table
+    assert "truncated" in table
 
 
 BAD = [
@@ -64,13 +66,12 @@ BAD = [
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_a_bad_line_is_named_by_number_and_the_rest_go_on(tmp_path, capsys, bad):
+def test_a_bad_line_is_reported_by_number_and_the_others_are_scored(tmp_path, capsys, bad):
     status, scored = run(tmp_path, [GOOD, bad, GOOD])
     assert status == 1
     assert [record["verdict"] for record in scored] == ["correct", "correct"]
-    said = capsys.readouterr().err
-    assert "line 2: " in said
-    assert len(said.splitlines()) == 1
+    message = capsys.readouterr().err
+    assert "line 2: " in message and message.count("\n") == 1
 
 
 def test_lone_surrogates_and_compressed_files(tmp_path):
@@ -92,7 +93,7 @@ def test_other_rules_and_values(tmp_path):
     assert (status, scored[0]["verdict"]) == (0, "correct")
 
 
-def test_dies_politely(tmp_path, capsys):
+def test_errors_are_one_sentence_and_nothing_is_written(tmp_path, capsys):
     missing = tmp_path / "missing.jsonl"
     assert main([f"--input={missing}", f"--output={tmp_path / 'out.jsonl'}"]) == 2
     assert str(missing) in capsys.readouterr().err
