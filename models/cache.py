@@ -47,7 +47,7 @@ class CacheLayout:
 
     def write_prefix(self, layer: Layer, key: Float[Array, "B T K H"], value: Float[Array, "B T K H"]) -> Layer:
         """Write positions 0 .. T-1 of every row."""
-        return tuple(
+        return tuple(  # pyright: ignore[reportReturnType]
             jax.lax.dynamic_update_slice(old, new.swapaxes(1, 2).astype(old.dtype), (0, 0, 0, 0))
             for old, new in zip(layer, (key, value), strict=True)
         )
@@ -57,7 +57,7 @@ class CacheLayout:
     ) -> Layer:
         """Write one position of every row; a position beyond the cache is dropped."""
         rows = jnp.arange(position.shape[0])
-        return tuple(
+        return tuple(  # pyright: ignore[reportReturnType]
             old.at[rows, :, position].set(new[:, 0].astype(old.dtype), mode="drop", unique_indices=True)
             for old, new in zip(layer, (key, value), strict=True)
         )
@@ -92,7 +92,8 @@ class CacheLayout:
 
     def _shapes(self, rows: int, heads: int, positions: int, size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of one layer's keys and values."""
-        return ((rows, heads, positions, size),) * 2
+        shape = (rows, heads, positions, size)
+        return shape, shape
 
     def _zeros(self, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
         """The part that `grow` appends."""

@@ -94,7 +94,8 @@ def open_params(folder: str | Path, config: Qwen2Config, *, dtype: DTypeLike | N
     specs = tensor_specs(config)
     entries = check_entries(folder, read_entries(folder), specs)
     leaves = {}
-    for path, leaf in flatten_dict(abstract_params(config), sep="/").items():
+    shapes: dict[str, Any] = flatten_dict(abstract_params(config), sep="/")  # pyright: ignore[reportAssignmentType]
+    for path, leaf in shapes.items():
         tensors = tuple((spec, entries[name]) for name, spec in specs.items() if spec.path == path)
         leaves[path] = FileArray(leaf.shape, _leaf_dtype(tensors, dtype), tensors)
     return unflatten_dict(leaves, sep="/")
@@ -109,9 +110,7 @@ def _leaf_dtype(tensors: tuple[tuple[TensorSpec, TensorEntry], ...], dtype: DTyp
 
 def _load_leaf(leaf: FileArray, sharding: Sharding) -> jax.Array:
     """Loads a leaf to its devices. Layers are written into the stacked array in place."""
-    array = None
-    if leaf.stacked:
-        array = _zeros(leaf.shape, leaf.dtype, sharding)()
+    array = _zeros(leaf.shape, leaf.dtype, sharding)() if leaf.stacked else None
     for spec, entry in leaf.tensors:
         # Transposing during the copy to the device is five times faster than transposing with XLA on a CPU.
         source = map_tensor(entry).T if spec.transposed else map_tensor(entry)
@@ -121,7 +120,7 @@ def _load_leaf(leaf: FileArray, sharding: Sharding) -> jax.Array:
         else:
             array = _copy(leaf.dtype, sharding)(tensor)
         array.block_until_ready()  # at most one tensor in flight
-    return array
+    return array  # pyright: ignore[reportReturnType]
 
 
 def _layer_sharding(sharding: Sharding, leaf: FileArray) -> Sharding:

@@ -52,7 +52,7 @@ class TensorSpec(NamedTuple):
 
 
 @functools.cache
-def _leaves(config: Qwen2Config, dtype: np.dtype) -> dict[str, jax.ShapeDtypeStruct]:
+def _leaves(config: Qwen2Config, dtype: np.dtype) -> dict[str, Any]:
     row, lengths = jax.ShapeDtypeStruct((1, 1), jnp.int32), jax.ShapeDtypeStruct((1,), jnp.int32)
     init = functools.partial(Qwen2(config, param_dtype=dtype).init, jax.random.key(0))
     return flatten_dict(nn.meta.unbox(jax.eval_shape(init, row, row, lengths)["params"]), sep="/")
@@ -65,7 +65,7 @@ def abstract_params(config: Qwen2Config, dtype: DTypeLike = jnp.float32) -> dict
 
 def tensor_specs(config: Qwen2Config) -> dict[str, TensorSpec]:
     """The tensors of a checkpoint by Hugging Face name: embedding, layers in order, final norm, head."""
-    leaves = flatten_dict(abstract_params(config), sep="/")
+    leaves = _leaves(config, jnp.dtype(jnp.float32))
     specs: dict[str, TensorSpec] = {}
     for layer in range(config.num_hidden_layers):
         for path, leaf in leaves.items():
@@ -119,7 +119,8 @@ def check_entries(
 
 def check_params(params: Mapping[str, Any], config: Qwen2Config) -> dict[str, Any]:
     """The leaves by path. Raises ValueError that lists missing and unexpected leaves and wrong shapes."""
-    leaves, expected = flatten_dict(dict(params), sep="/"), flatten_dict(abstract_params(config), sep="/")
+    leaves: dict[str, Any] = flatten_dict(dict(params), sep="/")  # pyright: ignore[reportAssignmentType]
+    expected = _leaves(config, jnp.dtype(jnp.float32))
     wrong = [f"missing {path}" for path in expected if path not in leaves]
     wrong += [f"unexpected {path}" for path in leaves if path not in expected]
     wrong += [

@@ -64,9 +64,10 @@ def apply_logit_lens(
 
     def predict(stream: Float[Array, " D"]) -> tuple[Float[Array, " K"], Int[Array, " K"]]:
         logits = jnp.einsum("d,vd->v", stream, kernel, preferred_element_type=jnp.float32)
-        return tuple(jax.lax.top_k(jax.nn.log_softmax(logits), top))
+        logp, tokens = jax.lax.top_k(jax.nn.log_softmax(logits), top)
+        return logp, tokens
 
     normed = norm.apply({"params": params["final_norm"]}, hidden)
-    logp, top_tokens = jax.lax.map(predict, normed.reshape(-1, normed.shape[-1]), batch_size=TOKENS_PER_BATCH)
+    logp, top_tokens = jax.lax.map(predict, normed.reshape(-1, normed.shape[-1]), batch_size=TOKENS_PER_BATCH)  # pyright: ignore[reportAttributeAccessIssue]
     shape = (*hidden.shape[:3], top)
     return LayerOutputs(hidden, final, top_tokens.reshape(shape), logp.reshape(shape))

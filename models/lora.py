@@ -1,4 +1,4 @@
-"""Low-rank adapters of linear layers (LoRA: Hu et al. 2021, arXiv 2106.09685): joined with their base, and merged."""
+"""LoRA: low-rank adapters of linear layers, joined with or merged into their base (Hu et al., arXiv 2106.09685)."""
 
 import dataclasses
 import math
@@ -11,13 +11,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 A, B = "_lora_A", "_lora_B"
-"""Endings of an adapter's two matrices: beside `query/kernel` [in, out] lie `query_lora_A/kernel` [in, rank] and
+"""Suffixes of the two matrices of an adapter: `query/kernel` [in, out] has `query_lora_A/kernel` [in, rank] and
 `query_lora_B/kernel` [rank, out]."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LoRASpec:
-    """x W becomes x W + alpha / rank x A B (equation 3; there W acts from the left, so their BA is our A B)."""
+    """x W becomes x W + alpha / rank x A B (equation 3, where W multiplies from the left and A B is called BA)."""
 
     rank: int
     alpha: float
@@ -26,16 +26,16 @@ class LoRASpec:
         if not isinstance(self.rank, int) or self.rank < 1:
             raise ValueError(f"lora.rank: expected a whole number of 0 (off) or more, got {self.rank!r}.")
         if not 0 < self.alpha < math.inf:
-            raise ValueError(f"lora.alpha: expected above 0, got {self.alpha!r}; rank or twice the rank is usual.")
+            raise ValueError(f"lora.alpha: expected above 0, got {self.alpha!r}; rank or twice the rank is common.")
 
     @property
     def scale(self) -> float:
-        """What A B is multiplied by."""
+        """The factor of A B."""
         return self.alpha / self.rank
 
 
 def split(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The base and the adapters of a tree that holds both. Exact inverse of `join`."""
+    """Splits a tree into base and adapters. Exact inverse of `join`."""
     parts: tuple[dict, dict] = ({}, {})
     for path, leaf in flatten_dict(params).items():
         parts[path[-2].endswith((A, B))][path] = leaf
@@ -43,12 +43,12 @@ def split(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def join(base: Mapping[str, Any], adapters: Mapping[str, Any]) -> dict[str, Any]:
-    """One tree of both, as a model with adapters takes it; the arrays are shared."""
+    """One tree of base and adapters, for a model with adapters. No array is copied."""
     return unflatten_dict(flatten_dict(base) | flatten_dict(adapters))
 
 
 def pairs(adapters: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    """Path of the kernel that is adapted, A and B; one after another."""
+    """Path of the adapted kernel, A and B, for each adapter."""
     leaves = flatten_dict(adapters)
     for path, down in leaves.items():
         *above, name, kernel = path
@@ -58,27 +58,27 @@ def pairs(adapters: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any, A
 
 
 def merge(base: Mapping[str, Any], adapters: Mapping[str, Any], spec: LoRASpec) -> dict[str, Any]:
-    """Parameters of a model without adapters: W + scale A B, summed in float32 and kept in W's dtype.
+    """Parameters of a model without adapters: W + scale A B, computed in float32 and stored in W's dtype.
 
-    One layer after another, so that no more than one product is held in float32.
+    Layer by layer, so that only one product is in memory at a time.
     """
 
-    def one(layer):
+    def merge_layer(layer):
         kernel, down, up = layer
         change = jnp.matmul(down, up, precision=jax.lax.Precision.HIGHEST)
         return (kernel.astype(jnp.float32) + spec.scale * change).astype(kernel.dtype)
 
     leaves = flatten_dict(base)
     for path, down, up in pairs(adapters):
-        leaves[path] = jax.lax.map(one, (leaves[path], down, up))
+        leaves[path] = jax.lax.map(merge_layer, (leaves[path], down, up))
     return unflatten_dict(leaves)
 
 
 @dataclasses.dataclass(frozen=True)
 class MergedArray:
-    """One leaf of the merged parameters, none of it in memory: `leaf[i]` and `leaf[i:j]` are computed when asked for.
+    """A leaf of the merged parameters that is not in memory: `leaf[i]` and `leaf[i:j]` are computed on access.
 
-    kernel, down, up: W, A and B of all layers, arrays or what reads them from files likewise.
+    kernel, down, up: W, A and B of all layers, as arrays or as leaves that read them from files.
     """
 
     kernel: Any
@@ -104,6 +104,6 @@ class MergedArray:
 
 
 def merge_lazily(base: Mapping[str, Any], adapters: Mapping[str, Any], spec: LoRASpec) -> dict[str, Any]:
-    """As `merge` in float32, with a `MergedArray` at each kernel."""
+    """`merge` in float32, with a `MergedArray` at each adapted kernel."""
     merged = {path: MergedArray(flatten_dict(base)[path], down, up, spec.scale) for path, down, up in pairs(adapters)}
     return unflatten_dict(flatten_dict(base) | merged)

@@ -195,7 +195,7 @@ class Embedding(nn.Module):
     @nn.compact
     def __call__(self) -> Float[Array, "V D"]:
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
-        return self.param("embedding", init, (self.config.vocab_size, self.config.hidden_size), self.param_dtype)
+        return self.param("embedding", init, (self.config.vocab_size, self.config.hidden_size), self.param_dtype)  # pyright: ignore[reportReturnType]
 
 
 class Qwen2(nn.Module):

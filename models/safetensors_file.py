@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -88,7 +88,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     return ordered, metadata
 
 
-def _entry(path: Path, name: str, fields: object, base: int) -> TensorEntry:
+def _entry(path: Path, name: str, fields: Any, base: int) -> TensorEntry:
     try:
         code, shape = fields["dtype"], tuple(int(n) for n in fields["shape"])
         start, end = (base + int(offset) for offset in fields["data_offsets"])

@@ -1,4 +1,4 @@
-"""A Qwen2 trunk that says one number a token: the critic of an actor-critic method."""
+"""A Qwen2 trunk with one output per token: the critic of an actor-critic algorithm."""
 
 import dataclasses
 from typing import Any
@@ -15,20 +15,20 @@ from models.qwen2 import Qwen2
 class Qwen2Value(Qwen2):
     """`apply(params, tokens, positions, lengths)` -> [B, T] float32: a linear map of each hidden state.
 
-    The parameters are those of Qwen2 without a head of its own (see `value_config`), and `value_head`: vector and bias.
+    The parameters are those of Qwen2 without a vocabulary head (see `value_config`), and `value_head`.
     """
 
     @nn.compact
     def __call__(
         self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], lengths: Int[Array, " B"]
     ) -> Float[Array, "B T"]:
-        """The number said behind each token; what lies beyond `lengths` means nothing."""
+        """The value after each token. Outputs beyond `lengths` are undefined."""
         hidden, _ = super().__call__(tokens, positions, lengths)
         return ValueHead(self.param_dtype, name="value_head")(hidden)
 
 
 class ValueHead(nn.Module):
-    """A vector and a bias, zeros at the start: a fresh critic says 0 of everything."""
+    """A linear map to one value, initialized with zeros: a new critic predicts 0."""
 
     param_dtype: Any
 
@@ -39,17 +39,17 @@ class ValueHead(nn.Module):
             "vector", nn.with_logical_partitioning(zeros, ("embed",)), (hidden.shape[-1],), self.param_dtype
         )
         bias = self.param("bias", nn.with_logical_partitioning(zeros, (None,)), (1,), self.param_dtype)
-        said = jnp.einsum("btd,d->bt", hidden, vector.astype(hidden.dtype), preferred_element_type=jnp.float32)
-        return said + bias.astype(jnp.float32)[None]
+        values = jnp.einsum("btd,d->bt", hidden, vector.astype(hidden.dtype), preferred_element_type=jnp.float32)  # pyright: ignore[reportAttributeAccessIssue]
+        return values + bias.astype(jnp.float32)[None]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def value_config(config: Qwen2Config) -> Qwen2Config:
-    """The config of a critic with the trunk of this model: no head over the vocabulary."""
+    """The config of a critic with the trunk of this model, without a vocabulary head."""
     return dataclasses.replace(config, tie_word_embeddings=True)
 
 
 def value_params(params: Params) -> dict[str, Any]:
-    """Parameters of a critic that starts from a model's trunk (its arrays are shared, not copied)."""
+    """Initial parameters of a critic: the trunk of a model, not copied, and a value head of zeros."""
     trunk = {name: value for name, value in params.items() if name != "lm_head"}
     vector = jnp.zeros_like(params["final_norm"]["scale"])
     return trunk | {"value_head": {"vector": vector, "bias": jnp.zeros((1,), vector.dtype)}}

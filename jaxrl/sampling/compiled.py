@@ -85,7 +85,7 @@ class Programs:
             return self.unroll(params)
         if first.is_fully_addressable:
             return jax.device_put(self.unroll_elsewhere(params), self.weights)
-        return jax.tree.map(_local_array, self.unroll_global(first.sharding.mesh)(params), self.weights)
+        return jax.tree.map(_local_array, self.unroll_global(first.sharding.mesh)(params), self.weights)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _jit(self, name: str, function: Callable, specs: tuple, donate: tuple[int, ...] = ()) -> Callable:
         def counted(*args):

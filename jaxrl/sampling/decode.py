@@ -93,7 +93,7 @@ def prefill(
     positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], tokens.shape)
     hidden, cache = model.apply({"params": params}, tokens, positions, lengths, cache)
     last = hidden[jnp.arange(rows), lengths - 1]
-    return cache, _logits(model, params, last)
+    return cache, _logits(model, params, last)  # pyright: ignore[reportReturnType]
 
 
 def insert(
@@ -159,8 +159,8 @@ def decode(
 
     rows = slots.token.shape[0]
     outputs = jnp.zeros((rows, chunk), jnp.int32), jnp.zeros((rows, chunk, 2), jnp.float32)
-    _, cache, slots, *outputs = jax.lax.while_loop(more, step, (jnp.int32(0), cache, slots, *outputs))
-    return cache, slots, *outputs
+    _, cache, slots, tokens, logp = jax.lax.while_loop(more, step, (jnp.int32(0), cache, slots, *outputs))
+    return cache, slots, tokens, logp
 
 
 def stop(slots: Slots, stopped: Bool[Array, " B"]) -> Slots:

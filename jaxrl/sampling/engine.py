@@ -78,7 +78,7 @@ class Engine:
                 self._merge()
                 self._shrink()
         occupancy = self.row_steps / self.slot_steps if self.slot_steps else 1.0
-        return Completions(self.tokens, self.produced, self.finished, *np.moveaxis(self.logp, 2, 0), occupancy)
+        return Completions(self.tokens, self.produced, self.finished, *np.moveaxis(self.logp, 2, 0), occupancy)  # pyright: ignore[reportCallIssue]
 
     def _fit(self, positions: int) -> int:
         """The shortest cache length that holds `positions`."""
@@ -216,7 +216,7 @@ class Engine:
     def _truncate_at_stop(self, row: int) -> bool:
         """Whether a new token completes a stop string; the row then ends with that token."""
         tokens = self.tokens[row, : self.produced[row]].tolist()
-        end = self.request.stop.end(tokens, int(self.searched[row]))
+        end = self.request.stop.end(tokens, int(self.searched[row]))  # pyright: ignore[reportOptionalMemberAccess]
         self.searched[row] = len(tokens)
         if end is None:
             return False

@@ -252,6 +252,6 @@ def _sample_multiprocess(sampler: Sampler, params: Params, request: SampleReques
             raise FloatingPointError(bytes(received).rstrip(b"\0").decode())
     steps = np.array([engine.row_steps, engine.slot_steps], np.int32)
     # A row is zero in every process but the one that sampled it.
-    gathered = multihost_utils.process_allgather((*completions[:-1], steps))
+    gathered = multihost_utils.process_allgather((*completions[:-1], steps))  # pyright: ignore[reportOptionalSubscript]
     *rows, steps = (x.sum(axis=0, dtype=x.dtype) for x in gathered)
-    return Completions(*rows, float(steps[0] / max(steps[1], 1)))
+    return Completions(*rows, float(steps[0] / max(steps[1], 1)))  # pyright: ignore[reportCallIssue]

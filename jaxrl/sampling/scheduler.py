@@ -59,7 +59,7 @@ def merge(batches: list[DecodeBatch]) -> list[tuple[int, int, np.ndarray, np.nda
     if not batches:
         return []
     devices, rows = batches[0].row.shape
-    needed = int(np.ceil(sum(batch.live() for batch in batches).max() / rows))
+    needed = int(np.ceil(np.sum([batch.live() for batch in batches], axis=0).max() / rows))
     order = sorted(range(len(batches)), key=lambda i: -int(batches[i].live().sum()))
     moves = []
     for giver in order[needed:]:

@@ -1,4 +1,4 @@
-"""Law 2 with real signals: the same command, started again, ends with the numbers of a run never stopped."""
+"""Law 2 with real signals: a run that is stopped and resumed has the numbers of a run that was not."""
 
 import os
 import re
@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from jaxrl.checkpointing.restore import restore_params
-from jaxrl.reporting.metrics import deterministic
+from jaxrl.reporting.metrics import deterministic_part
 from jaxrl.reporting.rollouts import rollout_path
 from jaxrl.reporting.writers import read_metrics
 from models.folder import read_config
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 STEPS = 6
@@ -42,11 +44,11 @@ SMALL = (
             "sampling.max_new_tokens=24",
             "bounds.bad_format_max=0",
         )
-    ),  # all is cut off
+    ),  # all responses are truncated
 )
 
 
-def start(workdir, cache, stdout=subprocess.PIPE):
+def start(workdir, stdout=subprocess.PIPE):
     return subprocess.Popen(
         [
             sys.executable,
@@ -54,7 +56,7 @@ def start(workdir, cache, stdout=subprocess.PIPE):
             "jaxrl.train",
             "--config=configs/three_stage.py:tiny",
             f"--workdir={workdir}",
-            f"--config.compile_cache={cache}",
+            "--config.compile_cache=",  # the cache of the tests, see conftest.py
             *SMALL,
         ],
         cwd=ROOT,
@@ -65,12 +67,12 @@ def start(workdir, cache, stdout=subprocess.PIPE):
 
 
 def finish(process):
-    said, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, said
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
 
 
 def signal_when(process, workdir, pattern, number):
-    """Send a signal as soon as a file of the pattern is there; what the process said, once it is gone."""
+    """Send a signal as soon as a file of the pattern exists; the output of the process after its exit."""
     while not any(workdir.glob(pattern)):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.002)
@@ -80,14 +82,15 @@ def signal_when(process, workdir, pattern, number):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("killed")
-    finish(start(folder / "whole", folder / "cache"))
-    return folder
+    """A run that nothing disturbs."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    finish(start(workdir))
+    return workdir
 
 
 def assert_same(workdir, whole):
     mine, theirs = (
-        [deterministic(record) for record in read_metrics(folder / "metrics.jsonl")] for folder in (workdir, whole)
+        [deterministic_part(record) for record in read_metrics(folder / "metrics.jsonl")] for folder in (workdir, whole)
     )
     assert [record["step"] for record in mine] == list(range(STEPS + 1))
     assert mine == theirs
@@ -100,32 +103,34 @@ def assert_same(workdir, whole):
         np.testing.assert_array_equal(first, second)
 
 
-# Step 3 is the first of stage 2 and no checkpoint follows it; checkpoint 4 is being written when its folder appears.
-@pytest.mark.parametrize("sign", ["rollouts/step_000003.jsonl.gz", "checkpoints/4*"])
-def test_a_killed_run_ends_as_one_that_was_not(whole, tmp_path, sign):
+def test_a_killed_run_ends_as_one_that_was_not_killed(whole, tmp_path):
+    """Killed after step 3, the first of stage 2, which has no checkpoint, and while checkpoint 4 is written."""
     workdir = tmp_path / "run"
-    process = start(workdir, whole / "cache")
-    signal_when(process, workdir, sign, signal.SIGKILL)
-    assert not (workdir / "export").exists()
-    with open("/dev/full", "wb") as full:  # what can't be shown ends no run
-        finish(start(workdir, whole / "cache", full))
-    assert_same(workdir, whole / "whole")
+    for pattern in ("rollouts/step_000003.jsonl.gz", "checkpoints/4*"):
+        process = start(workdir)
+        signal_when(process, workdir, pattern, signal.SIGKILL)
+        assert not (workdir / "export").exists()
+    with open("/dev/full", "wb") as full:  # output that cannot be written is dropped
+        finish(start(workdir, full))
+    assert_same(workdir, whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_saves_says_one_line_and_goes_on(whole, tmp_path, number):
-    """Exit status 75 asks to be started again; step 3 is no multiple of checkpoint.every, so the signal saved it."""
+def test_a_stopped_run_saves_its_state_and_resumes(whole, tmp_path):
+    """With exit status 75 and one line. No checkpoint is due after steps 3 and 5: the signal saves them."""
     workdir = tmp_path / "run"
-    process = start(workdir, whole / "cache")
-    said = signal_when(process, workdir, "rollouts/step_000003.jsonl.gz", number)
-    assert process.returncode == 75, said
-    last = said.splitlines()[-1]
-    assert re.fullmatch(rf"jaxrl.train: after step [34]: stopped by {number.name}; start the same command .*", last)
-    assert (workdir / "checkpoints" / re.search(r"step (\d)", last).group(1)).is_dir()
-    assert "Traceback" not in said
-    reader, gone = os.pipe()
+    for step, number in ((3, signal.SIGTERM), (5, signal.SIGINT)):
+        process = start(workdir)
+        output = signal_when(process, workdir, f"rollouts/step_00000{step}.jsonl.gz", number)
+        assert process.returncode == 75 and "Traceback" not in output, output
+        last = output.splitlines()[-1]
+        message = (
+            rf"jaxrl.train: after step ({step}|{step + 1}): stopped by {number.name}; run the same command again .*"
+        )
+        saved = re.fullmatch(message, last)
+        assert saved and (workdir / "checkpoints" / saved.group(1)).is_dir(), last
+    reader, writer = os.pipe()
     os.close(reader)
-    process = start(workdir, whole / "cache", gone)  # as where `| tee` has died
-    os.close(gone)
+    process = start(workdir, writer)  # as if `| tee` has died
+    os.close(writer)
     finish(process)
-    assert_same(workdir, whole / "whole")
+    assert_same(workdir, whole)
