@@ -45,6 +45,7 @@ def test_gradients_equal_those_of_the_plain_product(form, shape, width, dtype):
         np.testing.assert_allclose(np.float32(ours), np.float32(theirs), atol=scale * 8, rtol=scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [256, 1024])
 def test_no_product_contracts_the_rows_of_its_left_operand(width):
     """The compiler runs such products in slower kernels; the plain product's gradient is one."""
@@ -56,6 +57,7 @@ def test_no_product_contracts_the_rows_of_its_left_operand(width):
     assert over_rows(plain) == 1 and over_rows(multiply) == 0
 
 
+@pytest.mark.slow
 def test_the_gradient_of_the_head_transposes_hidden_states_instead_of_logits():
     """The hidden states are narrower; the gradient of the plain product transposes the logits."""
 

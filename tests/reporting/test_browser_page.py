@@ -1,8 +1,6 @@
 """The report in a real browser: no console messages, no network requests, and working controls.
 
-    make test-browser
-
-Not part of `make test`: it needs a Chromium (`apt-get install chromium`) and the extra `browser` (Playwright).
+It needs Chromium: apt-get install chromium.
 """
 
 import shutil
@@ -12,6 +10,8 @@ from playwright.sync_api import expect, sync_playwright
 
 from jaxrl.reporting.page import write_page
 from jaxrl.reporting.run_folder import read_run
+
+pytestmark = pytest.mark.slow
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

@@ -11,6 +11,8 @@ import pytest
 from jaxrl.runtime import cpu
 from jaxrl.runtime.xla_flags import add_xla_flags
 
+pytestmark = pytest.mark.slow
+
 # Counts the page faults of a program's third call, with 8 temporaries of 16 MiB alive at the same time.
 SCRIPT = """
 import resource
