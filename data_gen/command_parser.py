@@ -14,11 +14,12 @@ class CommandParser(argparse.ArgumentParser):
     name: of the module. description: shown by --help as it is. renamed: `{"--old": "--new"}`.
     """
 
-    def __init__(self, name: str, description: str | None, renamed: Mapping[str, str] | None = None, **settings: Any):
+    renamed: Mapping[str, str] = {}
+
+    def __init__(self, name: str, description: str | None, **settings: Any):
         settings = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False} | settings
         super().__init__(prog=f"python -m {name}", description=description, **settings)
         self.name = name
-        self.renamed = renamed or {}
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """See `argparse.ArgumentParser`; args must be given."""

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import difflib
 import json
+import os
 import re
 import runpy
 import sys
@@ -16,10 +17,8 @@ from typing import Any, NamedTuple
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from data_gen.command_parser import CommandParser as BaseParser
+from data_gen.command_parser import CommandParser
 from jaxrl.renamed_fields import RENAMED, check_renamed, renamed
-from jaxrl.runtime.multihost import exit_process, is_lost_peer, is_multiprocess
-from jaxrl.runtime.signals import Ended, Stopped, exit_on_signal
 from jaxrl.runtime.streams import drop_write_errors
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -36,16 +35,10 @@ class Config(NamedTuple):
     value: ConfigDict
 
 
-class CommandParser(BaseParser):
-    """`data_gen.command_parser.CommandParser` with the renamed flags of all commands."""
-
-    def __init__(self, name: str, description: str | None):
-        super().__init__(name, description, RENAMED)
-
-
 class ConfigParser(CommandParser):
-    """Adds `--config`, `--config.FIELD=VALUE` and `--workdir`. `config` in the namespace is a `Config`, or None.
+    """A `CommandParser` with `--config`, `--config.FIELD=VALUE` and `--workdir`.
 
+    `config` of the namespace is a `Config`, or None.
     example: the file in configs/ whose fields --help lists. instead: a flag that may be given in place of --config.
     """
 
@@ -97,6 +90,7 @@ def run(
     argv: without the program; None for those of this process. exit_at_signal: see `exit_on_signal`. drop_output: stdout
     that can't be written is dropped, as the results are in files.
     """
+    parser.renamed = RENAMED
     try:
         given = parser.parse_args(sys.argv[1:] if argv is None else argv)
     except SystemExit as ended:  # --help
@@ -106,18 +100,37 @@ def run(
     logging.set_verbosity(logging.WARNING)
     with unfailing_streams(stdout=drop_output):  # a full disk must not change the exit status
         try:
-            with exit_on_signal(parser.name) if exit_at_signal else contextlib.nullcontext():
+            with _exit_on_signal(parser.name) if exit_at_signal else contextlib.nullcontext():
                 return command(given) or 0
-        except Ended as ended:  # all processes have ended alike
-            return _report(parser.name, str(ended), ended.status)
         except BaseException as error:
-            sentence, status = _describe(error)
-            if is_multiprocess():
-                text = f"{parser.name}: {sentence}" if sentence else traceback.format_exc()
-                exit_process(text, status, lost_peer=is_lost_peer(error))
-            if not sentence or is_lost_peer(error):
-                raise
-            return _report(parser.name, sentence, status)
+            return _report_error(parser.name, error)
+
+
+def _exit_on_signal(name: str) -> contextlib.AbstractContextManager:
+    from jaxrl.runtime.signals import exit_on_signal  # imports JAX, which not every command needs
+
+    return exit_on_signal(name)
+
+
+def _report_error(name: str, error: BaseException) -> int:
+    """Report the error that is being handled and return the exit status. Raises it if it was not foreseen."""
+    from jaxrl.runtime.multihost import exit_process, is_lost_peer, is_multiprocess
+    from jaxrl.runtime.signals import Ended
+
+    if isinstance(error, Ended):  # all processes have ended alike
+        return _report(name, str(error), error.status)
+    lost_peer = is_lost_peer(error)
+    if isinstance(error, KeyboardInterrupt):
+        sentence, status = "stopped by SIGINT; run the same command again.", os.EX_TEMPFAIL
+    elif lost_peer or not isinstance(error, _ERRORS):
+        sentence, status = str(error) if lost_peer else "", 1
+    else:
+        sentence, status = str(error), 2
+    if is_multiprocess():
+        exit_process(f"{name}: {sentence}" if sentence else traceback.format_exc(), status, lost_peer=lost_peer)
+    if not sentence or lost_peer:
+        raise error
+    return _report(name, sentence, status)
 
 
 @contextlib.contextmanager
@@ -260,15 +273,6 @@ def _reason(error: Exception) -> str:
     lines = str(cause).replace("\\'", "'").replace("\\n", "\n").splitlines()
     telling = [line.strip(" '\"") for line in lines if "Did you mean" in line or "xpected" in line or "No such" in line]
     return (telling or [" ".join(lines)])[-1]
-
-
-def _describe(error: BaseException) -> tuple[str, int]:
-    """The sentence for an error, "" for an unforeseen one, and the exit status."""
-    if isinstance(error, KeyboardInterrupt):
-        return "stopped by SIGINT; run the same command again.", Stopped.status
-    if is_lost_peer(error):
-        return str(error), 1
-    return (str(error), 2) if isinstance(error, _ERRORS) else ("", 1)
 
 
 def _report(name: str, sentence: str, status: int = 2) -> int:

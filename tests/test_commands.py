@@ -48,7 +48,8 @@ def test_all_commands_are_tested():
 
 
 def test_underscores_are_dashes_and_values_keep_theirs():
-    parser = CommandParser("x", None, {"--old-name": "--new-name"})
+    parser = CommandParser("x", None)
+    parser.renamed = {"--old-name": "--new-name"}
     parser.add_argument("--top-k", type=int)
     parser.add_argument("--stop", nargs="*")
     given = parser.parse_args(["--top_k=3", "--stop", "a_b", "c-d"])
