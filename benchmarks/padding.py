@@ -1,10 +1,11 @@
-"""How much of what the learner computes is padding, simulated: rows of drawn lengths, cut up as shipped configs say.
+"""The share of padding in the learner's batches, simulated: random row lengths, split as the shipped configs do.
 
     python benchmarks/padding.py [--steps=40] [--micro_tokens=8192] [--multiple=128]
 
-Prompts of 300 to 400 tokens, shared by 16 samples, and log-normal responses of at most 2,048; four row shards, as on
-four GPUs. Every optimizer step of a rollout is cut up by itself. Shares are means over the rollouts, the largest in
-brackets; then micro-batches a rollout, and shapes over all of them, each a program to compile. No model runs.
+Prompts of 300 to 400 tokens, shared by 16 samples, and log-normal responses of up to 2,048 tokens; four row shards, as
+on four GPUs. Every optimizer step of a rollout is split separately. Columns: mean padding share over the rollouts (the
+largest in parentheses), micro-batches per rollout, and shapes over all rollouts, each a program to compile. No model is
+run.
 """
 
 import argparse
@@ -12,31 +13,35 @@ import argparse
 import numpy as np
 
 from configs import stage1, stage2, stage3
-from jaxrl.flags import plain
-from jaxrl.learning.micro_batches import LayoutSpec, cut, padding_share
+from jaxrl.command_line import plain
+from jaxrl.learning.micro_batches import LayoutSpec, padding_share, split_into_micro_batches
 from jaxrl.training.components import update_spec
 from jaxrl.training.run_spec import run_spec
 
 SHARDS, LONGEST, PROMPTS, SHARED, SPREAD = 4, 2048, (300, 400), 16, 0.8
 
 
-def drawn_lengths(seed: int, rows: int, median: int) -> np.ndarray:
+def random_lengths(seed: int, rows: int, median: int) -> np.ndarray:
     """Tokens of each row, prompt and response."""
     generator = np.random.default_rng(seed)
-    asked = generator.integers(*PROMPTS, rows // SHARED).repeat(SHARED)
-    return asked + np.clip(generator.lognormal(np.log(median), SPREAD, rows), 4, LONGEST).astype(np.int64)
+    prompts = generator.integers(*PROMPTS, rows // SHARED).repeat(SHARED)
+    return prompts + np.clip(generator.lognormal(np.log(median), SPREAD, rows), 4, LONGEST).astype(np.int64)
 
 
 def simulate(rollouts: list[np.ndarray], layout: LayoutSpec, minibatches: int) -> str:
-    """The table's line for one number of optimizer steps a rollout."""
-    pieces = [
-        [piece for part in np.array_split(lengths, minibatches) for piece in cut(part, layout, SHARDS)]
+    """A line of the table, for one number of optimizer steps per rollout."""
+    micro_batches = [
+        [
+            micro
+            for part in np.array_split(lengths, minibatches)
+            for micro in split_into_micro_batches(part, layout, SHARDS)
+        ]
         for lengths in rollouts
     ]
-    shares = [*map(padding_share, rollouts, pieces)]
-    shapes = {(piece.size, piece.length) for found in pieces for piece in found}
+    shares = [*map(padding_share, rollouts, micro_batches)]
+    shapes = {(micro.size, micro.length) for step in micro_batches for micro in step}
     return (
-        f"{np.mean(shares):6.1%} ({max(shares):5.1%}) {np.mean([*map(len, pieces)]):5.0f} micro-batches "
+        f"{np.mean(shares):6.1%} ({max(shares):5.1%}) {np.mean([*map(len, micro_batches)]):5.0f} micro-batches "
         f"{len(shapes):4} shapes"
     )
 
@@ -44,23 +49,19 @@ def simulate(rollouts: list[np.ndarray], layout: LayoutSpec, minibatches: int) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--micro_tokens", type=int, help="in place of the config's")
-    parser.add_argument("--multiple", type=int, help="in place of the config's")
-    given = parser.parse_args()
+    parser.add_argument("--micro_tokens", type=int, help="overrides the config")
+    parser.add_argument("--multiple", type=int, help="overrides the config")
+    args = parser.parse_args()
     for stage in (stage1, stage2, stage3):
         config = stage.get_config()
         config.layout.update(
-            {
-                field: getattr(given, field)
-                for field in ("micro_tokens", "multiple")
-                if getattr(given, field) is not None
-            }
+            {field: getattr(args, field) for field in ("micro_tokens", "multiple") if getattr(args, field) is not None}
         )
         spec = run_spec(plain(config))
         rows = spec.stages[0].prompts * spec.stages[0].samples
         layout = update_spec(spec, PROMPTS[1] + LONGEST).layout
         for median in (400, 650):
-            rollouts = [drawn_lengths(seed, rows, median) for seed in range(given.steps)]
+            rollouts = [random_lengths(seed, rows, median) for seed in range(args.steps)]
             for minibatches in (1, 2, 4):
                 print(
                     f"{config.name}: {rows} rows, median {median}, {minibatches} optimizer steps  "

@@ -1,14 +1,13 @@
-"""CPU-seconds of a whole GRPO step beside TRL's and Tunix's: one shape of model, float32, a process each, in turns.
+"""CPU-seconds of a GRPO step, compared with TRL and Tunix: the same model shape, float32, one process each.
 
     python benchmarks/step.py [--cores=2] [--rounds=3]
 
-8 prompts of 64 tokens x 8 samples of exactly 256 tokens, one update of all 64 rows by AdamW, KL 0.04 to a frozen
-reference; 256 wide, 6 layers, vocabulary of 2,048. Ours are the steps that `jaxrl.train` takes, judged by a rule that
-counts; TRL's are those of its GRPOTrainer with Hugging Face's `generate`, without gradient checkpointing; Tunix's those
-of its GRPOLearner with its own ("vanilla") sampler. CPU-seconds are user and system time of the process, so that other
-programs on the machine disturb little; the steps in which programs are compiled and pools are started are left out.
-Peers that are not installed are left out, and named. Needs the test extra (torch) and
-`pip install trl==1.16 google-tunix==0.1.7`.
+8 prompts of 64 tokens x 8 samples of exactly 256 tokens, one AdamW update of all 64 rows, KL 0.04 to a fixed reference;
+width 256, 6 layers, vocabulary of 2,048. jaxrl runs `jaxrl.training.step` as `jaxrl.train` does, with a reward that
+counts even tokens; TRL its GRPOTrainer with Hugging Face's `generate`, without gradient checkpointing; Tunix its
+GRPOLearner with its own ("vanilla") sampler. CPU-seconds are user and system time of the process, which other programs
+on the machine affect little. Steps that compile or start thread pools are not counted. Peers that are not installed are
+skipped and listed. Needs the test extra (torch) and `pip install trl==1.16 google-tunix==0.1.7`.
 """
 
 import argparse
@@ -36,8 +35,8 @@ SHAPE = {
     "tie_word_embeddings": True,
 }
 HEAD_DIM, POSITIONS = 64, 1024
-PROMPTS, SAMPLES, PROMPT, NEW, KL, RATE = 8, 8, 64, 256, 0.04, 1e-6
-WARM = 2  # steps before the first that counts
+PROMPTS, SAMPLES, PROMPT, NEW, KL, LEARNING_RATE = 8, 8, 64, 256, 0.04, 1e-6
+WARM = 2  # steps that are not counted
 
 
 def reward(tokens: list[int]) -> float:
@@ -50,8 +49,8 @@ def prompts(count: int) -> list[list[int]]:
     return np.random.default_rng(0).integers(1, SHAPE["vocab_size"], (count, PROMPT)).tolist()
 
 
-class Counting:
-    """A dialogue without a tokenizer: a problem's question is its prompt, its responses are judged by `reward`."""
+class TokenFormat:
+    """A prompt format without a tokenizer: a problem's question is its prompt, `reward` judges its responses."""
 
     def encode(self, problem: Any) -> list[int]:
         return [int(token) for token in problem.question.split()]
@@ -63,7 +62,7 @@ class Counting:
         from jaxrl.rewards import Verdict
 
         value = reward([int(token) for token in response.split()])
-        return Verdict("wrong_answer", (), 0.0, value, value, "counting", ())
+        return Verdict("wrong_answer", (), 0.0, value, value, "even_tokens", ())
 
     def sampling_spec(self, max_new_tokens: int, temperature: Any, **truncation: Any) -> Any:
         from jaxrl.sampling import SamplingSpec
@@ -72,29 +71,30 @@ class Counting:
 
 
 def ours(pipe: Connection) -> None:
-    """Takes a step for every message, and answers with its CPU-seconds."""
+    """Takes a step for every message and answers with its CPU-seconds."""
     import jax
-    from rich.console import Console
 
     from configs import stage1
-    from jaxrl.flags import plain
-    from jaxrl.learning.state import init_params
-    from jaxrl.reporting.terminal import Terminal
+    from jaxrl.command_line import plain
+    from jaxrl.learning import init_params
     from jaxrl.runtime.devices import prepare_devices
     from jaxrl.tasks.problem import Problem
     from jaxrl.training.components import build_components
+    from jaxrl.training.problem_pools import ProblemSet
     from jaxrl.training.progress import Progress, plan_step
+    from jaxrl.training.responses import SampledResponses
     from jaxrl.training.run_spec import run_spec
-    from jaxrl.training.step import Steps
+    from jaxrl.training.step import Step
+    from jaxrl.training.timing import PhaseTimer
     from models.config import Qwen2Config
 
     config = stage1.get_config("tiny")
     config.prompts, config.samples, config.kl_coefficient = PROMPTS, SAMPLES, KL
     config.sampling.max_new_tokens, config.unroll = NEW, SHAPE["num_hidden_layers"]
-    # One batch on one device; with a device for each core, as the tiny run has it, drawing takes a third less time and
-    # about as many CPU-seconds.
+    # One batch on one device. With one device per core, as in the tiny run, sampling takes a third less time and about
+    # as many CPU-seconds.
     config.sampler.update(dict(rows=PROMPTS * SAMPLES, chunk=PROMPTS * SAMPLES, devices=0))
-    config.layout.micro_tokens = 2 * (PROMPT + NEW)  # what a micro-batch needs stays in the cores' caches
+    config.layout.micro_tokens = 2 * (PROMPT + NEW)  # the working set of a micro-batch fits into the CPU's caches
     spec = run_spec(plain(config))
     prepare_devices(spec.devices, "", spec.sampler.devices)
     model = Qwen2Config(**SHAPE, head_dim=HEAD_DIM, max_position_embeddings=POSITIONS)
@@ -103,23 +103,25 @@ def ours(pipe: Connection) -> None:
         Problem(str(i), "p3", " ".join(map(str, tokens)), "", str(i), False, (), None)
         for i, tokens in enumerate(prompts(64))
     ]
-    steps = Steps(spec, components, Counting(), {spec.stages[0].name: pool}, Terminal(1, console=Console(quiet=True)))
+    problem_set = ProblemSet(TokenFormat(), (), {spec.stages[0].name: pool})
+    responses = SampledResponses(components, problem_set, lambda *_: None)
+    step = Step(spec.algorithm, components, problem_set, responses)
     reference = init_params(components.model, components.mesh, jax.random.key(0))
-    state, place = components.begin(reference), 0
-    while True:
-        if place >= WARM:
+    state = components.init_state(reference)
+    for number in itertools.count():
+        if number >= WARM:
             pipe.recv()
-        began = time.process_time()
-        plan = plan_step(spec.stages, Progress(place, place=place))
-        state, record = steps.learn(state, plan, steps.draw(state, reference, plan))
-        assert record["tokens/rollout"] == PROMPTS * SAMPLES * NEW and record["loss/kl"] >= 0
-        if place >= WARM:
-            pipe.send(time.process_time() - began)
-        place += 1
+        started = time.process_time()
+        plan = plan_step(spec.stages, Progress(number, stage_step=number), spec.seed)
+        collected = step.collect(state, reference, plan, PhaseTimer(lambda _: None))
+        state, info = step.learn(state, collected.batch, plan)
+        assert info["loss_tokens"] == PROMPTS * SAMPLES * NEW and info["kl"] >= 0
+        if number >= WARM:
+            pipe.send(time.process_time() - started)
 
 
 def trl(pipe: Connection) -> None:
-    """The same by TRL's trainer."""
+    """The same with TRL's trainer."""
     import datasets
     import torch
     import transformers
@@ -136,23 +138,23 @@ def trl(pipe: Connection) -> None:
         **SHAPE, max_position_embeddings=POSITIONS, bos_token_id=None, eos_token_id=None, pad_token_id=0
     )
 
-    class Turns(transformers.TrainerCallback):
-        """Waits for its turn before a step, and tells its CPU-seconds after it."""
+    class OnRequest(transformers.TrainerCallback):
+        """Waits for a message before each step, and sends its CPU-seconds after it."""
 
         def on_step_begin(self, args, state, control, **kwargs):
             if state.global_step >= WARM:
                 pipe.recv()
-            self.began = time.process_time()
+            self.started = time.process_time()
 
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step > WARM:
-                pipe.send(time.process_time() - self.began)
+                pipe.send(time.process_time() - self.started)
 
     def judge(completion_ids, **kwargs):
         assert {len(tokens) for tokens in completion_ids} == {NEW}
         return [reward(tokens) for tokens in completion_ids]
 
-    with tempfile.TemporaryDirectory() as folder:  # the trainer loads its reference from where the model comes from
+    with tempfile.TemporaryDirectory() as folder:  # the trainer loads its reference from the folder of the model
         transformers.Qwen2ForCausalLM(config).save_pretrained(folder)
         rows = PROMPTS * SAMPLES
         settings = GRPOConfig(
@@ -169,15 +171,15 @@ def trl(pipe: Connection) -> None:
             max_completion_length=NEW,
             generation_kwargs={"min_new_tokens": NEW},
             beta=KL,
-            learning_rate=RATE,
+            learning_rate=LEARNING_RATE,
             model_init_kwargs={"dtype": "float32"},
         )
         data = datasets.Dataset.from_list([{"prompt": " ".join(map(str, tokens))} for tokens in prompts(64)])
-        GRPOTrainer(folder, judge, settings, data, processing_class=tokenizer, callbacks=[Turns()]).train()
+        GRPOTrainer(folder, judge, settings, data, processing_class=tokenizer, callbacks=[OnRequest()]).train()
 
 
 class Words:
-    """Tunix's idea of a tokenizer: a token is its number; the end token is none of the vocabulary, so no row ends."""
+    """A tokenizer for Tunix: a token is its number. The end token is outside the vocabulary, so no row ends early."""
 
     def encode(self, text: str, **kwargs: Any) -> list[int]:
         return [int(word) for word in text.split()]
@@ -199,7 +201,7 @@ class Words:
 
 
 def tunix(pipe: Connection) -> None:
-    """The same by Tunix's learner."""
+    """The same with Tunix's learner."""
     import jax
     import optax
     from flax import nnx
@@ -224,17 +226,17 @@ def tunix(pipe: Connection) -> None:
     with mesh:
         actor, reference = (Qwen2(config, rngs=nnx.Rngs(0)) for _ in range(2))
 
-    def turns():
-        """The prompts of a step, given when it is its turn; asked for the next, it tells that step's CPU-seconds."""
-        began, texts = 0.0, [" ".join(map(str, tokens)) for tokens in prompts(64)]
-        for place in itertools.count():
-            if place > WARM:
+    def steps_on_request():
+        """Yields the prompts of a step after each message, and sends the CPU-seconds when the next is requested."""
+        started, texts = 0.0, [" ".join(map(str, tokens)) for tokens in prompts(64)]
+        for number in itertools.count():
+            if number > WARM:
                 jax.block_until_ready(nnx.state(actor))
-                pipe.send(time.process_time() - began)
-            if place >= WARM:
+                pipe.send(time.process_time() - started)
+            if number >= WARM:
                 pipe.recv()
-            began = time.process_time()
-            first = place * PROMPTS % len(texts)
+            started = time.process_time()
+            first = number * PROMPTS % len(texts)
             yield {"prompts": np.array(texts[first : first + PROMPTS])}
 
     def judge(prompts, completions, **kwargs):
@@ -250,21 +252,21 @@ def tunix(pipe: Connection) -> None:
         cluster_config=rl_cluster.ClusterConfig(
             role_to_mesh=dict.fromkeys((roles.ACTOR, roles.REFERENCE, roles.ROLLOUT), mesh),
             training_config=rl_cluster.RLTrainingConfig(
-                actor_optimizer=optax.adamw(RATE), eval_every_n_steps=10**6, max_steps=10**6
+                actor_optimizer=optax.adamw(LEARNING_RATE), eval_every_n_steps=10**6, max_steps=10**6
             ),
             rollout_config=RolloutConfig(
                 max_tokens_to_generate=NEW, max_prompt_length=PROMPT, kv_cache_size=PROMPT + NEW, temperature=1.0
             ),
         ),
     )
-    GRPOLearner(cluster, GRPOConfig(num_generations=SAMPLES, beta=KL), judge).train(turns())
+    GRPOLearner(cluster, GRPOConfig(num_generations=SAMPLES, beta=KL), judge).train(steps_on_request())
 
 
-PEERS = {"trl": ("trl", trl), "google-tunix": ("tunix", tunix)}  # what is installed: (module, worker)
+PEERS = {"trl": ("trl", trl), "google-tunix": ("tunix", tunix)}  # package: (module, worker)
 
 
 def compare(workers: list, rounds: int) -> list[list[float]]:
-    """CPU-seconds of each worker's steps, taken in turns: a list for each worker."""
+    """CPU-seconds of the steps of each worker. The workers take their steps one after the other, in rounds."""
     spawn, processes, pipes = multiprocessing.get_context("spawn"), [], []
     for worker in workers:
         pipe, other = spawn.Pipe()
@@ -275,12 +277,12 @@ def compare(workers: list, rounds: int) -> list[list[float]]:
     try:
         seconds = [[] for _ in workers]
         for _ in range(rounds):
-            for pipe, found in zip(pipes, seconds, strict=True):
+            for pipe, measured in zip(pipes, seconds, strict=True):
                 pipe.send("step")
-                found.append(pipe.recv())
+                measured.append(pipe.recv())
         return seconds
     except (EOFError, BrokenPipeError):
-        sys.exit("one of the programs ended before its steps were done; its error stands above")
+        sys.exit("one of the programs ended before its steps were done; see its error above")
     finally:
         for process in processes:
             process.kill()
@@ -289,23 +291,24 @@ def compare(workers: list, rounds: int) -> list[list[float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="cores that both may use")
+    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="cores that each process may use")
     parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])  # before XLA and torch count cores
+    args = parser.parse_args()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])  # before XLA and torch count cores
     present = {name: worker for name, (module, worker) in PEERS.items() if find_spec(module)}
     print(
-        f"{given.cores} cores, {given.rounds} rounds, load {os.getloadavg()[0]:.1f}; a step of "
+        f"{args.cores} cores, {args.rounds} rounds, load {os.getloadavg()[0]:.1f}; a step of "
         f"{PROMPTS} x {SAMPLES} x {NEW} tokens, CPU-seconds",
         flush=True,
     )
-    mine, *others = compare([ours, *present.values()], given.rounds)
+    mine, *others = compare([ours, *present.values()], args.rounds)
     print(f"{'jaxrl':20} {statistics.median(mine):6.1f}   ({min(mine):.1f} to {max(mine):.1f})")
-    for name, found in zip(present, others, strict=True):
-        ratios = [own / other for own, other in zip(mine, found, strict=True)]
+    for name, seconds in zip(present, others, strict=True):
+        ratios = [ours / theirs for ours, theirs in zip(mine, seconds, strict=True)]
         print(
-            f"{f'{name} {version(name)}':20} {statistics.median(found):6.1f}   ({min(found):.1f} to {max(found):.1f})"
-            f"   ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            f"{f'{name} {version(name)}':20} {statistics.median(seconds):6.1f}   "
+            f"({min(seconds):.1f} to {max(seconds):.1f})   "
+            f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         )
     for name in PEERS.keys() - present.keys():
         print(f"{name} is not installed: nothing to compare with")

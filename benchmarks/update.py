@@ -1,10 +1,10 @@
-"""How the cost of an update grows: with twice the tokens, and with twice the micro-batches for the same tokens.
+"""How the cost of an update scales with the number of tokens, and with the number of micro-batches.
 
     python benchmarks/update.py [--cores=2] [--rounds=5]
 
-The model of benchmarks/step.py, float32, AdamW, KL. Each case is timed in turns with the base of 8 rows of 320 tokens
-in micro-batches of 1,280; CPU-seconds are user and system time of the process. Wanted: twice the tokens within 2.2
-times the cost, twice the micro-batches within 1.15 times. With twice the length every token attends to twice as many.
+The model of benchmarks/step.py, float32, AdamW, KL. Each case alternates with the baseline: 8 rows of 320 tokens in
+micro-batches of 1,280 tokens. CPU-seconds are user and system time of the process. Goal: twice the tokens at up to 2.2
+times the cost, twice the micro-batches at up to 1.15 times. With twice the length, attention per token doubles as well.
 """
 
 import argparse
@@ -32,7 +32,7 @@ ROWS, LENGTH, MICRO, PROMPT = 8, 320, 1280, 64
 
 
 def make_batch(rows: int, length: int) -> Batch:
-    """Random rows of one length."""
+    """Random rows of the same length."""
     generator = np.random.default_rng(0)
     mask = np.zeros((rows, length), np.float32)
     mask[:, PROMPT:] = 1
@@ -43,7 +43,7 @@ def make_batch(rows: int, length: int) -> Batch:
 
 
 def updates(rows: int, length: int, micro_tokens: int) -> Callable[[], tuple[float, float]]:
-    """A run of one update with (CPU-seconds, seconds); the first is made here, and compiles."""
+    """A function that runs one update and returns (CPU-seconds, seconds). Compiles by running it once."""
     kernels = training_kernels(jax.default_backend())
     model = Qwen2(CONFIG, unroll=CONFIG.num_hidden_layers, kernels=kernels)
     optimizer, mesh = make_optimizer(OptimizerSpec()), make_mesh(MeshSpec(), jax.devices()[:1])
@@ -66,20 +66,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])  # before XLA counts cores
+    args = parser.parse_args()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])  # before XLA counts cores
     prepare_devices(0, "")
-    print(f"{given.cores} cores, {given.rounds} rounds, load {os.getloadavg()[0]:.1f}", flush=True)
+    print(f"{args.cores} cores, {args.rounds} rounds, load {os.getloadavg()[0]:.1f}", flush=True)
     base = updates(ROWS, LENGTH, MICRO)
     for name, case in (
         ("twice the rows", updates(2 * ROWS, LENGTH, MICRO)),
         ("twice the length", updates(ROWS, 2 * LENGTH, MICRO)),
         ("twice the micro-batches", updates(ROWS, LENGTH, MICRO // 2)),
     ):
-        turns = [(base(), case()) for _ in range(given.rounds)]
+        rounds = [(base(), case()) for _ in range(args.rounds)]
         for kind, unit in enumerate(("CPU-seconds", "seconds")):
-            one, other = (statistics.median(turn[side][kind] for turn in turns) for side in (0, 1))
-            ratio = statistics.median(b[kind] / a[kind] for a, b in turns)
+            one, other = (statistics.median(pair[side][kind] for pair in rounds) for side in (0, 1))
+            ratio = statistics.median(b[kind] / a[kind] for a, b in rounds)
             print(f"{name:24} {one:6.2f} -> {other:6.2f} {unit:12} x {ratio:.2f}", flush=True)
 
 

@@ -1,11 +1,11 @@
-"""Import and export of a 6 GiB checkpoint beside the disk's own speed, and the host memory that they take.
+"""Speed and host memory of importing and exporting a 6 GiB checkpoint, compared with the speed of the disk.
 
     python benchmarks/weights.py [--folder=FOLDER] [--layers=36]
 
-A random bfloat16 model of the shape of Qwen2.5-3B in four files is loaded, and goes through `jaxrl.convert`
-and `jaxrl.export`, each in a process of its own; the files that come out are compared with those that went in, byte by
-byte. Files are dropped from the page cache before they are read. Peaks are those of the resident memory, mapped pages
-of files included. Needs about 20 GB of disk in FOLDER (default: the folder for temporary files).
+A random bfloat16 model of the shape of Qwen2.5-3B, in four files, is loaded, and converted by `jaxrl.convert` and
+`jaxrl.export`, each in its own process. The exported files are compared with the original ones, byte by byte. Files are
+dropped from the page cache before they are read. Peaks are of the resident memory, including mapped pages of files.
+Needs about 20 GB of disk in FOLDER (default: the folder for temporary files).
 """
 
 import argparse
@@ -33,29 +33,29 @@ GIB = 2**30
 
 
 def make_checkpoint(folder: Path, layers: int) -> int:
-    """Write the model; returns its bytes of weights."""
+    """Writes the model. Returns the size of its weights in bytes."""
     config = dataclasses.replace(preset("3b"), num_hidden_layers=layers)
     shapes = {name: slot.shape for name, slot in tensor_specs(config).items()}
     kind, generator = np.dtype(ml_dtypes.bfloat16), np.random.default_rng(0)
     folder.mkdir()
     names = np.array_split(list(shapes), FILES)
-    where = {}
+    weight_map = {}
     for number, part in enumerate(names, start=1):
         path = f"model-{number:05d}-of-{FILES:05d}.safetensors"
-        where |= dict.fromkeys(map(str, part), path)
+        weight_map |= dict.fromkeys(map(str, part), path)
         tensors = {str(name): (kind, shapes[str(name)]) for name in part}
-        # Any bit pattern with a small exponent: finite, and never twice the same.
+        # Random bits with small exponents: finite values that do not repeat.
         values = (generator.integers(0, 0x3FFF, shape, np.uint16).view(kind) for _, shape in tensors.values())
         write_file(folder / path, tensors, values, {"format": "pt"})
     size = sum(2 * int(np.prod(shape)) for shape in shapes.values())
-    index = {"metadata": {"total_size": size}, "weight_map": where}
+    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     (folder / CONFIG).write_text(json.dumps(config.to_hugging_face() | {"torch_dtype": "bfloat16"}, indent=2) + "\n")
     return size
 
 
 def drop(folder: Path) -> None:
-    """Write the folder's files out and forget their pages."""
+    """Flushes the files of a folder and drops them from the page cache."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -64,7 +64,7 @@ def drop(folder: Path) -> None:
 
 
 def read_all(folder: Path) -> float:
-    """Seconds that plain reading of all files takes."""
+    """Seconds to read all files of a folder sequentially."""
     began = time.perf_counter()
     buffer = bytearray(16 << 20)
     for path in folder.rglob("*"):
@@ -75,7 +75,7 @@ def read_all(folder: Path) -> float:
     return time.perf_counter() - began
 
 
-# Not `ru_maxrss`: it starts at the peak of the process that started this one.
+# Not `ru_maxrss`, which starts with the peak of the parent process.
 _PEAK = """
 with open("/proc/self/status") as status:
     print("peak", next(line for line in status if line.startswith("VmHWM")).split()[1])
@@ -99,7 +99,7 @@ params = jax.block_until_ready(load_params(sys.argv[1], read_config(sys.argv[1])
 
 
 def measured(program: str, *words: str) -> tuple[float, int]:
-    """(seconds, peak bytes of memory) of a program in a process of its own."""
+    """(seconds, peak memory in bytes) of a program in its own process."""
     began = time.perf_counter()
     line = [sys.executable, "-c", program + _PEAK, *words]
     done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
@@ -110,11 +110,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--layers", type=int, default=36)
-    given = parser.parse_args()
-    home = Path(tempfile.mkdtemp(dir=given.folder))
+    args = parser.parse_args()
+    home = Path(tempfile.mkdtemp(dir=args.folder))
     try:
         source, run, out = home / "model", home / "run", home / "export"
-        size = make_checkpoint(source, given.layers)
+        size = make_checkpoint(source, args.layers)
         drop(source)
         reading = read_all(source)
         drop(source)
@@ -129,13 +129,13 @@ def main() -> None:
             seconds, peak = measured(program, *words)
             print(
                 f"{name}: {seconds:.1f} s, {size / seconds / 1e9:.2f} GB/s, peak {peak / GIB:.2f} GiB, "
-                f"{(peak - held - idle) / GIB:.2f} GiB beside the idle program's {idle / GIB:.2f}"
+                f"{(peak - held - idle) / GIB:.2f} GiB above the idle program's {idle / GIB:.2f}"
                 + (" and the arrays" if held else ""),
                 flush=True,
             )
         names = sorted(path.name for path in source.iterdir())
         same = filecmp.cmpfiles(source, out, names, shallow=False)[0]
-        print(f"{len(same)} of {len(names)} files are the same to the byte")
+        print(f"{len(same)} of {len(names)} files are identical")
     finally:
         shutil.rmtree(home)
 

@@ -1,4 +1,4 @@
-"""What one update reads: a batch of rows, and the totals of the whole optimizer step it belongs to."""
+"""The input of an update: a batch of rows, and the denominators of the optimizer step it belongs to."""
 
 from typing import NamedTuple
 
@@ -7,13 +7,14 @@ from jaxtyping import Array, Float, Int
 
 
 class Batch(NamedTuple):
-    """Rows for one update, right-padded; every [B, T] array at t speaks of `tokens[:, t]`.
+    """Right-padded rows; every [B, T] array at t refers to `tokens[:, t]`.
 
-    What lies beyond `lengths` may be anything, also NaN: no result depends on it.
-    `loss_mask` is 1 on the sampled tokens up to and including the first EOS, and may not reach beyond
-    `lengths`. `old_logp` None: one update per rollout, the ratio is taken to `stop_gradient(logp)`.
-    `ref_logp` None: no reference. `sample_logp` None: the sampler is not compared with the learner.
-    `values` and `returns`: what the critic said before the update, and what it is to learn; None without one.
+    No result depends on the padding, which may hold anything, including NaN.
+    loss_mask: 1 on the sampled tokens up to and including the first EOS, never beyond `lengths`.
+    old_logp: log-probabilities before the first optimizer step of the rollout; None: the ratio is taken to
+      `stop_gradient(logp)`, for one optimizer step per rollout.
+    ref_logp: of the reference policy, if any. sample_logp: of the sampler; None: no comparison with the learner.
+    values, returns: the critic's predictions before the update and its targets; None without a critic.
     """
 
     tokens: Int[Array, "B T"]
@@ -28,13 +29,13 @@ class Batch(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """Denominators, counted over the whole optimizer step before it is split into micro-batches."""
+    """Denominators of an optimizer step, counted before it is split into micro-batches."""
 
     tokens: Float[Array, ""]
     rows: Float[Array, ""]
 
 
 def totals_of(loss_mask: Float[Array, "B T"]) -> Totals:
-    """Number of loss tokens, and of rows that have any; both at least 1, so that an empty step gives 0."""
+    """Number of loss tokens and of rows with loss tokens. Both are at least 1, so that an empty step gives 0."""
     rows = jnp.sum(jnp.any(loss_mask > 0, axis=1).astype(jnp.float32))
     return Totals(jnp.maximum(jnp.sum(loss_mask), 1.0), jnp.maximum(rows, 1.0))

@@ -15,9 +15,9 @@ def value_loss(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2) / 2, mean over the loss tokens of the step; c: value_clip.
 
-    `values` are the critic's now, `batch.values` those before the update, `batch.returns` the targets. Shares of a
-    step with `totals`, as in `losses.policy_loss`. Source: the public code of PPO (github.com/openai/baselines, ppo2);
-    the half is that of trainers of language models.
+    V: `values`. V_old: `batch.values`, predicted before the update. R: `batch.returns`. With `totals` the results are
+    shares of a step, as in `losses.policy_loss`. Source: the public code of PPO (github.com/openai/baselines, ppo2);
+    the factor 1/2 as in verl and TRL.
     """
     if batch.values is None or batch.returns is None:
         raise ValueError("a critic's loss needs batch.values and batch.returns, got None; fill them before the update")
@@ -38,11 +38,11 @@ def value_loss(
 
 
 def explained_variance(batch: Batch) -> float:
-    """1 - var(R - V_old) / var(R) over the loss tokens, on the host: 1 is a perfect critic, 0 one that says a constant.
+    """1 - var(R - V_old) / var(R) over the loss tokens, on the host. A perfect critic has 1, a constant one 0.
 
-    0 where all returns are about equal (variance under 1e-6).
+    0 if all returns are about equal (variance below 1e-6).
     """
-    shown = np.asarray(batch.loss_mask) > 0
-    returns, values = (np.asarray(x, np.float64)[shown] for x in (batch.returns, batch.values))
-    spread = returns.var() if returns.size else 0.0
-    return float(1 - (returns - values).var() / spread) if spread > 1e-6 else 0.0
+    mask = np.asarray(batch.loss_mask) > 0
+    returns, values = (np.asarray(x, np.float64)[mask] for x in (batch.returns, batch.values))
+    variance = returns.var() if returns.size else 0.0
+    return float(1 - (returns - values).var() / variance) if variance > 1e-6 else 0.0

@@ -1,4 +1,4 @@
-"""Policy losses: a surrogate per token, and one denominator for the whole optimizer step."""
+"""Policy losses: a surrogate per token, reduced with one denominator for the whole optimizer step."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrl.algorithms import kl as kls
-from jaxrl.algorithms.advantages import ADVANTAGES
+from jaxrl.algorithms.advantages import ADVANTAGES, Needs
 from jaxrl.algorithms.batch import Batch, Totals, totals_of
 from jaxrl.algorithms.masked import hide, masked_max, masked_sum, row_mean
 
@@ -23,22 +23,23 @@ class LossSpec:
 
     advantage: a name in `advantages.ADVANTAGES`.
     surrogate: a name in `SURROGATES`.
-    reduction: "token_mean" (sum over tokens / tokens of the step), "sequence_mean" (mean over a row's tokens,
-      then over the rows of the step), "sequence_sum" (sum over tokens / rows of the step), "fixed_length"
-      (the same / `max_length`, Dr.GRPO).
-    clip_low, clip_high: the ratio is kept in [1 - clip_low, 1 + clip_high]; CISPO uses the upper bound only.
-    dual_clip: for negative advantages the loss is at most -A * dual_clip (off: None; above 1, the usual value is 3).
-    kl, kl_placement: estimator "k1" "k2" "k3", and where it enters: "none", "loss", "reward".
+    reduction: "token_mean" (sum over tokens / tokens of the step), "sequence_mean" (mean over the tokens of a row,
+      then over the rows of the step), "sequence_sum" (sum over tokens / rows of the step), or "fixed_length"
+      ("sequence_sum" / `max_length`, Dr.GRPO).
+    clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high]; CISPO uses the upper bound only.
+    dual_clip: upper bound of the loss of tokens with a negative advantage, as a multiple of -A. Above 1, usually 3;
+      None: off.
+    kl, kl_placement: estimator "k1", "k2" or "k3", and where it enters: "none", "loss" or "reward".
     kl_coefficient: a default; an update may pass a traced value instead.
-    entropy_coefficient: of a bonus for entropy; its gradient costs memory bandwidth over the vocabulary (off: 0).
-    importance_cap: truncated importance sampling, weight min(old / sample, cap) (off: None).
-    max_length: new tokens at most, for "fixed_length".
-    gamma, lam: discount of later rewards, and of later advantages in `advantages.gae`.
-    value_clip: the critic's values are kept within so much of the old ones, as the ratio is (off: None).
-    drop_equal: whether groups whose samples all got the same reward are left out of the update.
-    refills: how often a step asks other problems at most, in place of those (DAPO's dynamic sampling).
-    overlong_buffer: share of the limit of new tokens over which a penalty for length grows to 1, see
-      `advantages.overlong_penalty` (off: 0).
+    entropy_coefficient: of an entropy bonus, whose gradient costs memory bandwidth over the vocabulary; 0: off.
+    importance_cap: truncated importance sampling with weight min(old / sample, cap); None: off.
+    max_length: maximum number of new tokens, for "fixed_length".
+    gamma, lam: discount factor, and lambda of `advantages.gae`.
+    value_clip: the critic's values are clipped to old values +- value_clip; None: off.
+    drop_equal: leave groups whose samples all have the same reward out of the update.
+    refills: how many times per step, at most, further problems replace dropped groups (DAPO's dynamic sampling).
+    overlong_buffer: share of the limit of new tokens over which the length penalty grows to 1, see
+      `advantages.overlong_penalty`; 0: off.
     """
 
     advantage: str = "group_zscore"
@@ -71,15 +72,15 @@ class LossSpec:
         if self.reduction == "fixed_length" and self.max_length < 1:
             raise ValueError(
                 f"reduction 'fixed_length' divides by max_length: expected 1 or more, got {self.max_length}; "
-                "set it to the largest number of new tokens"
+                "set it to the maximum number of new tokens"
             )
         for field in ("gamma", "lam", "overlong_buffer"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field}: expected 0 to 1, got {getattr(self, field)}")
         for field, least in (("dual_clip", 1), ("importance_cap", 0), ("value_clip", 0)):
             if getattr(self, field) is not None and not getattr(self, field) > least:
-                raise ValueError(f"{field}: expected above {least}, or None for none, got {getattr(self, field)}")
-        # Else tokens of one sign lose their gradient at ratio 1, at 0 a part of it; or a penalty rewards.
+                raise ValueError(f"{field}: expected above {least}, or None to turn it off, got {getattr(self, field)}")
+        # Otherwise tokens of one sign of the advantage would lose their gradient, or part of it at 0, at ratio 1.
         if not 0 < self.clip_low <= 1:
             raise ValueError(f"clip_low: expected above 0, up to 1, got {self.clip_low}")
         if not self.clip_high > 0:
@@ -90,34 +91,37 @@ class LossSpec:
             raise ValueError(f"entropy_coefficient: expected a number, got {self.entropy_coefficient}")
         if self.refills < 0 or (self.refills and not self.drop_equal):
             raise ValueError(
-                f"refills={self.refills}: expected 0 or more, and above 0 only with drop_equal=True: problems are "
-                "asked in place of the groups that are dropped"
+                f"refills={self.refills}: expected 0 or more, and above 0 only with drop_equal=True, because refills "
+                "replace dropped groups"
             )
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the reference's log-probabilities enter the loss."""
+        """Whether the loss reads the log-probabilities of the reference."""
         return self.kl_placement == "loss"
 
     @property
-    def needs(self) -> str:
-        """What the advantage needs besides rewards: "group", "critic", "greedy", "solver" or ""."""
+    def needs(self) -> Needs:
+        """What the advantage needs besides rewards."""
         return ADVANTAGES[self.advantage].needs
 
     @property
     def unread(self) -> dict[str, str]:
-        """Fields that this algorithm never reads -> what would have to be otherwise for it to read them."""
-        taught, clips = self.needs == "solver", self.surrogate in ("clip", "sequence_clip")
+        """Fields that this algorithm ignores -> what an algorithm that reads them would have."""
+        clips = self.surrogate in ("clip", "sequence_clip")
         readers = {
             "a surrogate of clip or sequence_clip": (clips, "clip_low dual_clip"),
             "a surrogate other than likelihood": (self.surrogate != "likelihood", "clip_high"),
             "a kl_placement of loss or reward": (self.kl_placement != "none", "kl kl_coefficient"),
-            "an advantage with a critic (whitened_gae)": (self.needs == "critic", "lam value_clip"),
+            "an advantage with a critic (whitened_gae)": (self.needs is Needs.CRITIC, "lam value_clip"),
             "an advantage over time (whitened_returns, greedy_baseline, whitened_gae)": (
                 ADVANTAGES[self.advantage].over_time,
                 "gamma",
             ),
-            "samples that are judged": (not taught, "importance_cap drop_equal refills overlong_buffer"),
+            "scored samples": (
+                self.needs is not Needs.SOLVER,
+                "importance_cap drop_equal refills overlong_buffer",
+            ),
         }
         return {field: reader for reader, (read, fields) in readers.items() if not read for field in fields.split()}
 
@@ -130,19 +134,20 @@ def policy_loss(
     entropy: Float[Array, "B T"] | None = None,
     totals: Totals | None = None,
     kl_coefficient: Float[Array, ""] | float | None = None,
-    row_blocks: int | None = None,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, "*blocks"]]]:
-    """The loss of one (micro-)batch, and its measures, as shares of the whole optimizer step.
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The loss of one (micro-)batch and its metrics, as shares of the whole optimizer step.
 
-    `totals` are the denominators of the step this batch is a part of (None: the batch is the step). Losses,
-    gradients and measures of all micro-batches then add up to those of the step, except names that end in
-    `_max`: `combine_info` knows both. With `row_blocks` those come for each of so many equal blocks of rows,
-    [row_blocks], else as one scalar. Means are over the loss tokens of the step. Log-probabilities in nats.
+    logp: log-probabilities of `batch.tokens` in nats. entropy: of the distribution of each token, for the bonus and
+    the metric. totals: denominators of the step that this batch is a part of (None: the batch is the step).
+    kl_coefficient: replaces that of `spec`, and may be traced. Means are over the loss tokens of the step.
+
+    Losses, gradients and metrics of all micro-batches add up to those of the step, except metrics that end in `_max`;
+    `combine_info` handles both. Raises ValueError if the batch lacks what the algorithm reads.
     """
     if spec.entropy_coefficient and entropy is None:
         raise ValueError(
             f"entropy_coefficient={spec.entropy_coefficient} needs the entropy of every token, got None; "
-            "pass it (see `token_logp`, with entropy_gradient), or set entropy_coefficient=0"
+            "pass it (`token_logp` with entropy_gradient), or set entropy_coefficient=0"
         )
     mask = batch.loss_mask
     totals = totals_of(mask) if totals is None else totals
@@ -170,30 +175,30 @@ def policy_loss(
         if spec.entropy_coefficient:
             loss = loss - spec.entropy_coefficient * reduce_tokens(hide(entropy, mask), mask, totals, spec)
     if batch.sample_logp is not None:
-        gap = jnp.abs(old_logp - hide(batch.sample_logp, mask))  # without what earlier steps changed
+        gap = jnp.abs(old_logp - hide(batch.sample_logp, mask))  # of the weights that sampled, not the current ones
         info |= {
             "logp_gap_mean": masked_sum(gap, mask) / totals.tokens,
-            "logp_gap_max": masked_max(gap, mask, row_blocks),
+            "logp_gap_max": masked_max(gap, mask),
         }
     info |= {
         "loss": loss,
         "policy_loss": policy,
         "ratio_mean": masked_sum(ratio, mask) / totals.tokens,
-        "ratio_max": masked_max(ratio, mask, row_blocks),
+        "ratio_max": masked_max(ratio, mask),
         "clip_share": masked_sum(clipped.astype(jnp.float32), mask) / totals.tokens,
     }
     return loss, jax.lax.stop_gradient(info)
 
 
 def _sampler_weight(old_logp, batch):
-    """old / sample by token: what truncated importance sampling weighs with."""
+    """old / sample per token, the weight of truncated importance sampling."""
     if batch.sample_logp is None:
         raise ValueError("importance_cap needs batch.sample_logp, got None; pass the sampler's log-probabilities")
     return jnp.exp(jax.lax.stop_gradient(old_logp) - hide(batch.sample_logp, batch.loss_mask))
 
 
 def _divergence(logp, batch, spec):
-    """The estimate of the KL to the reference by token."""
+    """The estimate of the KL to the reference per token."""
     if batch.ref_logp is None:
         raise ValueError(
             "kl_placement='loss' needs batch.ref_logp, got None; pass reference parameters or kl_placement='none'"
@@ -202,14 +207,14 @@ def _divergence(logp, batch, spec):
 
 
 def combine_info(total: dict[str, Array], part: dict[str, Array]) -> dict[str, Array]:
-    """Measures of two parts of one step as measures of both: `*_max` by maximum, all others by sum."""
+    """Metrics of two parts of a step combined: maximum of `*_max`, sum of all others."""
     return {name: jnp.maximum(total[name], x) if name.endswith("_max") else total[name] + x for name, x in part.items()}
 
 
 def reduce_tokens(
     values: Float[Array, "B T"], mask: Float[Array, "B T"], totals: Totals, spec: LossSpec
 ) -> Float[Array, ""]:
-    """Sum of `values` with the weights of `spec.reduction`, as a share of the whole step."""
+    """`values` reduced as `spec.reduction` says, as a share of the whole step."""
     if spec.reduction == "token_mean":
         return masked_sum(values, mask) / totals.tokens
     if spec.reduction == "sequence_mean":
@@ -219,7 +224,7 @@ def reduce_tokens(
 
 
 def clip(logp, old_logp, advantages, mask, spec):
-    """min(r A, clip(r, 1 - low, 1 + high) A), r = policy / old by token.
+    """min(r A, clip(r, 1 - low, 1 + high) A), r = policy / old per token.
 
     Source: PPO, arXiv 1707.06347, equation 7; with two bounds DAPO, arXiv 2503.14476, equation 10.
     """
@@ -228,10 +233,10 @@ def clip(logp, old_logp, advantages, mask, spec):
 
 
 def sequence_clip(logp, old_logp, advantages, mask, spec):
-    """The same with r the geometric mean of the ratios of a row (GSPO, arXiv 2507.18071, eq. 5 to 7).
+    """`clip` with r the geometric mean of the ratios of a row (GSPO, arXiv 2507.18071, equations 5 to 7).
 
-    Every token of the row carries the row's ratio, and its gradient through its own log-probability
-    (GSPO-token, eq. 13 and 14): with one advantage a row, value and gradient are those of the sequence form.
+    Every token has the ratio of its row, with a gradient through the token's own log-probability (GSPO-token,
+    equations 13 and 14). With one advantage per row, value and gradient equal those of the sequence form.
     """
     row = jnp.sum(hide(logp - old_logp, mask), axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1.0)
     stopped = jax.lax.stop_gradient
@@ -240,29 +245,29 @@ def sequence_clip(logp, old_logp, advantages, mask, spec):
 
 
 def clipped_weight(logp, old_logp, advantages, mask, spec):
-    """stop_gradient(min(r, 1 + high)) A log p: clipped tokens keep a gradient.
+    """stop_gradient(min(r, 1 + high)) A log p. Clipped tokens keep a gradient.
 
     Source: CISPO, arXiv 2506.13585, equations 4 and 5.
     """
     ratio = jax.lax.stop_gradient(jnp.exp(jnp.clip(logp - old_logp, -20.0, 20.0)))
-    ceiling = 1.0 + spec.clip_high
-    return ratio, jnp.minimum(ratio, ceiling) * advantages * logp, ratio > ceiling
+    limit = 1.0 + spec.clip_high
+    return ratio, jnp.minimum(ratio, limit) * advantages * logp, ratio > limit
 
 
 def likelihood(logp, old_logp, advantages, mask, spec):
-    """A log p (REINFORCE, Williams 1992); with A = 1 everywhere the cross entropy of supervised training."""
+    """A log p (REINFORCE, Williams 1992). With A = 1 everywhere, the cross-entropy of supervised training."""
     ratio = jax.lax.stop_gradient(jnp.exp(jnp.clip(logp - old_logp, -20.0, 20.0)))
     return ratio, advantages * logp, jnp.zeros_like(ratio, bool)
 
 
 def _clipped(ratio, advantages, spec):
+    unclipped = ratio * advantages
     bounded = jnp.clip(ratio, 1.0 - spec.clip_low, 1.0 + spec.clip_high) * advantages
-    free = ratio * advantages
-    objective, clipped = jnp.minimum(free, bounded), bounded < free
+    objective, clipped = jnp.minimum(unclipped, bounded), bounded < unclipped
     if spec.dual_clip is not None:
-        floor = spec.dual_clip * advantages
-        deeper = (advantages < 0) & (objective < floor)
-        objective, clipped = jnp.where(deeper, floor, objective), clipped | deeper
+        lowest = spec.dual_clip * advantages
+        below = (advantages < 0) & (objective < lowest)
+        objective, clipped = jnp.where(below, lowest, objective), clipped | below
     return objective, clipped
 
 
@@ -279,5 +284,5 @@ SURROGATES: dict[str, Callable] = {
 }
 """name -> function(logp, old_logp, advantages, mask, spec) -> (ratio, objective, clipped), each [B, T]."""
 
-SUPERVISED = LossSpec(advantage="taught", surrogate="likelihood", kl_placement="none")
-"""Cross entropy over the loss tokens of the step: every advantage is 1."""
+SUPERVISED = LossSpec(advantage="supervised", surrogate="likelihood", kl_placement="none")
+"""Cross-entropy over the loss tokens of the step: every advantage is 1."""

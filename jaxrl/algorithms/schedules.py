@@ -1,6 +1,6 @@
-"""Values that change with the step (learning rate, temperature, KL coefficient), as numbers made on the host.
+"""Schedules of the learning rate and the temperature, evaluated on the host.
 
-They enter the compiled update as traced scalars: another value, stage or schedule compiles nothing.
+The values are traced scalars of the compiled update, so no new value, stage or schedule recompiles it.
 """
 
 import dataclasses
@@ -12,13 +12,13 @@ KINDS = ("constant", "linear", "cosine", "steps")
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleSpec:
-    """One value over the steps of a stage.
+    """A value as a function of the step of a stage.
 
-    kind: "constant"; "linear" or "cosine" from `value` to `end` over `steps` steps, warm-up included, so that step
-      `steps`, the first behind them, would be the first with `end`;
-    "steps": `value` until the first of `drops`, then the value of the last drop reached.
-    warmup: number of first steps over which the value rises linearly; step `warmup - 1` has the full value.
-    drops: pairs (step, value), for kind "steps" only, steps rising.
+    kind: "constant"; "linear" or "cosine", from `value` to `end` over `steps` steps including the warm-up, so that
+      step `steps` has the value `end`; "steps", `value` until the first of `drops`, then the value of the last drop
+      reached.
+    warmup: steps of linear warm-up; step `warmup - 1` has the full value.
+    drops: pairs (step, value) in increasing order of step, for kind "steps" only.
     """
 
     value: float
@@ -41,15 +41,16 @@ class ScheduleSpec:
             raise ValueError(f"schedule: expected values and warm-up steps of 0 or more, got {self}")
         at = [step for step, _ in self.drops]
         if at != sorted(set(at)):
-            raise ValueError(f"schedule drops: expected rising steps, got {at}")
+            raise ValueError(f"schedule drops: expected increasing steps, got {at}")
         if bool(self.drops) != (self.kind == "steps"):
             raise ValueError(
-                f"schedule drops belong to kind 'steps' and only there, got {self.kind!r} with {self.drops}"
+                "schedule drops: expected a list of (step, value) with kind 'steps' and none with other kinds, got "
+                f"kind {self.kind!r} with {self.drops}"
             )
 
 
 def make_schedule(spec: ScheduleSpec) -> Callable[[int], float]:
-    """`schedule(step) -> value` on the host; `step` counts from 0."""
+    """`schedule(step) -> value`, on the host. `step` counts from 0."""
 
     def schedule(step: int) -> float:
         if step < spec.warmup:
@@ -58,8 +59,8 @@ def make_schedule(spec: ScheduleSpec) -> Callable[[int], float]:
             return spec.value
         if spec.kind == "steps":
             return ([spec.value] + [value for at, value in spec.drops if step >= at])[-1]
-        done = min(1.0, (step - spec.warmup) / (spec.steps - spec.warmup))
-        left = 1.0 - done if spec.kind == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
-        return spec.end + (spec.value - spec.end) * left
+        progress = min(1.0, (step - spec.warmup) / (spec.steps - spec.warmup))
+        weight = 1.0 - progress if spec.kind == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+        return spec.end + (spec.value - spec.end) * weight
 
     return schedule

@@ -1,8 +1,8 @@
-"""How arrays lie in a checkpoint: in chunks of at most one layer, uncompressed, in files of moderate size.
+"""The layout of arrays in a checkpoint: chunks of at most one layer, uncompressed, in files of moderate size.
 
-Orbax's defaults (a whole array a chunk, compressed, files of 2 GiB) hold several of the largest arrays in host memory
-while they write. So cut, an array is written from where it is, one that is never whole in memory can be written too
-(`FileArray`), and one layer can be read alone (`StoredArray`).
+With Orbax's defaults (one chunk per array, compression, files of 2 GiB), writing holds several of the largest arrays in
+host memory. In this layout an array is written without a copy, an array that is never in memory as a whole can be
+written as well (`FileArray`), and single layers can be read (`StoredArray`).
 """
 
 import dataclasses
@@ -22,7 +22,12 @@ FILE_BYTES = 128 << 20
 
 
 class _FileArrayHandler(ocp.type_handlers.NumpyHandler):
-    """Writes a `FileArray` as the array it stands for, two chunks in flight."""
+    """Saves a `FileArray` like the numpy array that it reads from its files, with two chunks in flight.
+
+    `_open_and_write` is a private method of Orbax: its public interface offers no way to write an array in chunks
+    except a handler with its own TensorStore specs, which would have to match those of the other arrays. If Orbax
+    renames the method, whole arrays are written, and tests/checkpointing/test_array_layout.py fails.
+    """
 
     async def _open_and_write(self, value: FileArray, tspec: dict[str, Any], ts_context: ts.Context) -> None:
         store = await ts.open(ts.Spec(tspec), create=True, open=True, context=ts_context)
@@ -31,15 +36,15 @@ class _FileArrayHandler(ocp.type_handlers.NumpyHandler):
             stop = min(start + step, value.shape[0])
             writing = store[start:stop].write(value[start:stop], can_reference_source_data_indefinitely=True)
             if pending is not None:
-                pending.result()  # holds up the other arrays as well: they share the memory
+                pending.result()  # blocks the event loop on purpose: other arrays would add to the memory in use
             pending = writing
         pending.result()
 
 
 def array_handler(abstract: Any = None) -> ocp.PyTreeCheckpointHandler:
-    """Orbax's handler of a tree of arrays, `FileArray`s among them, in this layout. Reads every other layout too.
+    """Orbax's handler of a tree of arrays, which may include `FileArray`s. Writes this layout, reads any.
 
-    abstract: the arrays to be restored; their host buffers together are then at most as large as the largest of them.
+    abstract: the arrays to restore; all reads in flight then take no more host memory than the largest of them.
     """
     largest = max((math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract)), default=0)
     kinds = ocp.type_handlers.create_type_handler_registry(
@@ -52,24 +57,27 @@ def array_handler(abstract: Any = None) -> ocp.PyTreeCheckpointHandler:
 
 
 def save_arguments(tree: Any) -> ocp.args.PyTreeSave:
-    """What `array_handler` is given to save `tree`."""
+    """The arguments with which `array_handler` saves `tree` in this layout."""
 
-    def cut(leaf) -> ocp.SaveArgs:
-        layers = (0,) if len(leaf.shape) > 2 else ()
-        return ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=layers)
+    def chunks(leaf) -> ocp.SaveArgs:
+        layer_axis = (0,) if len(leaf.shape) > 2 else ()
+        return ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=layer_axis)
 
-    return ocp.args.PyTreeSave(tree, save_args=jax.tree.map(cut, tree), ocdbt_target_data_file_size=FILE_BYTES)
+    return ocp.args.PyTreeSave(tree, save_args=jax.tree.map(chunks, tree), ocdbt_target_data_file_size=FILE_BYTES)
 
 
 def restore_arguments(abstract: Any, partial: bool = False) -> ocp.args.PyTreeRestore:
-    """What `array_handler` is given to restore the arrays of `abstract`, placed as it says. partial: and no others."""
+    """The arguments with which `array_handler` restores the arrays of `abstract` with their dtypes and shardings.
+
+    partial: ignore other arrays of the checkpoint.
+    """
     arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
     return ocp.args.PyTreeRestore(abstract, restore_args=arguments, partial_restore=partial)
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredArray:
-    """An array in a checkpoint: `stored[i]` and `stored[i:j]` along the first axis read it."""
+    """An array in a checkpoint. `stored[i]` and `stored[i:j]` along the first axis read that part."""
 
     store: ts.TensorStore
 
@@ -86,12 +94,12 @@ class StoredArray:
         return math.prod(self.shape)
 
     def __getitem__(self, index: int | slice) -> np.ndarray:
-        if isinstance(index, slice):  # numpy's slices may end beyond the array, tensorstore's may not
+        if isinstance(index, slice):  # slices of numpy may end beyond the array, those of TensorStore may not
             index = slice(*index.indices(self.shape[0]))
         return self.store[index].read().result()
 
 
 def open_array(folder: Path, path: tuple[str, ...]) -> StoredArray:
-    """The array at `path` of the tree that `array_handler` saved in `folder`."""
+    """Opens the array at `path` of the tree that `array_handler` saved in `folder`, without reading it."""
     kvstore = {"driver": "ocdbt", "base": f"file://{folder.absolute()}/", "path": f"{'.'.join(path)}/"}
     return StoredArray(ts.open({"driver": "zarr", "kvstore": kvstore}, open=True, read=True).result())

@@ -1,4 +1,4 @@
-"""A short name for the values of a parameter tree, to tell whether two runs begin with the same weights."""
+"""A hash of the values of a parameter tree, to check that two runs start from the same weights."""
 
 import hashlib
 import json
@@ -11,27 +11,27 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, UInt32
 
-from jaxrl.runtime.multihost import fetch
+from jaxrl.runtime.multihost import gather_to_host
 
-BLOCK_BYTES = 64 << 20  # of an array that is still in its files, at a time
+BLOCK_BYTES = 64 << 20  # read at a time from an array in files
 
 
 def fingerprint(params: Any, dtype: DTypeLike = jnp.float32) -> str:
-    """32 hexadecimal digits of the names, shapes and float32 bits of all arrays; the same on any mesh.
+    """32 hexadecimal digits of the names, shapes and float32 bits of all arrays. Does not depend on the mesh.
 
-    dtype: what numbers are rounded to before. Leaves may be such as read their parts from files (`FileArray`).
+    dtype: round values to it first. Leaves may read their parts from files, like `FileArray`.
 
-    Computed where the arrays lie, each read once, and in whole numbers, so that no order of summing matters. No file is
-    looked at: the same numbers in other shards, in bfloat16 or in a checkpoint are the same weights. It tells weights
-    apart that differ by accident (2 x 32 bits an array), not those that somebody made to look alike.
+    The same values in other shards, in bfloat16 or in a checkpoint have the same fingerprint. It is computed on the
+    devices of the arrays, in integers, so the order of summation does not matter. It detects accidental differences
+    (2 x 32 bits per array) and is not cryptographic.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-    sums = fetch([_sums_of(leaf, jnp.dtype(dtype)) for _, leaf in leaves])
-    told = sorted(
-        (jax.tree_util.keystr(path), leaf.shape, found.tolist())
-        for (path, leaf), found in zip(leaves, sums, strict=True)
+    sums = gather_to_host([_sums_of(leaf, jnp.dtype(dtype)) for _, leaf in leaves])
+    entries = sorted(
+        (jax.tree_util.keystr(path), leaf.shape, words.tolist())
+        for (path, leaf), words in zip(leaves, sums, strict=True)
     )
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:32]
 
 
 def _sums_of(leaf: Any, dtype: np.dtype) -> UInt32[Array, "2"]:
@@ -47,17 +47,17 @@ def _sums_of(leaf: Any, dtype: np.dtype) -> UInt32[Array, "2"]:
 
 @partial(jax.jit, static_argnums=2)
 def _sums(leaf: Array, first: Array, dtype: np.dtype) -> UInt32[Array, "2"]:
-    """Sums over all elements of two mixtures of value and place (from `first` on), modulo 2**32."""
-    kind = jnp.finfo(dtype)
-    # Not two casts: the compiler may leave such a pair out.
-    rounded = jax.lax.reduce_precision(leaf.astype(jnp.float32), kind.nexp, kind.nmant)
+    """Two hashes of (value, index) summed over all elements, modulo 2**32. first: index of the first element."""
+    info = jnp.finfo(dtype)
+    # Not a cast to `dtype` and back, which the compiler may remove.
+    rounded = jax.lax.reduce_precision(leaf.astype(jnp.float32), info.nexp, info.nmant)
     bits = jax.lax.bitcast_convert_type(rounded, jnp.uint32).reshape(-1)
-    places = first + jax.lax.iota(jnp.uint32, bits.size)
-    # MurmurHash3's last steps (A. Appleby, 2011), from two starts: every bit of value and place reaches all bits.
+    indices = first + jax.lax.iota(jnp.uint32, bits.size)
+    # The finalizer of MurmurHash3 (A. Appleby, 2011) with two seeds: each bit of value and index affects all bits.
     return jnp.stack(
         [
-            jnp.sum(_mixed(bits ^ _mixed(places + jnp.uint32(start))), dtype=jnp.uint32)
-            for start in (0x9E3779B9, 0x85EBCA77)
+            jnp.sum(_mixed(bits ^ _mixed(indices + jnp.uint32(seed))), dtype=jnp.uint32)
+            for seed in (0x9E3779B9, 0x85EBCA77)
         ]
     )
 

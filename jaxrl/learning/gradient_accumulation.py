@@ -1,4 +1,4 @@
-"""Gradients of one objective summed over the micro-batches of a step, then one step of its optimizer."""
+"""Gradient accumulation over the micro-batches of an optimizer step."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,63 +16,66 @@ from jaxrl.learning.mesh import replicated, row_sharding, row_shards
 from jaxrl.learning.state import Learned
 
 Objective = Callable[[Any, Any, Batch, Totals, Any], tuple[Float[Array, ""], dict[str, Array]]]
-"""(params, frozen base or None, micro-batch, totals of the step, scalars) -> loss and measures, shares of the step."""
+"""(params, frozen base or None, micro-batch, totals of the step, scalars) -> loss and metrics, as shares of the step.
+
+Metrics are scalars, except those named `*_max`, which have one value per row block: [row_shards(mesh)]. See
+`maxima_by_row_block`."""
 
 
 class Accumulator(NamedTuple):
-    """Sums over the micro-batches of one optimizer step."""
+    """Sums of gradients (float32) and metrics over micro-batches."""
 
     grads: Any
     info: dict[str, Array]
 
 
 class GradientAccumulation:
-    """One trained thing: `accumulate` is compiled once a shape of micro-batch, `zeros` and `finish` once.
+    """Compiled programs that train one parameter tree: `zeros`, `accumulate` and `finish`.
 
-    places: shardings of its parameters and moments; gradients lie as the parameters do.
+    `accumulate` is compiled once per shape of micro-batch, the others once. shardings: of the parameters and the
+    optimizer state; gradients are sharded as their parameters.
     """
 
     def __init__(
-        self, objective: Objective, optimizer: optax.GradientTransformationExtraArgs, places: Learned, mesh: Mesh
+        self, objective: Objective, optimizer: optax.GradientTransformationExtraArgs, shardings: Learned, mesh: Mesh
     ):
         self.objective = objective
         self.traces: Counter[tuple[int, int]] = Counter()
-        """How often the micro-batch program was traced, by shape (rows, length): never more than once each."""
+        """Number of traces of `accumulate` by micro-batch shape (rows, length): at most one each."""
         self._names: dict[tuple[bool, ...], tuple[str, ...]] = {}
-        whole, blocks = replicated(mesh), row_shards(mesh)
+        constrain = jax.lax.with_sharding_constraint
 
-        def placed(grads, info):
-            # Largest values stay where their rows are until the end: a micro-batch then has one all-reduce less, which
-            # matters where several virtual CPU devices may lock up in each (LOG.md).
-            kept = {name: row_sharding(mesh) if name.endswith("_max") else whole for name in info}
-            pin = jax.lax.with_sharding_constraint
-            return Accumulator(jax.tree.map(pin, grads, places.params), jax.tree.map(pin, info, kept))
+        def constrained(grads, info):
+            # A maximum per row block stays on the devices of its rows until `finish`. Reducing it here would cost every
+            # micro-batch a second all-reduce.
+            by_name = {name: row_sharding(mesh) if name.endswith("_max") else replicated(mesh) for name in info}
+            return Accumulator(jax.tree.map(constrain, grads, shardings.params), jax.tree.map(constrain, info, by_name))
 
         def zeros(params, names):
             grads = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)
-            shapes = {name: (blocks,) if name.endswith("_max") else () for name in names}
-            return placed(grads, {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()})
+            shapes = {name: (row_shards(mesh),) if name.endswith("_max") else () for name in names}
+            return constrained(grads, {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()})
 
         def accumulate(total, params, base, micro, totals, scalars):
             self.traces[micro.tokens.shape] += 1
             grads, info = jax.grad(objective, has_aux=True)(params, base, micro, totals, scalars)
             grads = jax.tree.map(lambda x, y: x + y.astype(x.dtype), total.grads, grads)
-            return placed(grads, combine_info(total.info, info))
+            return constrained(grads, combine_info(total.info, info))
 
         def finish(learned, total, learning_rate):
             return _apply(optimizer, learned, total, learning_rate)
 
         self.zeros = jax.jit(zeros, static_argnums=1)
         self.accumulate = jax.jit(accumulate, donate_argnums=0)
-        self.finish = jax.jit(finish, donate_argnums=0, out_shardings=(places, whole))
+        self.finish = jax.jit(finish, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
 
     def step(
         self, learned: Learned, base: Any, micros: Sequence[Batch], totals: Totals, scalars: Any, learning_rate: Any
     ) -> tuple[Learned, dict[str, Array]]:
-        """One optimizer step. `learned` is given up: its buffers are reused. base: what stays frozen, or None.
+        """One optimizer step. `learned` is donated. base: the frozen weights beside adapters, or None.
 
-        The measures are those of the objective, and grad_norm, update_norm and skipped: a step whose gradient is not
-        finite changes nothing.
+        The metrics are those of the objective and grad_norm, update_norm and skipped. A step whose gradient is not
+        finite changes nothing and has skipped = 1.
         """
         total = self.zeros(learned.params, self.names(learned.params, base, micros[0], totals, scalars))
         for micro in micros:
@@ -80,11 +83,25 @@ class GradientAccumulation:
         return self.finish(learned, total, learning_rate)
 
     def names(self, params: Any, base: Any, micro: Batch, totals: Totals, scalars: Any) -> tuple[str, ...]:
-        """Names that the objective reports for micro-batches with these fields."""
+        """Names of the metrics of the objective, for micro-batches with the fields of this one."""
         fields = tuple(values is not None for values in micro)
         if fields not in self._names:
             self._names[fields] = tuple(sorted(jax.eval_shape(self.objective, params, base, micro, totals, scalars)[1]))
         return self._names[fields]
+
+
+def maxima_by_row_block(
+    loss: Callable[..., tuple[Float[Array, ""], dict[str, Float[Array, ""]]]], blocks: int, *rows: Any
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """`loss(*rows)`, with each metric named `*_max` computed per block of rows: [blocks].
+
+    rows: trees of arrays with the same first axis, which is split into `blocks` equal blocks. With one block per shard
+    of the rows, the maxima need no communication between devices.
+    """
+    value, info = loss(*rows)
+    split = jax.tree.map(lambda x: x.reshape(blocks, x.shape[0] // blocks, *x.shape[1:]), rows)
+    by_block = jax.vmap(loss)(*split)[1]  # the compiler removes everything but the maxima
+    return value, {name: by_block[name] if name.endswith("_max") else x for name, x in info.items()}
 
 
 def _apply(optimizer, learned, total, learning_rate):

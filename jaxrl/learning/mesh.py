@@ -1,4 +1,4 @@
-"""Where every array lives: a mesh with axes (data, fsdp, tensor), and one table of logical axes."""
+"""The device mesh, with axes (data, fsdp, tensor), and one table that maps logical axes to mesh axes."""
 
 import dataclasses
 import math
@@ -21,18 +21,18 @@ RULES: dict[str, tuple[str, ...]] = {
     "layers": (),
     "norm": (),
 }
-"""Logical axis -> mesh axes. An axis whose size the mesh does not divide stays whole."""
+"""Logical axis -> mesh axes. An array axis that the mesh axes do not divide evenly is not sharded."""
 
 DECODE_RULES = RULES | {"embed": ()}
-"""The same while decoding: weights that are split over `fsdp` would have to be gathered at every token."""
+"""`RULES` for decoding: weights sharded over `fsdp` would have to be gathered for every token."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshSpec:
-    """Devices along each axis; one of them may be -1: all devices that are left.
+    """Devices along each axis. One of them may be -1: all remaining devices.
 
-    data: copies of the model, rows split. fsdp: rows and parameters split.
-    tensor: heads, mlp and vocabulary split.
+    data: replicas of the model, rows are sharded. fsdp: rows and parameters are sharded.
+    tensor: heads, mlp and vocabulary are sharded.
     """
 
     data: int = -1
@@ -41,7 +41,7 @@ class MeshSpec:
 
 
 def axis_sizes(spec: MeshSpec, count: int) -> tuple[int, ...]:
-    """Devices along each of AXES. Raises ValueError when the sizes do not multiply to `count` devices."""
+    """Devices along each of AXES. Raises ValueError unless the sizes multiply to `count` devices."""
     sizes = [spec.data, spec.fsdp, spec.tensor]
     known = math.prod(size for size in sizes if size != -1)
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
@@ -52,16 +52,16 @@ def axis_sizes(spec: MeshSpec, count: int) -> tuple[int, ...]:
         sizes[sizes.index(-1)] = count // known
     if math.prod(sizes) != count:
         raise ValueError(
-            f"mesh {dict(zip(AXES, sizes, strict=True))} does not cover the {count} devices at hand; "
+            f"mesh {dict(zip(AXES, sizes, strict=True))} does not cover the {count} available devices; "
             "make the sizes multiply to their number, or set one of them to -1"
         )
     return tuple(sizes)
 
 
 def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with axes (data, fsdp, tensor) over `devices` (default: all), compiler-chosen (Auto) axis types.
+    """A mesh with axes (data, fsdp, tensor) of type Auto over `devices` (default: all).
 
-    Raises ValueError when the sizes do not multiply to the number of devices.
+    Raises ValueError unless the sizes multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = axis_sizes(spec, len(devices))
@@ -69,7 +69,7 @@ def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Me
 
 
 def abstract_mesh(spec: MeshSpec, count: int) -> AbstractMesh:
-    """The same mesh of `count` devices that need not exist: for shapes and shardings."""
+    """The same mesh of `count` devices that need not exist, for shapes and shardings."""
     return AbstractMesh(axis_sizes(spec, count), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -79,49 +79,49 @@ def partition(
     mesh: Mesh | AbstractMesh,
     rules: Mapping[str, tuple[str, ...]] = RULES,
 ) -> PartitionSpec:
-    """The partition of an array by the rules; an axis that does not divide evenly is not split."""
-    if len(names) != len(shape):  # a factored moment keeps its parameter's names, but not its axes
+    """The PartitionSpec of an array with these logical axis names. Axes that do not divide evenly are not sharded."""
+    if len(names) != len(shape):  # a factored moment has the names of its parameter, but not its axes
         return PartitionSpec()
     parts = []
     for name, size in zip(names, shape, strict=True):
-        axes = tuple(axis for axis in rules.get(name, ()) if mesh.shape[axis] > 1)
+        axes = tuple(axis for axis in (rules.get(name, ()) if name else ()) if mesh.shape[axis] > 1)
         parts.append(axes if axes and size % math.prod(mesh.shape[axis] for axis in axes) == 0 else None)
     return PartitionSpec(*parts)
 
 
 def shardings_for(abstract: Any, mesh: Mesh | AbstractMesh, rules: Mapping[str, tuple[str, ...]] = RULES) -> Any:
-    """Shardings of a tree of boxed shapes (from `jax.eval_shape(model.init, ...)`); others are whole."""
+    """Shardings of a tree of boxed shapes (from `jax.eval_shape(model.init, ...)`). Unboxed leaves are replicated."""
 
-    def place(leaf):
+    def shardings(leaf):
         def sharding(x):
             names = leaf.names if isinstance(leaf, nn.Partitioned) else (None,) * x.ndim
             return NamedSharding(mesh, partition(names, x.shape, mesh, rules))
 
-        # A box may hold nothing: the hole of a masked optimizer.
+        # A box may hold an empty tree, such as optax.MaskedNode.
         return jax.tree.map(sharding, nn.meta.unbox(leaf))
 
-    return jax.tree.map(place, abstract, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
+    return jax.tree.map(shardings, abstract, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
 
 
-def placer(mesh: Mesh | AbstractMesh) -> Callable[[jax.Array, tuple[str | None, ...]], jax.Array]:
-    """`place(array, names)`: the array, split over the mesh by the rules."""
+def sharding_constraint(mesh: Mesh | AbstractMesh) -> Callable[[jax.Array, tuple[str | None, ...]], jax.Array]:
+    """`constrain(array, logical_axis_names)`: the array with the sharding of `RULES` on this mesh."""
 
-    def place(x, names):
+    def constrain(x, names):
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, partition(names, x.shape, mesh)))
 
-    return place
+    return constrain
 
 
 def row_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """Rows of a batch over the axes that hold different rows."""
+    """The sharding of a batch: rows over the axes data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """The same array on every device."""
+    """The sharding of an array with a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def row_shards(mesh: Mesh | AbstractMesh) -> int:
-    """Number of parts the rows of a batch are split into: every micro-batch has a multiple of it."""
+    """Number of shards of the rows of a batch. The rows of a micro-batch are a multiple of it."""
     return math.prod(mesh.shape[axis] for axis in RULES["batch"])

@@ -1,9 +1,8 @@
-"""From rows of many lengths to micro-batches of a few shapes, on the host.
+"""Splits rows of many lengths into micro-batches of a few shapes, on the host.
 
-Rows are sorted by length and cut, longest first, into micro-batches of about the same number of tokens; each is padded
-to the smallest bucket that holds it. Where lengths fall fast a micro-batch may have half of the rows, and the last,
-which the rows that are left seldom fill, a quarter. So no more than three shapes a bucket are ever compiled, and mostly
-one or two.
+Rows are sorted by length and split, longest first, into micro-batches of about equally many tokens, each padded to the
+smallest bucket that fits. A micro-batch may have half of the rows where lengths fall fast, and the last ones, which the
+remaining rows seldom fill, a quarter. So at most three shapes per bucket are compiled, usually one or two.
 """
 
 import dataclasses
@@ -11,18 +10,19 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from jaxrl.algorithms.batch import Batch
 
-OVERHEAD = 16  # a micro-batch costs so small a part of its tokens besides: weights are gathered, gradients summed
+OVERHEAD = 16  # fixed cost of a micro-batch (gathering weights, adding gradients), as 1 / OVERHEAD of its tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class LayoutSpec:
-    """How a step is cut up; nothing here changes a result (beyond rounding).
+    """How the rows of a step are split. Does not affect results, except for rounding.
 
-    buckets: row lengths in rising order, see `length_buckets`; the last holds the longest row there can be.
-    micro_tokens: tokens of a micro-batch over all devices, padding included (at least one row a device).
+    buckets: row lengths in increasing order, see `length_buckets`; the last fits the longest possible row.
+    micro_tokens: tokens of a micro-batch over all devices, including padding (at least one row per device).
     """
 
     buckets: tuple[int, ...]
@@ -30,24 +30,23 @@ class LayoutSpec:
 
     def __post_init__(self):
         if not self.buckets or list(self.buckets) != sorted(set(self.buckets)) or self.buckets[0] < 2:
-            raise ValueError(f"buckets: expected rising lengths of 2 or more, got {self.buckets}")
+            raise ValueError(f"buckets: expected increasing lengths of 2 or more, got {self.buckets}")
         if self.micro_tokens < 1:
             raise ValueError(f"micro_tokens: expected 1 or more, got {self.micro_tokens}")
 
 
-class Piece(NamedTuple):
-    """One micro-batch: which rows of the batch, padded to `size` rows of `length` tokens."""
+class MicroBatch(NamedTuple):
+    """A part of a batch: the indices of its rows, and its padded shape of `size` rows of `length` tokens."""
 
-    rows: np.ndarray
+    rows: Int[np.ndarray, " N"]
     size: int
     length: int
 
 
 def length_buckets(longest: int, *, shortest: int = 32, multiple: int = 8, ratio: float = 1.12) -> tuple[int, ...]:
-    """Lengths from `shortest` up to `longest`, multiples of `multiple`, each about `ratio` times the last.
+    """Lengths from `shortest` up to `longest`, multiples of `multiple`, each about `ratio` times the previous one.
 
-    Padding up to the next bucket wastes (ratio - 1) / 2 of the tokens on average. Use multiple=128 with
-    cuDNN.
+    Padding to the next bucket wastes (ratio - 1) / 2 of the tokens on average. Use multiple=128 with cuDNN.
     """
     if not longest >= 2 or shortest < 1 or multiple < 1 or ratio <= 1:
         raise ValueError(
@@ -55,30 +54,30 @@ def length_buckets(longest: int, *, shortest: int = 32, multiple: int = 8, ratio
             f"longest={longest}, shortest={shortest}, multiple={multiple}, ratio={ratio}"
         )
 
-    def up(length: float) -> int:
-        return max(-(-int(length) // multiple) * multiple, 2)
+    def round_up(length: int) -> int:
+        return max(-(-length // multiple) * multiple, 2)
 
-    buckets = [up(longest)]
-    while buckets[-1] > up(shortest):
-        buckets.append(max(min(int(buckets[-1] / ratio) // multiple * multiple, buckets[-1] - multiple), up(shortest)))
+    buckets, least = [round_up(longest)], round_up(shortest)
+    while buckets[-1] > least:
+        buckets.append(max(min(int(buckets[-1] / ratio) // multiple * multiple, buckets[-1] - multiple), least))
     return tuple(sorted(buckets))
 
 
-def rows_of(length: int, micro_tokens: int, shards: int) -> int:
-    """Rows of a micro-batch whose rows have `length` tokens: a multiple of `shards`, at least one each."""
+def micro_batch_rows(length: int, micro_tokens: int, shards: int) -> int:
+    """Number of rows of a micro-batch with rows of `length` tokens: a multiple of `shards`, at least `shards`."""
     return max(micro_tokens // length // shards, 1) * shards
 
 
-def sizes_of(length: int, micro_tokens: int, shards: int) -> list[int]:
-    """Rows that a micro-batch of this length may have, ascending: a quarter, a half or all of `rows_of`."""
-    whole = rows_of(length, micro_tokens, shards)
-    return sorted({max(whole // part // shards, 1) * shards for part in (1, 2, 4)})
+def micro_batch_sizes(length: int, micro_tokens: int, shards: int) -> list[int]:
+    """Allowed numbers of rows of a micro-batch, increasing: a quarter, a half or all of `micro_batch_rows`."""
+    rows = micro_batch_rows(length, micro_tokens, shards)
+    return sorted({max(rows // divisor // shards, 1) * shards for divisor in (1, 2, 4)})
 
 
-def cut(lengths: np.ndarray, layout: LayoutSpec, shards: int) -> list[Piece]:
-    """Micro-batches that hold every row once, at the least tokens with padding and overhead.
+def split_into_micro_batches(lengths: Int[np.ndarray, " B"], layout: LayoutSpec, shards: int) -> list[MicroBatch]:
+    """Micro-batches that contain every row once, with the least cost of padding and overhead.
 
-    Raises ValueError for a row longer than the last bucket.
+    lengths: tokens of each row. Raises ValueError for a row longer than the last bucket.
     """
     longest = int(lengths.max(initial=0))
     if longest > layout.buckets[-1]:
@@ -89,48 +88,48 @@ def cut(lengths: np.ndarray, layout: LayoutSpec, shards: int) -> list[Piece]:
     order = np.argsort(-lengths, kind="stable")
     padded = np.array(layout.buckets)[np.searchsorted(layout.buckets, lengths[order])].tolist()
     sizes = _best_sizes(padded, layout.micro_tokens, shards)
-    pieces, start = [], 0
+    micro_batches, start = [], 0
     while start < len(order):
-        pieces.append(Piece(order[start : start + sizes[start]], sizes[start], padded[start]))
+        micro_batches.append(MicroBatch(order[start : start + sizes[start]], sizes[start], padded[start]))
         start += sizes[start]
-    return pieces
+    return micro_batches
 
 
 def _best_sizes(padded: list[int], micro_tokens: int, shards: int) -> list[int]:
-    """Rows of the micro-batch that begins at each row, such that it and all after it cost least."""
+    """The number of rows of a micro-batch that starts at each row, by dynamic programming over the remaining cost."""
     count = len(padded)
-    costs, chosen = [0.0] * (count + 1), [0] * count
+    costs, best = [0.0] * (count + 1), [0] * count
     for start in range(count - 1, -1, -1):
-        sizes = sizes_of(padded[start], micro_tokens, shards)
-        # Less than half (rounded down) only at the end: more shapes would take longer to compile than they save.
-        fit = [size for size in sizes if 3 * size >= sizes[-1] or start + size >= count]
-        each = {size: size * padded[start] + costs[min(start + size, count)] for size in fit}
-        chosen[start] = min(reversed(fit), key=each.get)
-        costs[start] = each[chosen[start]] + micro_tokens / OVERHEAD
-    return chosen
+        sizes = micro_batch_sizes(padded[start], micro_tokens, shards)
+        # Less than half (rounded down) only at the end: further shapes would take longer to compile than they save.
+        allowed = [size for size in sizes if 3 * size >= sizes[-1] or start + size >= count]
+        cost = {size: size * padded[start] + costs[min(start + size, count)] for size in allowed}
+        best[start] = min(reversed(allowed), key=lambda size: cost[size])
+        costs[start] = cost[best[start]] + micro_tokens / OVERHEAD
+    return best
 
 
-def take(batch: Batch, piece: Piece) -> Batch:
-    """The rows of a piece as a micro-batch of its shape; zeros beyond each row's length, whatever was there.
+def gather_rows(batch: Batch, micro: MicroBatch) -> Batch:
+    """The rows of a micro-batch in its padded shape, with zeros as padding, whatever the padding of `batch` holds.
 
     Rows that only fill up the shape have length 1 and an empty loss mask.
     """
-    lengths = np.ones(piece.size, np.int32)
-    lengths[: len(piece.rows)] = batch.lengths[piece.rows]
+    lengths = np.ones(micro.size, np.int32)
+    lengths[: len(micro.rows)] = batch.lengths[micro.rows]
 
-    def fill(values: np.ndarray | None) -> np.ndarray | None:
+    def pad(values: np.ndarray | None) -> np.ndarray | None:
         if values is None:
             return None
-        out = np.zeros((piece.size, piece.length), values.dtype)
-        width = min(piece.length, values.shape[1])
-        out[: len(piece.rows), :width] = values[piece.rows, :width]
-        out[np.arange(piece.length)[None] >= lengths[:, None]] = 0
+        out = np.zeros((micro.size, micro.length), values.dtype)
+        width = min(micro.length, values.shape[1])
+        out[: len(micro.rows), :width] = values[micro.rows, :width]
+        out[np.arange(micro.length)[None] >= lengths[:, None]] = 0
         return out
 
-    return Batch(fill(batch.tokens), lengths, *(fill(values) for values in batch[2:]))
+    return Batch(pad(batch.tokens), lengths, *(pad(values) for values in batch[2:]))
 
 
-def padding_share(lengths: np.ndarray, pieces: Sequence[Piece]) -> float:
-    """Share of the computed tokens that are padding, rows that fill up included."""
-    computed = sum(piece.size * piece.length for piece in pieces)
+def padding_share(lengths: Int[np.ndarray, " B"], micro_batches: Sequence[MicroBatch]) -> float:
+    """Share of the computed tokens that are padding, including rows that only fill up the shape."""
+    computed = sum(micro.size * micro.length for micro in micro_batches)
     return 1.0 - float(lengths.sum()) / max(computed, 1)

@@ -1,4 +1,4 @@
-"""Optimizers from optax behind one signature: the learning rate is an argument of each update."""
+"""Optimizers from optax with one signature: the learning rate is an argument of `update`."""
 
 import dataclasses
 import math
@@ -15,11 +15,11 @@ DECAYED = ("kernel", "embedding")
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSpec:
-    """Gradient clipping by global norm (0: off), then the rule, then decoupled weight decay on matrices only.
+    """Gradient clipping by global norm (0: off), then the update rule, then decoupled weight decay of matrices.
 
-    moment_dtype: of the first moment ("float32", "bfloat16"); adafactor has none. b1: momentum of sgd too; b2, eps: of
-    adamw, and of muon on what is not a matrix. The momentum of muon's matrices is 0.95, and adafactor's rates are its
-    paper's own, whatever these say.
+    moment_dtype: of the first moment, "float32" or "bfloat16"; adafactor has none. b1: first-moment decay of adamw,
+    momentum of sgd. b2, eps: of adamw. Muon applies Adam with these to parameters that are not matrices; its matrices
+    have momentum 0.95. Adafactor uses the constants of its paper.
     """
 
     kind: str = "adamw"
@@ -38,12 +38,12 @@ class OptimizerSpec:
         if self.kind == "adafactor" and self.moment_dtype != "float32":
             raise ValueError(
                 f"moment_dtype: expected float32 with adafactor, which has no first moment, got "
-                f"{self.moment_dtype!r}; leave it out, or take adamw"
+                f"{self.moment_dtype!r}; leave it out, or use adamw"
             )
         for field in ("b1", "b2"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field}: expected 0 to under 1, got {getattr(self, field)}")
-        if not 0 < self.eps < math.inf:  # at 0 a weight that never had a gradient becomes 0 / 0
+        if not 0 < self.eps < math.inf:  # with 0, a weight that never had a gradient becomes 0 / 0
             raise ValueError(f"eps: expected above 0, got {self.eps}")
         for field in ("weight_decay", "clip_norm"):
             if not 0 <= getattr(self, field) < math.inf:
@@ -51,10 +51,10 @@ class OptimizerSpec:
 
 
 def make_optimizer(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs:
-    """`update(grads, opt_state, params, learning_rate=...)`, where the rate may be traced.
+    """`update(grads, opt_state, params, learning_rate=...)`. The learning rate may be traced.
 
-    So schedules never recompile. Sources: AdamW arXiv 1711.05101, Adafactor arXiv 1804.04235, Muon (Jordan
-    2024) with Adam on what is not a matrix.
+    Sources: AdamW, arXiv 1711.05101; Adafactor, arXiv 1804.04235; Muon (Jordan 2024), with Adam on parameters that are
+    not matrices.
     """
     clip = optax.clip_by_global_norm(spec.clip_norm) if spec.clip_norm > 0 else optax.identity()
     dtype = jnp.dtype(spec.moment_dtype)
@@ -67,7 +67,7 @@ def make_optimizer(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs
     else:
         rule = optax.trace(spec.b1, accumulator_dtype=dtype) if spec.b1 > 0 else optax.identity()
     decay = optax.add_decayed_weights(spec.weight_decay, mask=is_decayed) if spec.weight_decay else optax.identity()
-    return optax.chain(clip, rule, decay, _scale_by_given_rate())
+    return optax.chain(clip, rule, decay, _scale_by_learning_rate())
 
 
 def is_decayed(params: Any) -> Any:
@@ -84,8 +84,8 @@ def _muon(spec, dtype):
             lambda path, _: "matrix" if _leaf_name(path) == "kernel" else "other", params
         )
 
-    # An orthogonal matrix has entries of size 1 / sqrt(max side); 0.2 is the usual size of Adam's update, so
-    # that one learning rate serves both (Liu et al. 2025, arXiv 2502.16982, section 2.2).
+    # The entries of an orthogonal matrix have an RMS of 1 / sqrt(max(rows, columns)), Adam's updates one of about 0.2.
+    # This scale gives both the same learning rate (Liu et al. 2025, arXiv 2502.16982, section 2.2).
     match = optax.stateless_with_tree_map(lambda x, _: x * (0.2 * max(x.shape[-2:]) ** 0.5))
     matrix = optax.chain(scale_by_muon(mu_dtype=dtype, weight_dimension_numbers=dimensions), match)
     return optax.partition(
@@ -93,7 +93,7 @@ def _muon(spec, dtype):
     )
 
 
-def _scale_by_given_rate():
+def _scale_by_learning_rate():
     def update(updates, state, params=None, *, learning_rate, **extra):
         del params, extra
         return jax.tree.map(lambda x: -learning_rate * x, updates), state
@@ -102,6 +102,6 @@ def _scale_by_given_rate():
 
 
 def _leaf_name(path):
-    """The parameter's own name; boxed leaves have one more key, `value`, behind it."""
+    """The name of the parameter. Paths of boxed leaves end in one more key, an attribute `value`."""
     names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
     return names[-1] if names else ""

@@ -1,4 +1,4 @@
-"""The weights that the KL is taken to, where these follow the policy instead of staying as they were."""
+"""The moving reference: KL reference weights that are updated from the policy during training."""
 
 import dataclasses
 import functools
@@ -11,9 +11,9 @@ from jaxrl.learning.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceSpec:
-    """How the reference moves: reference = decay x reference + (1 - decay) x policy, after every so many steps.
+    """reference = decay x reference + (1 - decay) x policy, after every `every`-th training step.
 
-    every 0: never (frozen). decay 0: a copy of the policy every so many steps. every 1: an exponential moving average.
+    every 0: a fixed reference. decay 0: a copy of the policy. every 1: an exponential moving average.
     """
 
     every: int = 0
@@ -27,25 +27,28 @@ class ReferenceSpec:
             )
         if self.decay and not self.every:
             raise ValueError(
-                f"algorithm.reference: decay={self.decay} does nothing while every is 0; set every to the steps "
-                "between two moves."
+                f"algorithm.reference: decay={self.decay} has no effect with every=0; set every to the number of steps "
+                "between two updates of the reference."
             )
 
     @property
-    def follows(self) -> bool:
-        """Whether the reference is a part of the state."""
+    def moves(self) -> bool:
+        """True for a moving reference, which is part of the state; False for a fixed one, which is not."""
         return self.every > 0
 
 
-def make_follow(spec: ReferenceSpec) -> Callable[[TrainState, int], TrainState]:
-    """`follow(state, step)`: the state after training step `step` (from 1), its reference moved where that is due."""
+def make_reference_update(spec: ReferenceSpec) -> Callable[[TrainState, int], TrainState]:
+    """`update_reference(state, step)`: the state with the moving reference updated if it is due after `step` (from 1).
+
+    The old reference is donated. A fixed reference leaves the state as it is.
+    """
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def move(reference, params):
+    def interpolate(reference, params):
         return jax.tree.map(lambda old, new: spec.decay * old + (1 - spec.decay) * new, reference, params)
 
-    def follow(state, step):
-        due = spec.follows and step % spec.every == 0
-        return state._replace(reference=move(state.reference, state.params)) if due else state
+    def update_reference(state: TrainState, step: int) -> TrainState:
+        due = spec.moves and step % spec.every == 0
+        return state._replace(reference=interpolate(state.reference, state.params)) if due else state
 
-    return follow
+    return update_reference

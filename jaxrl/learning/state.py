@@ -1,4 +1,4 @@
-"""What an update changes, as one NamedTuple; the model and the optimizer stand outside it."""
+"""The training state: everything an update changes, as one NamedTuple."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -18,18 +18,19 @@ from models.value_head import Qwen2Value, value_params
 
 
 class Learned(NamedTuple):
-    """Parameters and the moments of the optimizer that changes them."""
+    """Trained parameters and the state of their optimizer."""
 
     params: Any
     opt_state: Any
 
 
 class TrainState(NamedTuple):
-    """`step` counts optimizer steps; `params` are masters (scanned tree, unboxed), `opt_state` moments.
+    """Parameters, optimizer state, and what else training changes. All trees are unboxed, with scanned layers.
 
-    critic: of an algorithm with one, else None. reference: the weights that the KL is taken to, where these follow the
-    policy (frozen ones stand outside), else None. base: where `params` are adapters, the frozen weights beside them; no
-    step changes these and no checkpoint has them.
+    step: optimizer steps taken. params: the trained master weights, or adapters.
+    critic: of an algorithm with a critic, else None.
+    reference: the trained parameters of a moving reference, else None. A fixed reference is not part of the state.
+    base: the frozen weights if `params` are adapters, else None. Not saved in checkpoints.
     """
 
     step: Int[Array, ""]
@@ -39,8 +40,28 @@ class TrainState(NamedTuple):
     reference: Any = None
     base: Any = None
 
-    def weights(self, params: Any) -> Any:
-        """The tree that the model takes, with these trained parameters: the state's own, or those of its reference."""
+    @property
+    def policy(self) -> Learned:
+        """The trained parameters of the policy and the state of their optimizer."""
+        return Learned(self.params, self.opt_state)
+
+    @property
+    def full_params(self) -> Any:
+        """Parameters of a model without adapters: the frozen base if `params` are adapters, else `params`."""
+        return self.params if self.base is None else self.base
+
+    @property
+    def model_params(self) -> Any:
+        """The tree to apply the policy's model to: `params`, joined with the base if they are adapters."""
+        return self.with_base(self.params)
+
+    @property
+    def reference_params(self) -> Any:
+        """The tree to apply the model to for the moving reference; None without one."""
+        return None if self.reference is None else self.with_base(self.reference)
+
+    def with_base(self, params: Any) -> Any:
+        """These trained parameters joined with the frozen base, if there is one. No array is copied."""
         return params if self.base is None else join(self.base, params)
 
 
@@ -52,7 +73,7 @@ class Critic(NamedTuple):
 
 
 def abstract_params(model: nn.Module, mesh: Mesh | AbstractMesh, rules: Mapping[str, tuple[str, ...]] = RULES) -> Any:
-    """Shapes, types and shardings of the model's parameters, nothing allocated."""
+    """Shapes, dtypes and shardings of the model's parameters. Allocates nothing."""
     boxed = _boxed_params(model)
     return _with_shardings(nn.meta.unbox(boxed), shardings_for(boxed, mesh, rules))
 
@@ -63,29 +84,26 @@ def abstract_state(
     mesh: Mesh | AbstractMesh,
     critic: Critic | None = None,
     *,
-    follows: bool = False,
+    moving_reference: bool = False,
 ) -> TrainState:
-    """Shapes, types and shardings of the whole state; moments are split like their parameters.
-
-    follows: whether the state has a reference of its own.
-    """
-    # The boxes travel through the optimizer, so each moment arrives with the logical axes of its parameter.
+    """Shapes, dtypes and shardings of the state. Moments are sharded like their parameters. Allocates nothing."""
+    # The optimizer is initialized with boxed parameters, so each moment has the logical axes of its parameter.
     base, params = _trained(model, _boxed_params(model))
     policy = _boxed(params, optimizer)
-    valued = critic and _boxed(_boxed_params(critic.model), critic.optimizer)
+    critic_state = critic and _boxed(_boxed_params(critic.model), critic.optimizer)
     step = jax.ShapeDtypeStruct((), jnp.int32)
-    boxed = TrainState(step, *policy, valued, policy.params if follows else None, base)
+    boxed = TrainState(step, *policy, critic_state, policy.params if moving_reference else None, base)
     shardings = shardings_for(boxed, mesh)
     return _with_shardings(nn.meta.unbox(boxed), shardings)
 
 
 def decode_shardings(config: Qwen2Config, mesh: Mesh) -> Any:
-    """Where the weights of a decoding model (its layers unrolled) lie: split over `tensor` only."""
+    """Shardings of the weights of the decoding model, which has unrolled layers: over `tensor` only."""
     return shardings_for(_boxed_params(Qwen2(config, scan_layers=False)), mesh, DECODE_RULES)
 
 
 def init_params(model: nn.Module, mesh: Mesh, key: Array) -> Any:
-    """Fresh random parameters, made where they will live."""
+    """Random parameters, initialized in their sharding."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract_params(model, mesh))
     return jax.jit(lambda key: nn.meta.unbox(_init(model, key)), out_shardings=shardings)(key)
 
@@ -97,52 +115,54 @@ def init_state(
     params: Any,
     critic: Critic | None = None,
     *,
-    follows: bool = False,
+    moving_reference: bool = False,
     key: Array | None = None,
 ) -> TrainState:
-    """State at step 0 with these parameters (copied to where the mesh wants them).
+    """The state at step 0 with a copy of these parameters, sharded over the mesh.
 
-    A critic starts from the same trunk, and a reference that follows from the same weights. Of a model with adapters
-    the parameters become the frozen base (in place, if they lie there), and the adapters are drawn from `key`.
+    A critic starts with the same trunk, a moving reference with the same weights. With adapters, `params` become the
+    frozen base (not copied if they have its sharding already), and the adapters are initialized with `key`.
     """
-    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(model, optimizer, mesh, critic, follows=follows))
+    abstract = abstract_state(model, optimizer, mesh, critic, moving_reference=moving_reference)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
 
-    def fresh(params, optimizer, place):
-        params = jax.device_put(params, place.params, may_alias=False)
-        return Learned(params, jax.jit(optimizer.init, out_shardings=place.opt_state)(params))
+    def fresh(params, optimizer, shardings):
+        params = jax.device_put(params, shardings.params, may_alias=False)
+        return Learned(params, jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params))
 
     base = None
     if shardings.base is not None:
         base = jax.device_put(params, shardings.base)
         params = jax.jit(lambda key: split(nn.meta.unbox(_init(model, key)))[1], out_shardings=shardings.params)(key)
-    valued = critic and fresh(value_params(params), critic.optimizer, shardings.critic)
-    reference = jax.device_put(params, shardings.reference, may_alias=False) if follows else None
+    critic_state = critic and fresh(value_params(params), critic.optimizer, shardings.critic)
+    reference = jax.device_put(params, shardings.reference, may_alias=False) if moving_reference else None
     policy = fresh(params, optimizer, shardings)
-    return TrainState(jax.device_put(jnp.zeros((), jnp.int32), replicated(mesh)), *policy, valued, reference, base)
+    step = jax.device_put(jnp.zeros((), jnp.int32), replicated(mesh))
+    return TrainState(step, *policy, critic_state, reference, base)
 
 
 def fresh_moments(
     state: TrainState, optimizer: optax.GradientTransformation, critic: Critic | None = None
 ) -> TrainState:
-    """The state with the moments of its optimizers forgotten; the old ones are given up."""
+    """The state with newly initialized optimizers. Parameters are kept."""
 
-    def forget(learned, optimizer):
-        place = jax.tree.map(lambda x: x.sharding, learned.opt_state)
-        return jax.jit(optimizer.init, out_shardings=place)(learned.params)
+    def initialize(learned, optimizer):
+        shardings = jax.tree.map(lambda x: x.sharding, learned.opt_state)
+        return jax.jit(optimizer.init, out_shardings=shardings)(learned.params)
 
     if critic:
-        state = state._replace(critic=state.critic._replace(opt_state=forget(state.critic, critic.optimizer)))
-    return state._replace(opt_state=forget(state, optimizer))
+        state = state._replace(critic=state.critic._replace(opt_state=initialize(state.critic, critic.optimizer)))
+    return state._replace(opt_state=initialize(state, optimizer))
 
 
 def _init(model, key):
     tokens = jnp.zeros((1, 2), jnp.int32)
-    model = model.clone(attention="plain")  # no shape depends on it, and the fused kernel needs a GPU even for shapes
+    model = model.clone(attention="plain")  # no shape depends on it, and fused kernels need a GPU even in eval_shape
     return model.init(key, tokens, tokens, jnp.ones((1,), jnp.int32))["params"]
 
 
 def _trained(model, params):
-    """What of a model's parameters is frozen (None: nothing), and what is trained."""
+    """The frozen part of the model's parameters (None without adapters) and the trained part."""
     return split(params) if model.lora else (None, params)
 
 

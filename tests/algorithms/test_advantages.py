@@ -1,4 +1,4 @@
-"""Golden numbers worked out by hand, and laws: groups do not see each other, padding is not there."""
+"""Golden numbers computed by hand, and laws: groups are independent, padding has no effect."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +6,6 @@ import pytest
 
 from jaxrl.algorithms.advantages import (
     ADVANTAGES,
-    batch_whiten,
     compute_advantages,
     gae,
     group_center,
@@ -14,8 +13,11 @@ from jaxrl.algorithms.advantages import (
     leave_one_out,
     overlong_penalty,
     returns_to_go,
+    whiten_tokens,
     zero_variance,
 )
+
+pytestmark = pytest.mark.check
 
 REWARDS = jnp.array([[3.0, -3.0, -0.5, -0.5], [1.0, 1.0, 1.0, 1.0]])
 MASK = jnp.array([[0, 1, 1, 0], [0, 1, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1]], jnp.float32)
@@ -40,16 +42,16 @@ def test_equal_rewards_give_exact_zeros_even_where_the_mean_rounds():
     assert not zero_variance(REWARDS)[0]
 
 
-def test_a_group_of_one_is_refused():
+def test_a_group_of_one_is_an_error():
     with pytest.raises(ValueError, match="2 or more a prompt, got 1"):
         group_zscore(jnp.ones((3, 1)))
 
 
-def test_batch_whiten_golden():
-    """Tokens 2, 1, 2, 4 with rewards 1, 2, 3, 4: mean 26/9, variance 84/9 - ... over 9 tokens."""
+def test_whiten_tokens_golden():
+    """Rows of 2, 1, 2 and 4 tokens with values 1, 2, 3 and 4: population mean and variance over 9 tokens."""
     values = np.array([1, 1, 2, 3, 3, 4, 4, 4, 4])
     white = (values - values.mean()) / values.std()
-    got = np.asarray(batch_whiten(jnp.array([1.0, 2.0, 3.0, 4.0]), MASK))
+    got = np.asarray(whiten_tokens(jnp.array([1.0, 2.0, 3.0, 4.0])[:, None] * jnp.ones_like(MASK), MASK))
     np.testing.assert_allclose(got[np.asarray(MASK) > 0], white, rtol=1e-5)
     assert (got[np.asarray(MASK) == 0] == 0).all()
 
@@ -77,7 +79,7 @@ def test_overlong_penalty_golden():
 
 
 @pytest.mark.parametrize("name", ADVANTAGES)
-def test_what_the_mask_hides_is_not_there(name):
+def test_masked_values_and_padding_have_no_effect(name):
     rewards = jnp.array([[3.0, -1.0], [0.5, -3.0]])
     penalty = 0.1 * jnp.arange(16.0).reshape(4, 4)
     values, greedy = jnp.sin(jnp.arange(16.0)).reshape(4, 4), jnp.array([1.0, -2.0])
@@ -91,14 +93,14 @@ def test_what_the_mask_hides_is_not_there(name):
 
 
 def test_whitened_returns_golden():
-    """REINFORCE++: row returns 3 - 0.1, 3 (last token), and -1, whitened over three tokens."""
+    """REINFORCE++: returns 3 - 0.6 and 3 - 0.1 of the first row, -1 of the second, whitened over three tokens."""
     mask, penalty = jnp.array([[1.0, 1.0], [1.0, 0.0]]), jnp.array([[0.5, 0.1], [0.0, 0.0]])
     raw = np.array([3 - 0.6, 3 - 0.1, -1.0])
     got = compute_advantages("whitened_returns", jnp.array([[3.0, -1.0]]), mask, penalty)
     np.testing.assert_allclose(np.asarray(got)[np.asarray(mask) > 0], (raw - raw.mean()) / raw.std(), rtol=1e-5)
 
 
-def test_wrong_calls_say_what_was_expected():
+def test_errors_name_what_was_expected():
     with pytest.raises(ValueError, match=r"group_zscore, .* got 'zscore'"):
         compute_advantages("zscore", REWARDS, MASK)
     with pytest.raises(ValueError, match="'whitened_gae' needs the critic's values, got None"):

@@ -1,18 +1,21 @@
-"""Every recipe from rewards to gradient: our path, public trainers' formulas in torch, and stored numbers, all equal.
+"""Every recipe from rewards to gradient: this library, the equations of public trainers in torch, and stored numbers.
 
-`python tests/algorithms/test_golden.py` writes the stored numbers anew, from the torch side alone. The formulas are
-those that TRL (grpo_trainer, rloo_trainer), verl (core_algos) and OpenRLHF (experience_maker, loss) publish, but for
-one: whitening divides by n tokens here and in REINFORCE++'s paper, by n - 1 in verl and TRL (`masked_whiten`).
+`python tests/algorithms/test_golden.py` rewrites the stored numbers, from the torch side alone. The equations are those
+of TRL (grpo_trainer, rloo_trainer), verl (core_algos) and OpenRLHF (experience_maker, loss), with one exception:
+whitening divides by n tokens here and in the paper of REINFORCE++, by n - 1 in verl and TRL (`masked_whiten`).
 """
 
 import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+pytestmark = pytest.mark.check
+
 PATH = Path(__file__).parents[1] / "golden" / "algorithms.json"
-# Two prompts with three samples each; places 0 and 1 are prompt. Lengths 4, 1, 2 (EOS first), 3, 4, 2.
+# Two prompts with three samples each; positions 0 and 1 are the prompt. Lengths 4, 1, 2 (EOS first), 3, 4, 2.
 LENGTHS = np.array([4, 1, 2, 3, 4, 2])
 MASK = ((np.arange(6) >= 2) & (np.arange(6) < 2 + LENGTHS[:, None])).astype(np.float64)
 REWARDS = np.array([[3.0, -3.0, -0.5], [1.0, -1.5, 3.0]])
@@ -37,7 +40,7 @@ def whiten(x):
 
 
 def token_level(rewards, penalty):
-    """The outcome on the last token, minus the penalty of every token."""
+    """The reward at the last token, minus the penalty of every token."""
     out = -penalty * mask
     for row, length in enumerate(LENGTHS):
         out[row, 1 + length] += rewards.reshape(-1)[row]
@@ -53,7 +56,7 @@ def discounted(rewards, gamma):
 
 
 def generalised(rewards, values, gamma, lam):
-    """A row at a time, over its own tokens only."""
+    """GAE, row by row, over the tokens of the row."""
     out = torch.zeros_like(rewards)
     for row, length in enumerate(LENGTHS):
         running = following = 0.0
@@ -101,7 +104,7 @@ def formulas(logp):
     a = per_row((shaped - shaped.mean(1, keepdim=True)) / (shaped.std(1, keepdim=True) + 1e-6))
     out["dapo"] = token_mean(clipped(ratio, a, 0.2, 0.28)), a
 
-    mean_ratio = torch.exp(((logp - old) * mask).sum(1) / mask.sum(1))  # one ratio a row, eq. 7 of GSPO
+    mean_ratio = torch.exp(((logp - old) * mask).sum(1) / mask.sum(1))  # one ratio per row, GSPO equation 7
     row_loss = torch.maximum(-zscore[:, 2] * mean_ratio, -zscore[:, 2] * torch.clamp(mean_ratio, 1 - 3e-4, 1 + 4e-4))
     out["gspo"] = row_loss.mean(), zscore
 
@@ -139,7 +142,7 @@ def critic(values):
 
 
 def by_torch():
-    """All numbers, as they are stored."""
+    """All numbers, in the stored format."""
     found = {}
     for name in formulas(tensor(LOGP)):
         logp = tensor(LOGP).requires_grad_()
@@ -158,7 +161,6 @@ if __name__ == "__main__":
 else:
     import jax
     import jax.numpy as jnp
-    import pytest
 
     from jaxrl.algorithms import RECIPES, Batch, compute_advantages, policy_loss, recipe, value_loss
     from jaxrl.algorithms.advantages import overlong_penalty, value_targets, whiten_tokens
@@ -186,11 +188,11 @@ else:
     }
 
     def hidden(x):
-        """Garbage where nothing may look."""
+        """NaN outside the mask."""
         return jnp.where(F32["mask"] > 0, x, jnp.nan)
 
     def ours(name):
-        """(loss, advantages, gradient) by the project's own path."""
+        """(loss, advantages, gradient) computed by this library."""
         row, changes = CASES[name]
         spec, f = recipe(row, **changes), F32
         penalty = KL * k1(f["old"], f["ref"]) if spec.kl_placement == "reward" else None
@@ -228,26 +230,26 @@ else:
         for key in left:
             np.testing.assert_allclose(left[key], right[key], rtol=tolerance, atol=tolerance / 10, err_msg=key)
 
-    def test_the_stored_numbers_are_those_of_the_formulas():
+    def test_the_stored_numbers_match_the_equations():
         found = by_torch()
         assert found.keys() == STORED.keys() == CASES.keys() | {"critic"}
         for name, numbers in found.items():
             same(numbers, STORED[name], 1e-9)
 
     @pytest.mark.parametrize("name", CASES)
-    def test_every_recipe_is_what_public_trainers_compute(name):
+    def test_every_recipe_matches_public_trainers(name):
         assert np.abs(STORED[name]["gradient"]).max() > 1e-3
         same(ours(name), STORED[name], 2e-5)
 
-    def test_whitening_is_that_of_public_trainers_but_for_the_unbiased_variance():
-        """masked_whiten of verl and TRL: the variance times n / (n - 1)."""
+    def test_whitening_matches_public_trainers_except_for_the_unbiased_variance():
+        """`masked_whiten` of verl and TRL uses the variance times n / (n - 1)."""
         inside = tensor(VALUES)[mask > 0]
         theirs = (inside - inside.mean()) * torch.rsqrt(inside.var(correction=1) + 1e-8)
         found = whiten_tokens(hidden(F32["values"]), F32["mask"])[MASK > 0]
         count = MASK.sum()
         np.testing.assert_allclose(found * ((count - 1) / count) ** 0.5, theirs, rtol=1e-5)
 
-    def test_the_critic_is_what_public_trainers_compute():
+    def test_the_critic_loss_matches_public_trainers():
         f = F32
         penalty = hidden(KL * k1(f["old"], f["ref"]))
         returns = value_targets(f["rewards"], f["mask"], penalty, hidden(f["old_values"]), 0.99, 0.9)

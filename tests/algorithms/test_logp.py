@@ -1,4 +1,4 @@
-"""The head in pieces is the head; the shift by one stands in one place."""
+"""The head in chunks equals the head in one; results are shifted by one."""
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +25,14 @@ def by_hand(temperature):
 
 
 @pytest.mark.parametrize("chunk_tokens", [1, 6, 9, 1000])
-def test_values_by_hand_at_any_piece_size(chunk_tokens):
+def test_values_by_hand_for_any_chunk_size(chunk_tokens):
     got = token_logp(HIDDEN, KERNEL, TOKENS, 0.7, chunk_tokens=chunk_tokens)
     for x, y in zip(got, by_hand(0.7), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("entropy_gradient", [False, True])
-def test_gradients_do_not_know_the_pieces_and_entropy_has_one_only_if_asked(entropy_gradient):
+def test_gradients_do_not_depend_on_chunks_and_entropy_has_one_only_on_request(entropy_gradient):
     def total(hidden, kernel, chunk_tokens, weight):
         logp, entropy = token_logp(
             hidden, kernel, TOKENS, 1.3, chunk_tokens=chunk_tokens, entropy_gradient=entropy_gradient
@@ -57,8 +57,8 @@ def test_bfloat16_hidden_states_give_float32_sums():
     np.testing.assert_allclose(half, exact, atol=1e-5)
 
 
-def test_the_kernels_gradient_is_summed_over_pieces_in_float32():
-    """In bfloat16 many pieces are as near to the exact gradient as one (added up in bfloat16: three times as far)."""
+def test_the_kernel_gradient_is_summed_over_chunks_in_float32():
+    """In bfloat16, many chunks are as close to the exact gradient as one (summed in bfloat16: three times as far)."""
     keys = jax.random.split(jax.random.key(1), 3)
     hidden, kernel = jax.random.normal(keys[0], (2, 256, 16)), jax.random.normal(keys[1], (31, 16))
     tokens = jax.random.randint(keys[2], (2, 256), 0, 31)

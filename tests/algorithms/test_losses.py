@@ -1,4 +1,4 @@
-"""Losses against the published formulas written out in numpy, their gradients, and the one denominator."""
+"""Losses and gradients compared with the published equations in numpy, and the shared denominator of a step."""
 
 import dataclasses
 
@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from jaxrl.algorithms import kl
-from jaxrl.algorithms.advantages import compute_advantages, value_targets
+from jaxrl.algorithms.advantages import Needs, compute_advantages, value_targets
 from jaxrl.algorithms.batch import Batch, totals_of
 from jaxrl.algorithms.critic_loss import value_loss
 from jaxrl.algorithms.losses import SUPERVISED, LossSpec, combine_info, policy_loss
 from jaxrl.algorithms.recipes import RECIPES, recipe
+
+pytestmark = pytest.mark.check
 
 MASK = np.array([[0, 1, 1, 1, 1], [0, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 0]], np.float32)
 RNG = np.random.default_rng(0)
@@ -35,7 +37,7 @@ def value_and_grad(spec, batch=BATCH, logp=LOGP):
 
 
 def by_hand(name):
-    """Value and gradient in d logp of the policy part, token by token, straight from the papers."""
+    """Value and gradient with respect to logp of the policy loss, token by token, as in the papers."""
     lp, old = np.asarray(LOGP, np.float64), np.asarray(OLD, np.float64)
     spec, total, grad = RECIPES[name], 0.0, np.zeros((4, 5))
     rows = int((MASK.sum(1) > 0).sum())
@@ -65,7 +67,7 @@ def by_hand(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_is_its_paper(name):
+def test_every_recipe_matches_its_paper(name):
     spec = dataclasses.replace(RECIPES[name], kl_placement="none")
     value, grad, info = value_and_grad(spec)
     expected, expected_grad = by_hand(name)
@@ -75,25 +77,25 @@ def test_every_recipe_is_its_paper(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("pieces", [2, 4])
-def test_parts_of_a_step_add_up_to_the_step(name, pieces):
-    """Unequal rows in parts, one of them without a token: same loss, same gradient, same measures."""
+@pytest.mark.parametrize("count", [2, 4])
+def test_parts_of_a_step_add_up_to_the_step(name, count):
+    """Rows of different lengths in parts, one of them without tokens: same loss, gradient and metrics."""
     spec = recipe(name, max_length=4)
     _value, grad, info = value_and_grad(spec)
-    parts, grads = None, []
-    for rows in np.split(np.arange(4), pieces):
+    total, grads = None, []
+    for rows in np.split(np.arange(4), count):
         part = Batch(*(None if x is None else x[rows] for x in BATCH))
         loss = lambda x, part=part: policy_loss(x, part, spec, totals=totals_of(BATCH.loss_mask))  # noqa: E731
         (_, one), g = jax.value_and_grad(loss, has_aux=True)(LOGP[rows])
-        parts = one if parts is None else combine_info(parts, one)
+        total = one if total is None else combine_info(total, one)
         grads.append(g)
     np.testing.assert_allclose(np.concatenate(grads), grad, rtol=1e-5, atol=1e-7)
     for key in info:
-        np.testing.assert_allclose(parts[key], info[key], rtol=1e-5, atol=1e-7, err_msg=key)
+        np.testing.assert_allclose(total[key], info[key], rtol=1e-5, atol=1e-7, err_msg=key)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_nan_off_the_mask_reaches_neither_value_nor_gradient(name):
+def test_nan_outside_the_mask_affects_neither_value_nor_gradient(name):
     spec = recipe(name, max_length=4)
     dirty = Batch(*BATCH[:3], *(jnp.where(MASK > 0, x, jnp.nan) for x in BATCH[3:7]))
     value, grad, _ = value_and_grad(spec)
@@ -114,7 +116,7 @@ def test_kl_golden():
     np.testing.assert_allclose(far, [np.exp(10.0) - 11.0], rtol=1e-6)
 
 
-def test_the_kl_enters_the_loss_with_the_reduction_and_the_traced_coefficient():
+def test_the_kl_has_the_reduction_of_the_loss_and_a_traced_coefficient():
     spec = recipe("grpo", reduction="sequence_mean")
     free = policy_loss(LOGP, BATCH, dataclasses.replace(spec, kl_placement="none"))[0]
     with_kl, info = jax.jit(lambda c: policy_loss(LOGP, BATCH, spec, kl_coefficient=c))(0.5)
@@ -131,14 +133,14 @@ def test_without_old_logp_the_ratio_is_one_and_the_gradient_the_policy_gradient(
     np.testing.assert_allclose(grad, -MASK * ADVANTAGE[:, None] / MASK.sum(), rtol=1e-6)
 
 
-def test_supervised_is_the_cross_entropy():
+def test_supervised_is_cross_entropy():
     batch = BATCH._replace(advantages=BATCH.loss_mask, old_logp=None, ref_logp=None)
     value, grad, _ = value_and_grad(SUPERVISED, batch)
     np.testing.assert_allclose(value, -(np.asarray(LOGP) * MASK).sum() / MASK.sum(), rtol=1e-6)
     np.testing.assert_allclose(grad, -MASK / MASK.sum(), rtol=1e-6)
 
 
-def test_the_entropy_bonus_is_taken_from_the_loss_and_has_a_gradient():
+def test_the_entropy_bonus_is_subtracted_from_the_loss_and_has_a_gradient():
     entropy = jnp.asarray(np.abs(SAMPLE))
     spec = recipe("grpo", entropy_coefficient=0.2)
     loss = lambda x, spec: policy_loss(LOGP, BATCH, spec, entropy=x)[0]  # noqa: E731
@@ -149,7 +151,7 @@ def test_the_entropy_bonus_is_taken_from_the_loss_and_has_a_gradient():
 
 
 def test_dual_clip_golden():
-    """A = -1, ratio e^2 = 7.39: the loss is 7.39 without, 3 with dual_clip 3, and then flat."""
+    """A = -1, ratio e^2 = 7.39: the loss is 7.39 without dual_clip, and 3 with dual_clip 3, where the gradient is 0."""
     batch = Batch(
         jnp.zeros((1, 1), jnp.int32),
         jnp.ones((1,), jnp.int32),
@@ -172,7 +174,7 @@ def test_truncated_importance_sampling_golden():
 
 @pytest.mark.parametrize("old", [OLD, None])
 def test_the_gap_between_sampler_and_learner(old):
-    """Of the weights that sampled: what later steps on the same rollout change is no mismatch."""
+    """Of the weights that sampled; changes by later steps on the same rollout are not a mismatch."""
     info = value_and_grad(RECIPES["grpo"], BATCH._replace(old_logp=old))[2]
     gap = np.abs(np.asarray((LOGP if old is None else old) - SAMPLE))[MASK > 0]
     np.testing.assert_allclose([info["logp_gap_mean"], info["logp_gap_max"]], [gap.mean(), gap.max()], rtol=1e-5)
@@ -189,7 +191,7 @@ def test_the_gap_between_sampler_and_learner(old):
         ({"refills": 1}, "above 0 only with drop_equal=True"),
         ({"lam": 1.5}, "lam: expected 0 to 1"),
         ({"importance_cap": 0.0}, "importance_cap: expected above 0, or None"),
-        # At ratio 1 these would take the gradient from all tokens of one sign.
+        # At ratio 1 these would remove the gradient of all tokens of one sign of the advantage.
         ({"dual_clip": 0.5}, "dual_clip: expected above 1, or None"),
         ({"clip_high": -0.1}, "clip_high: expected above 0, got -0.1"),
         ({"clip_low": 1.5}, "clip_low: expected above 0, up to 1, got 1.5"),
@@ -200,19 +202,19 @@ def test_the_gap_between_sampler_and_learner(old):
         ({"kl_coefficient": -1.0}, "kl_coefficient: expected 0 or more"),
     ],
 )
-def test_a_spec_that_can_not_work_is_refused(changes, message):
+def test_invalid_specs_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         LossSpec(**changes)
 
 
-def test_a_bonus_for_entropy_that_is_not_given_is_missed():
+def test_an_entropy_bonus_without_entropy_is_an_error():
     with pytest.raises(ValueError, match=r"entropy_coefficient=0\.01 needs the entropy of every token, got None"):
         policy_loss(LOGP, BATCH, recipe("grpo", entropy_coefficient=0.01))
 
 
 @pytest.mark.parametrize("name", [*RECIPES, "sft"])
-def test_fields_that_are_not_read_change_nothing_and_all_others_something(name):
-    """Values and gradients of advantages and losses, at other values of each field that they may read."""
+def test_unread_fields_change_nothing_and_all_others_do(name):
+    """Compares values and gradients of advantages and losses for two values of each field."""
     spec = recipe(name, max_length=20)
     others = {
         "clip_low": 1e-5,
@@ -226,7 +228,7 @@ def test_fields_that_are_not_read_change_nothing_and_all_others_something(name):
         "importance_cap": 1e-2,
     }
     if name == "sft":
-        del others["importance_cap"]  # a run's lessons have no `sample_logp`, which it asks for
+        del others["importance_cap"]  # needs `sample_logp`, which demonstrations do not have
 
     def everything(spec, sign):
         mask, rewards = jnp.asarray(MASK), sign * jnp.asarray(ADVANTAGE).reshape(2, 2)
@@ -236,7 +238,7 @@ def test_fields_that_are_not_read_change_nothing_and_all_others_something(name):
             spec.advantage, rewards, mask, penalty, values=values, greedy=rewards[0], gamma=spec.gamma, lam=spec.lam
         )
         loss, grad, _ = value_and_grad(spec, BATCH._replace(advantages=advantages))
-        if spec.needs == "critic":
+        if spec.needs is Needs.CRITIC:
             targets = value_targets(rewards, mask, penalty, values, spec.gamma, spec.lam)
             critic = BATCH._replace(values=values, returns=targets)
             loss += float(value_loss(LOGP, critic, spec)[0])
@@ -248,7 +250,7 @@ def test_fields_that_are_not_read_change_nothing_and_all_others_something(name):
         assert same == (field in spec.unread), field
 
 
-def test_unknown_recipes_and_fields_are_named():
+def test_unknown_recipes_and_fields_are_errors():
     with pytest.raises(ValueError, match=r"expected one of grpo, .* got 'gpro'"):
         recipe("gpro")
     with pytest.raises(ValueError, match="got clip"):

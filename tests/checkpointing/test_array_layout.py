@@ -1,4 +1,4 @@
-"""The layout of checkpoints: a layer a chunk, nothing compressed, and never more than a few chunks in memory."""
+"""The layout of checkpoints: one layer per chunk, no compression, and only a few chunks in memory."""
 
 import contextlib
 
@@ -38,7 +38,7 @@ def metadata(array: StoredArray) -> dict:
     return array.store.spec().to_json()["metadata"]
 
 
-def test_a_chunk_is_a_layer_or_less_and_not_compressed(tmp_path, monkeypatch):
+def test_a_chunk_is_at_most_a_layer_and_not_compressed(tmp_path, monkeypatch):
     monkeypatch.setattr(jaxrl.checkpointing.array_layout, "CHUNK_BYTES", 60)
     save(tmp_path / "saved", TREE)
     stacked, table = open_array(tmp_path / "saved", ("stacked",)), open_array(tmp_path / "saved", ("flat", "table"))
@@ -58,38 +58,38 @@ def folder(tmp_path):
     return tmp_path / "model"
 
 
-def test_what_is_still_in_files_is_saved_as_the_arrays_it_stands_for(folder, tmp_path):
+def test_file_arrays_are_saved_like_arrays(folder, tmp_path):
     params = load_params(folder, CONFIG)
     save(tmp_path / "arrays", {"params": params})
     save(tmp_path / "files", {"params": open_params(folder, CONFIG)})
     with contextlib.closing(array_handler(params)) as reader:
         found = reader.restore(tmp_path / "files", args=restore_arguments({"params": params}))["params"]
     assert jax.tree.all(jax.tree.map(lambda a, b: a.dtype == b.dtype and np.array_equal(a, b), found, params))
-    # Another program reads it without knowing of us.
+    # Plain Orbax reads it as well.
     plain = ocp.StandardCheckpointer().restore(tmp_path / "files")["params"]
     assert jax.tree.all(jax.tree.map(np.array_equal, plain, params))
     path = ("params", "layers", "mlp", "up", "kernel")
     assert metadata(open_array(tmp_path / "files", path)) == metadata(open_array(tmp_path / "arrays", path))
 
 
-def test_no_more_than_a_chunk_is_asked_of_the_files_at_a_time(folder, tmp_path, monkeypatch):
-    asked, honest = [], FileArray.__getitem__
+def test_file_arrays_are_read_in_chunks(folder, tmp_path, monkeypatch):
+    sizes, original = [], FileArray.__getitem__
 
-    def listening(leaf, index):
-        found = honest(leaf, index)
-        if isinstance(index, slice):  # a slice of a stacked leaf asks for its layers in turn
-            asked.append(found.nbytes)
-        return found
+    def recorded(leaf, index):
+        part = original(leaf, index)
+        if isinstance(index, slice):  # a slice of a stacked leaf reads its layers one by one
+            sizes.append(part.nbytes)
+        return part
 
-    monkeypatch.setattr(FileArray, "__getitem__", listening)
+    monkeypatch.setattr(FileArray, "__getitem__", recorded)
     monkeypatch.setattr(jaxrl.checkpointing.array_layout, "CHUNK_BYTES", 2048)
     save(tmp_path / "saved", open_params(folder, CONFIG))
     leaves = jax.tree.leaves(load_params(folder, CONFIG))
-    assert max(leaf.nbytes for leaf in leaves) == 96 * 16 * 4 > 2048 >= max(asked)
-    assert sum(asked) == sum(leaf.nbytes for leaf in leaves)
+    assert max(leaf.nbytes for leaf in leaves) == 96 * 16 * 4 > 2048 >= max(sizes)
+    assert sum(sizes) == sum(leaf.nbytes for leaf in leaves)
 
 
-def test_checkpoints_in_orbax_own_layout_are_read_too(tmp_path):
+def test_checkpoints_in_the_default_layout_of_orbax_are_read(tmp_path):
     with ocp.StandardCheckpointer() as other:
         other.save(tmp_path / "saved", TREE)
     stacked = open_array(tmp_path / "saved", ("stacked",))

@@ -1,4 +1,4 @@
-"""The fingerprint knows the values and their places, and nothing else."""
+"""The fingerprint depends on values, names and shapes, and on nothing else."""
 
 import jax
 import jax.numpy as jnp
@@ -30,19 +30,19 @@ def changed(name, change):
     ],
     ids=["last bit", "signs", "zeros", "shape", "order", "swapped", "name", "missing"],
 )
-def test_what_differs_is_told_apart(other):
+def test_different_trees_have_different_fingerprints(other):
     assert fingerprint(other) != fingerprint(TREE)
 
 
-def test_places_and_kinds_of_storage_do_not_matter():
-    place = NamedSharding(make_mesh(MeshSpec(data=1, fsdp=4)), PartitionSpec("fsdp"))
-    assert fingerprint(jax.device_put(TREE, place)) == fingerprint(TREE)
+def test_sharding_dtype_and_order_do_not_matter():
+    sharding = NamedSharding(make_mesh(MeshSpec(data=1, fsdp=4)), PartitionSpec("fsdp"))
+    assert fingerprint(jax.device_put(TREE, sharding)) == fingerprint(TREE)
     assert fingerprint(jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), TREE)) == fingerprint(TREE)
     assert fingerprint(dict(reversed(TREE.items()))) == fingerprint(TREE)
 
 
-def test_no_two_of_many_random_trees_look_alike():
-    """And the fingerprint of today is that of tomorrow: it is written into manifests."""
+def test_random_trees_have_different_fingerprints():
+    """And the value is stable, because manifests store it."""
     random = np.random.default_rng(0)
     found = {fingerprint({"w": jnp.asarray(random.integers(0, 2, 8), jnp.float32)}) for _ in range(2000)}
     assert len(found) == 256

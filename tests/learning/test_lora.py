@@ -1,4 +1,4 @@
-"""Adapters beside a frozen base: what they compute, what an update changes, and what lies where."""
+"""Adapters beside a frozen base: outputs, updates, and shardings."""
 
 import jax
 import numpy as np
@@ -11,11 +11,11 @@ from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.micro_batches import LayoutSpec
 from jaxrl.learning.optimizer import OptimizerSpec, make_optimizer
 from jaxrl.learning.state import init_params, init_state
-from jaxrl.learning.update import Scalars, UpdateSpec, make_logp, make_update
+from jaxrl.learning.update import Scalars, UpdateSpec, make_update
 from models.config import Qwen2Config
 from models.lora import LoRASpec, join, merge, merge_lazily, pairs, split
 from models.qwen2 import Qwen2
-from tests.learning.test_update import assert_same_update, make_batch
+from tests.learning.test_update import assert_same_update, host_logp, make_batch
 
 CONFIG = Qwen2Config(32, 16, 32, 2, 4, 2, 4)
 LORA = LoRASpec(rank=3, alpha=6.0)
@@ -26,24 +26,23 @@ SCALARS = Scalars(0.1, temperature=1.3, kl_coefficient=0.2)
 LINEAR = {"query", "key", "value", "output", "gate", "up", "down"}
 
 
-def begin(optimizer=DESCENT, mesh=None, follows=False, spread=0.3):
-    """A state whose B are not zero (at zero, A has no gradient), unless `spread` is."""
+def begin(optimizer=DESCENT, mesh=None, moving_reference=False, spread=0.3):
+    """A state with random nonzero B (with zeros, A has no gradient); spread=0: fresh adapters."""
     mesh = mesh or make_mesh(MeshSpec(), jax.devices()[:1])
     params = init_params(PLAIN, mesh, jax.random.key(0))
-    state = init_state(MODEL, optimizer, mesh, params, follows=follows, key=jax.random.key(1))
+    state = init_state(MODEL, optimizer, mesh, params, moving_reference=moving_reference, key=jax.random.key(1))
 
-    def away(path, leaf):
+    def perturb(path, leaf):
         noise = spread * np.random.default_rng(len(str(path))).normal(size=leaf.shape)
         return jax.device_put(leaf + noise.astype(np.float32), leaf.sharding)
 
-    return state._replace(params=jax.tree_util.tree_map_with_path(away, state.params))
+    return state._replace(params=jax.tree_util.tree_map_with_path(perturb, state.params))
 
 
 def logp(model, params, mesh=None):
     batch = make_batch()
-    return make_logp(model, mesh or make_mesh(MeshSpec(), jax.devices()[:1]), WHOLE)(
-        params, batch.tokens, batch.lengths, 1.3
-    )
+    mesh = mesh or make_mesh(MeshSpec(), jax.devices()[:1])
+    return host_logp(model, mesh, WHOLE)(params, batch.tokens, batch.lengths, 1.3)
 
 
 def run(mesh_spec=None, spec=WHOLE, devices=1, loss=RECIPES["grpo"]):
@@ -62,13 +61,11 @@ def test_every_linear_layer_has_an_adapter_of_its_shape():
     assert set(found) == LINEAR
     for kernel, down, up in found.values():
         assert (down.shape, up.shape) == ((2, kernel.shape[1], 3), (2, 3, kernel.shape[2]))
-    assert jax.tree.structure(join(state.base, state.params)) == jax.tree.structure(
-        join(*split(join(state.base, state.params)))
-    )
+    assert jax.tree.structure(state.model_params) == jax.tree.structure(join(*split(state.model_params)))
 
 
-def test_adapters_start_as_they_do_elsewhere():
-    """B zeros; A kaiming-uniform with a = sqrt(5): uniform in +-1/sqrt(in), of variance 1/(3 in); layers differ."""
+def test_adapters_are_initialized_as_in_peft():
+    """B zero; A Kaiming-uniform with a = sqrt(5): uniform in +-1/sqrt(in), variance 1/(3 in), different per layer."""
     wide = Qwen2(Qwen2Config(32, 256, 512, 2, 4, 2, 64), lora=LoRASpec(32, 8.0))
     mesh = make_mesh(MeshSpec(), jax.devices()[:1])
     params = init_params(wide.clone(lora=None), mesh, jax.random.key(0))
@@ -82,23 +79,23 @@ def test_adapters_start_as_they_do_elsewhere():
 
 def test_fresh_adapters_change_no_bit():
     state = begin(spread=0.0)
-    np.testing.assert_array_equal(logp(MODEL, join(state.base, state.params)), logp(PLAIN, state.base))
+    np.testing.assert_array_equal(logp(MODEL, state.model_params), logp(PLAIN, state.base))
 
 
-def test_merged_weights_say_what_the_learner_says():
+def test_merged_weights_match_the_learner():
     state = begin()
-    ours, base = logp(MODEL, join(state.base, state.params)), logp(PLAIN, state.base)
+    ours, base = logp(MODEL, state.model_params), logp(PLAIN, state.base)
     merged = merge(state.base, state.params, LORA)
     np.testing.assert_allclose(logp(PLAIN, merged), ours, atol=2e-5)
     assert np.abs(ours - base).max() > 0.1
     lazily = merge_lazily(state.base, state.params, LORA)
-    for leaf, waiting in zip(jax.tree.leaves(merged), jax.tree.leaves(lazily), strict=True):
-        np.testing.assert_allclose(waiting[:], leaf, atol=1e-6)
-        np.testing.assert_array_equal(waiting[1:2], waiting[:][1:2])
+    for leaf, lazy in zip(jax.tree.leaves(merged), jax.tree.leaves(lazily), strict=True):
+        np.testing.assert_allclose(lazy[:], leaf, atol=1e-6)
+        np.testing.assert_array_equal(lazy[1:2], lazy[:][1:2])
 
 
 def test_the_gradient_is_the_chain_rule_of_the_merged_weights():
-    """dA = scale dW B', dB = scale A' dW, with dW the full update's gradient at the merged weights."""
+    """dA = scale dW B' and dB = scale A' dW, with dW the gradient of a full update at the merged weights."""
     state, mesh = begin(), make_mesh(MeshSpec(), jax.devices()[:1])
     before = jax.tree.map(np.asarray, state.params)
     merged = merge(state.base, state.params, LORA)
@@ -115,7 +112,7 @@ def test_the_gradient_is_the_chain_rule_of_the_merged_weights():
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_only_adapters_move_and_have_moments(kind):
+def test_only_adapters_are_updated_and_have_moments(kind):
     optimizer = make_optimizer(OptimizerSpec(kind, weight_decay=0.1))
     mesh = make_mesh(MeshSpec(), jax.devices()[:1])
     state = begin(optimizer)
@@ -136,7 +133,7 @@ def test_four_devices_and_micro_batches_change_nothing():
     assert_same_update(run(), run(MeshSpec(data=1, fsdp=2, tensor=2), *four))
 
 
-def test_base_and_adapters_are_split_by_the_same_table():
+def test_base_and_adapters_follow_the_same_sharding_rules():
     mesh = make_mesh(MeshSpec(data=1, fsdp=2, tensor=2))
     state = begin(make_optimizer(OptimizerSpec()), mesh)
     gate = [
@@ -149,7 +146,7 @@ def test_base_and_adapters_are_split_by_the_same_table():
 
 
 def test_a_step_costs_two_thirds_of_a_full_one():
-    """By the compiler's own count: no product is made for gradients of frozen weights."""
+    """By the compiler's FLOP count: frozen weights need no products for their gradients."""
     mesh = make_mesh(MeshSpec(), jax.devices()[:1])
     config = Qwen2Config(32, 64, 256, 1, 4, 2, 16)
     spec, batch, flops = UpdateSpec(LayoutSpec((64,), 64 * 8)), make_batch(), {}
@@ -159,7 +156,7 @@ def test_a_step_costs_two_thirds_of_a_full_one():
             model, DESCENT, mesh, init_params(model.clone(lora=None), mesh, jax.random.key(0)), key=jax.random.key(1)
         )
         update = make_update(model, DESCENT, recipe("grpo", kl_placement="none"), mesh, spec)
-        micros, totals = update.place(Batch(*batch), state.weights(state.params), SCALARS)
+        micros, totals = update.micro_batches(Batch(*batch), state.model_params, SCALARS)
         names = update.policy.names(state.params, state.base, micros[0], totals, SCALARS)
         total = update.policy.zeros(state.params, names)
         program = update.policy.accumulate.lower(total, state.params, state.base, micros[0], totals, SCALARS)

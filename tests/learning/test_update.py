@@ -1,5 +1,4 @@
-"""The batch layout is invisible: micro-batches, buckets, padding and devices change no number of an
-update."""
+"""The batch layout is invisible: micro-batches, buckets, padding and devices do not change an update."""
 
 import dataclasses
 import itertools
@@ -12,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxrl.algorithms.advantages import Needs
 from jaxrl.algorithms.batch import Batch
 from jaxrl.algorithms.recipes import RECIPES, recipe
 from jaxrl.learning import update as learner
@@ -19,7 +19,7 @@ from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.micro_batches import LayoutSpec
 from jaxrl.learning.optimizer import OptimizerSpec, make_optimizer
 from jaxrl.learning.state import Critic, init_params, init_state
-from jaxrl.learning.update import Scalars, UpdateSpec, make_logp, make_update, make_values
+from jaxrl.learning.update import Scalars, UpdateSpec, compile_logp, make_logp, make_update, make_values
 from models.config import Qwen2Config
 from models.flops import forward_flops
 from models.qwen2 import REMAT, Qwen2
@@ -34,15 +34,15 @@ WHOLE = UpdateSpec(LayoutSpec((24,), 24 * 8))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_in_a_hurry():
-    """Most of the seconds here would be the compiler's optimizations, and none of these laws hangs on them."""
+def without_optimizations():
+    """Most of the time here would be compiler optimizations, and no law here depends on them."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
 
 
 def make_batch(seed=0):
-    """8 rows of very unequal lengths: one whose first new token is EOS, one without any loss token."""
+    """8 rows of very unequal lengths: one with EOS as its first new token, one without loss tokens."""
     rng = np.random.default_rng(seed)
     prompt = np.array([3, 3, 5, 5, 2, 2, 4, 4])
     lengths = np.array([4, 20, 6, 17, 23, 9, 4, 8], np.int32)
@@ -56,7 +56,7 @@ def make_batch(seed=0):
 
 
 def critic_of(loss, optimizer=DESCENT, model=MODEL):
-    if loss.needs != "critic":
+    if loss.needs is not Needs.CRITIC:
         return None
     return Critic(Qwen2Value(model.config), optimizer)
 
@@ -81,6 +81,11 @@ def run(
     return state, {name: float(value) for name, value in info.items()}
 
 
+def host_logp(model, mesh, spec):
+    """`make_logp` with a program of its own."""
+    return make_logp(compile_logp(model, mesh, spec), mesh, spec.layout)
+
+
 LAYOUT_NAMES = ("padding_share", "micro_batches")
 
 
@@ -92,6 +97,7 @@ def assert_same_update(left, right, tolerance=1e-5):
         np.testing.assert_allclose(left[1][name], right[1][name], rtol=1e-4, atol=tolerance, err_msg=name)
 
 
+@pytest.mark.check
 @pytest.mark.parametrize(("rows", "micro_batches"), [(2, 4), (4, 3)])
 def test_micro_batches_change_nothing(rows, micro_batches):
     split = run(spec=UpdateSpec(LayoutSpec((24,), 24 * rows)))
@@ -102,9 +108,19 @@ def test_micro_batches_change_nothing(rows, micro_batches):
 MESHES = MeshSpec(data=1, fsdp=2, tensor=2), MeshSpec(data=2, fsdp=2), MeshSpec(data=2, fsdp=1, tensor=2)
 
 
-@pytest.mark.parametrize(("name", "mesh"), list(zip(RECIPES, itertools.cycle(MESHES), strict=False)))
+# Always tested: the plain case, ratios of sequences, and a critic. The others differ in one row of a table.
+FAST_RECIPES = ("grpo", "gspo", "ppo")
+
+
+@pytest.mark.parametrize(
+    ("name", "mesh"),
+    [
+        pytest.param(name, mesh, marks=() if name in FAST_RECIPES else pytest.mark.slow)
+        for name, mesh in zip(RECIPES, itertools.cycle(MESHES), strict=False)
+    ],
+)
 def test_four_devices_and_buckets_change_nothing(name, mesh):
-    """Old log-probabilities away from the learner's, so that ratios leave 1 and clipping takes part."""
+    """With old log-probabilities that differ from the learner's, so that ratios differ from 1 and are clipped."""
     batch = make_batch()
     batch = batch._replace(old_logp=batch.sample_logp)
     four = UpdateSpec(LayoutSpec((12, 24), 48)), mesh
@@ -114,8 +130,8 @@ def test_four_devices_and_buckets_change_nothing(name, mesh):
     assert_same_update(one, other)
 
 
-def test_what_is_computed_again_changes_nothing():
-    """Nor is it more work than the policy says: "full" multiplies most, "dots" only attention twice."""
+def test_rematerialization_changes_nothing():
+    """And costs what the policy says: "full" recomputes all products, "dots" only those of attention."""
     flops = {}
     for name in REMAT:
         model = Qwen2(CONFIG, remat=name)
@@ -123,19 +139,19 @@ def test_what_is_computed_again_changes_nothing():
         mesh = make_mesh(MeshSpec(), jax.devices()[:1])
         state = init_state(model, DESCENT, mesh, init_params(model, mesh, jax.random.key(0)))
         update = make_update(model, DESCENT, RECIPES["grpo"], mesh, WHOLE)
-        micros, totals = update.place(make_batch(), state.params, SCALARS)
+        micros, totals = update.micro_batches(make_batch(), state.params, SCALARS)
         gradient = jax.jit(jax.grad(update.policy.objective, has_aux=True))
         flops[name] = gradient.lower(state.params, None, micros[0], totals, SCALARS).compile().cost_analysis()["flops"]
     assert flops["none"] < flops["dots"] < flops["full"]
 
 
-def test_the_head_in_pieces_changes_nothing():
-    pieces = dataclasses.replace(WHOLE, head_tokens=40)
+def test_the_head_in_chunks_changes_nothing():
+    chunks = dataclasses.replace(WHOLE, head_tokens=40)
     loss = recipe("grpo", entropy_coefficient=0.3)
-    assert_same_update(run(loss=loss), run(loss=loss, spec=pieces))
+    assert_same_update(run(loss=loss), run(loss=loss, spec=chunks))
 
 
-def test_what_lies_in_the_padding_is_never_seen():
+def test_the_content_of_padding_has_no_effect():
     clean = make_batch()
     beyond = np.arange(23)[None] >= clean.lengths[:, None]
     garbage = [None if x is None else np.where(beyond, np.float32(np.nan), x) for x in clean[3:]]
@@ -144,8 +160,9 @@ def test_what_lies_in_the_padding_is_never_seen():
     assert_same_update(run(clean, spec, loss=RECIPES["ppo"]), run(dirty, spec, loss=RECIPES["ppo"]), tolerance=0)
 
 
+@pytest.mark.check
 def test_the_update_is_the_gradient_of_the_loss():
-    """Against the loss written down here on full logits, the whole batch at once."""
+    """Compared with the gradient of the loss of full logits, written out here, over the whole batch."""
     batch = make_batch()
     mesh = make_mesh(MeshSpec(), jax.devices()[:1])
     params = init_params(MODEL, mesh, jax.random.key(0))
@@ -173,8 +190,7 @@ def test_the_update_is_the_gradient_of_the_loss():
 
 
 def test_no_scalar_and_no_length_traces_again(monkeypatch):
-    """Every program once a shape: gradients and old log-probabilities of the policy, gradients of the critic; optimizer
-    steps once."""
+    """Gradients and log-probabilities are traced once per shape, optimizer steps once."""
     calls = Counter()
 
     def counted(name, function):
@@ -201,7 +217,7 @@ def test_no_scalar_and_no_length_traces_again(monkeypatch):
         state, _info = update(state, changed, Scalars(0.01 * step, 1 + step, 0.1 * step, 0.02 * step))
     shapes = len(update.traces)
     assert set(update.traces.values()) == {1} and shapes <= 4 and update.critic.traces == update.traces
-    # One more of each for the names of its measures, from shapes alone.
+    # One more each for the names of the metrics, from shapes alone.
     assert calls == {"forward": 2 * shapes + 1, "forward_values": shapes + 1, "finish": 2}
     assert int(state.step) == 8
 
@@ -226,7 +242,7 @@ def test_a_gradient_that_is_not_finite_changes_no_parameter():
 
 @pytest.mark.parametrize("rows", [8, 0])
 def test_a_batch_without_a_loss_token_moves_nothing(rows):
-    """Neither by what the moments hold nor by weight decay; and the state is still there."""
+    """Neither momentum nor weight decay apply, and the state is not deleted."""
     mesh = make_mesh(MeshSpec(), jax.devices()[:1])
     adam = make_optimizer(OptimizerSpec(weight_decay=0.1))
     state = init_state(MODEL, adam, mesh, init_params(MODEL, mesh, jax.random.key(0)))
@@ -239,26 +255,28 @@ def test_a_batch_without_a_loss_token_moves_nothing(rows):
     assert info["loss_tokens"] == info["micro_batches"] == info["model_flops"] == 0
 
 
-def test_the_state_is_given_up():
+def test_the_state_is_donated():
     mesh = make_mesh(MeshSpec(), jax.devices()[:1])
     state = init_state(MODEL, DESCENT, mesh, init_params(MODEL, mesh, jax.random.key(0)))
     make_update(MODEL, DESCENT, RECIPES["grpo"], mesh, WHOLE)(state, make_batch(), SCALARS)
     assert all(x.is_deleted() for x in jax.tree.leaves((state.params, state.opt_state)))
 
 
-def test_parameters_moments_and_gradients_are_really_split():
-    """Bytes on one of four devices, of the policy and of the critic: a quarter, and what is too small to be split."""
+def test_parameters_moments_and_gradients_are_sharded():
+    """One of four devices holds about a quarter of the bytes of policy and critic; small arrays are replicated."""
     mesh, loss = make_mesh(MeshSpec(data=1, fsdp=4)), RECIPES["ppo"]
     adam = make_optimizer(OptimizerSpec(weight_decay=0.1))
     critic = critic_of(loss, adam)
-    state = init_state(MODEL, adam, mesh, init_params(MODEL, mesh, jax.random.key(0)), critic, follows=True)
+    state = init_state(MODEL, adam, mesh, init_params(MODEL, mesh, jax.random.key(0)), critic, moving_reference=True)
     update = make_update(MODEL, adam, loss, mesh, WHOLE, critic)
     state, _ = update(state, make_batch(), SCALARS)
-    (micro,), totals = update.place(make_batch(), state.params, SCALARS)
+    (micro,), totals = update.micro_batches(make_batch(), state.params, SCALARS)
     grads = []
-    for descent, params in ((update.policy, state.params), (update.critic, state.critic.params)):
-        zeros = descent.zeros(params, descent.names(params, None, micro, totals, SCALARS))
-        grads.append(descent.accumulate(zeros, params, None, micro, totals, Scalars(*map(np.float32, SCALARS))).grads)
+    for accumulation, params in ((update.policy, state.params), (update.critic, state.critic.params)):
+        zeros = accumulation.zeros(params, accumulation.names(params, None, micro, totals, SCALARS))
+        grads.append(
+            accumulation.accumulate(zeros, params, None, micro, totals, Scalars(*map(np.float32, SCALARS))).grads
+        )
         assert all(np.any(x) for x in jax.tree.leaves(grads[-1]))
     parts = (state.params, state.opt_state, state.critic.params, state.critic.opt_state, state.reference, *grads)
     for tree in parts:
@@ -268,21 +286,21 @@ def test_parameters_moments_and_gradients_are_really_split():
 
 
 @pytest.mark.parametrize("kind", ["adamw", "adafactor", "muon", "sgd"])
-def test_every_optimizer_on_a_split_state(kind):
+def test_every_optimizer_on_a_sharded_state(kind):
     moments = "float32" if kind == "adafactor" else "bfloat16"
     optimizer = make_optimizer(OptimizerSpec(kind, weight_decay=0.1, moment_dtype=moments))
     split = run(optimizer=optimizer, mesh_spec=MeshSpec(data=2, fsdp=2), devices=4)
     assert split[1]["update_norm"] > 0
     if moments == "bfloat16":
         assert moments in {str(leaf.dtype) for leaf in jax.tree.leaves(split[0].opt_state)}
-    # Rules that divide by tiny second moments magnify rounding.
+    # Dividing by tiny second moments magnifies rounding errors.
     assert_same_update(split, run(optimizer=optimizer), tolerance=2e-3)
 
 
-def test_factored_second_moments_on_a_split_state():
-    """Adafactor keeps rows and columns of matrices that are 128 wide or more; what lies where changes no number."""
-    # All pairs turn fast: those of a key's bias that hardly turn have gradients of rounding alone, and the first step
-    # of a vector takes nothing but signs.
+def test_factored_second_moments_on_a_sharded_state():
+    """Adafactor factors the moments of matrices of 128 or more rows and columns; sharding changes nothing."""
+    # A small rope_theta: with slowly rotating pairs the key bias has gradients of rounding errors only, and the first
+    # step of a vector depends on their signs alone.
     model = Qwen2(Qwen2Config(160, 128, 256, 1, 4, 4, 32, rope_theta=10.0, tie_word_embeddings=True))
     optimizer = make_optimizer(OptimizerSpec("adafactor", weight_decay=0.1))
     split = run(optimizer=optimizer, mesh_spec=MeshSpec(data=1, fsdp=2, tensor=2), devices=4, model=model)
@@ -292,7 +310,7 @@ def test_factored_second_moments_on_a_split_state():
     assert_same_update(split, run(optimizer=optimizer, model=model), tolerance=1e-4)
 
 
-def test_moments_that_a_rule_does_not_have_are_refused():
+def test_a_moment_dtype_for_adafactor_is_refused():
     with pytest.raises(ValueError, match="expected float32 with adafactor, which has no first moment"):
         OptimizerSpec("adafactor", moment_dtype="bfloat16")
 
@@ -306,16 +324,38 @@ def test_norms_and_biases_do_not_decay():
     assert {name for name, x in flat.items() if (x == 0).all()} == {n for n in flat if "scale" in n or "bias" in n}
 
 
-def test_logp_of_the_learner_is_that_of_the_whole_batch():
+def test_the_update_and_host_logp_share_one_program(monkeypatch):
+    calls = Counter()
+
+    def counted(*args, **kwargs):
+        calls["forward"] += 1
+        return forward(*args, **kwargs)
+
+    forward = learner.forward
+    monkeypatch.setattr(learner, "forward", counted)
+    mesh, spec = make_mesh(MeshSpec(), jax.devices()[:1]), dataclasses.replace(WHOLE, epochs=2)
+    params, batch = init_params(MODEL, mesh, jax.random.key(0)), make_batch()
+    compiled = compile_logp(MODEL, mesh, spec)
+    logp = make_logp(compiled, mesh, spec.layout)(params, batch.tokens, batch.lengths, 1.3)
+    update = make_update(MODEL, DESCENT, RECIPES["grpo"], mesh, spec, logp=compiled)
+    (micro,), _ = update.micro_batches(batch, params, Scalars(*map(np.float32, SCALARS)))
+    assert calls["forward"] == 1
+    for row in np.flatnonzero(batch.loss_mask.any(axis=1)):
+        length = batch.lengths[row]
+        (same,) = [i for i in range(8) if np.array_equal(micro.tokens[i, :length], batch.tokens[row, :length])]
+        np.testing.assert_array_equal(micro.old_logp[same, :length], logp[row, :length])
+
+
+def test_logp_of_the_learner_does_not_depend_on_the_layout():
     mesh = make_mesh(MeshSpec(data=4))
     params, batch = init_params(MODEL, mesh, jax.random.key(0)), make_batch()
-    whole = make_logp(MODEL, mesh, WHOLE)(params, batch.tokens, batch.lengths, 0.7)
-    small = make_logp(MODEL, mesh, UpdateSpec(LayoutSpec((4, 8, 24), 30)))(params, batch.tokens, batch.lengths, 0.7)
+    whole = host_logp(MODEL, mesh, WHOLE)(params, batch.tokens, batch.lengths, 0.7)
+    small = host_logp(MODEL, mesh, UpdateSpec(LayoutSpec((4, 8, 24), 30)))(params, batch.tokens, batch.lengths, 0.7)
     np.testing.assert_allclose(whole, small, atol=1e-5)
     assert (whole[:, 0] == 0).all() and (whole[np.arange(23)[None] >= batch.lengths[:, None]] == 0).all()
 
 
-def test_what_a_loss_needs_is_asked_for():
+def test_missing_inputs_of_a_loss_are_errors():
     with pytest.raises(ValueError, match=r"needs batch\.ref_logp, got None"):
         run(make_batch()._replace(ref_logp=None))
     with pytest.raises(ValueError, match=r"needs batch\.values and batch\.returns, got None"):
@@ -326,7 +366,7 @@ def test_what_a_loss_needs_is_asked_for():
 
 
 def test_the_critic_learns_its_returns_and_leaves_the_policy_alone():
-    """Against the loss written down here: 0.5 (V - R)^2 of the hidden state before each token, one mean over all."""
+    """Compared with 0.5 (V - R)^2 of the hidden state before each token, averaged over all tokens, written out here."""
     batch, loss = make_batch(), recipe("ppo", value_clip=None)
     state, info = run(batch, UpdateSpec(LayoutSpec((12, 24), 48)), loss=loss)
     mesh = make_mesh(MeshSpec(), jax.devices()[:1])
@@ -352,7 +392,7 @@ def test_the_critic_learns_its_returns_and_leaves_the_policy_alone():
     jax.tree.map(np.testing.assert_array_equal, state.params, alone.params)
 
 
-def test_values_are_those_of_the_whole_batch_and_zero_at_the_start():
+def test_values_do_not_depend_on_the_layout_and_are_zero_at_the_start():
     mesh, batch, critic = make_mesh(MeshSpec(data=4)), make_batch(), critic_of(RECIPES["ppo"])
     state = init_state(MODEL, DESCENT, mesh, init_params(MODEL, mesh, jax.random.key(0)), critic)
     params = state.critic.params
@@ -368,8 +408,8 @@ def test_values_are_those_of_the_whole_batch_and_zero_at_the_start():
     assert (whole[:, 0] == 0).all() and (whole[~within] == 0).all() and (whole[:, 1:][within[:, 1:]] != 0).all()
 
 
-def test_model_flops_are_six_a_weight_and_token_and_the_attention():
-    """The same number from shapes: kernels and head twice, forward once and backward twice; t + 1 keys for token t."""
+def test_model_flops_are_six_per_weight_and_token_plus_attention():
+    """Computed from shapes: 2 FLOPs per weight, forward once and backward twice; t + 1 keys for token t."""
     batch = make_batch()
     used = batch.lengths[(batch.loss_mask > 0).any(axis=1)]
     params = init_params(MODEL, make_mesh(MeshSpec(), jax.devices()[:1]), jax.random.key(0))
@@ -382,7 +422,7 @@ def test_model_flops_are_six_a_weight_and_token_and_the_attention():
 
 
 def test_rows_without_a_loss_token_are_not_computed():
-    """Groups that were dropped cost nothing, and leave every number of the others as it was."""
+    """Dropped groups cost nothing and do not affect the results of the others."""
     batch = make_batch()
     batch.loss_mask[2:4] = 0
     without = Batch(*(None if x is None else np.delete(x, [2, 3], axis=0) for x in batch))
@@ -391,12 +431,12 @@ def test_rows_without_a_loss_token_are_not_computed():
     assert_same_update(left, right, tolerance=0)
 
 
-def test_replicas_meet_once_a_micro_batch():
-    """Copies of the model add their gradients and measures in one collective; largest values wait for the end."""
+def test_replicas_communicate_once_per_micro_batch():
+    """Replicas sum gradients and metrics in one all-reduce; maxima are reduced with the optimizer step."""
     mesh, model = make_mesh(MeshSpec(data=-1)), Qwen2(CONFIG, unroll=CONFIG.num_hidden_layers)
     state = init_state(model, DESCENT, mesh, init_params(model, mesh, jax.random.key(0)))
     update = make_update(model, DESCENT, RECIPES["grpo"], mesh, WHOLE)
-    micros, totals = update.place(make_batch(), state.params, SCALARS)
+    micros, totals = update.micro_batches(make_batch(), state.params, SCALARS)
     total = update.policy.zeros(state.params, update.policy.names(state.params, None, micros[0], totals, SCALARS))
     program = update.policy.accumulate.lower(total, state.params, None, micros[0], totals, SCALARS).compile().as_text()
     collectives = re.findall(r"\b(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)\(", program)
