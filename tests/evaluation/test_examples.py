@@ -13,7 +13,7 @@ def result(name, verdict, order):
             f"solution {i}",
             False,
             (),
-            (Sample(verdict, 3 + i, True, "", f"{name} says {i}"),),
+            (Sample(verdict, 3 + i, True, "", f"{name} response {i}"),),
         )
         for i, people in order
     )
@@ -27,5 +27,5 @@ def test_pairs_by_problem_and_takes_the_first_of_the_most_frequent_kind():
     assert len(blocks) == 2
     for number, block in zip((1, 2), blocks, strict=True):
         assert f"quiz {number}" in block and f"solution {number}" in block
-        assert block.index(f"before says {number}") < block.index(f"after says {number}")
+        assert block.index(f"before response {number}") < block.index(f"after response {number}")
         assert "bad_format" in block and "correct" in block

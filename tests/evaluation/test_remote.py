@@ -77,7 +77,7 @@ def test_interrupted_evaluation_requests_only_missing_responses(serve, tmp_path)
     assert len(server.requests) == 18 - 6 and printed[0].startswith("6 of 18 responses are already in")
     assert path.read_bytes().startswith(kept[: kept[:-9].rfind(b"\n") + 1])
     assert result == measure(server, path) and len(server.requests) == 12  # nothing is requested twice
-    assert result.items == measure(server, tmp_path / "whole.jsonl").items
+    assert result.items == measure(server, tmp_path / "complete.jsonl").items
     problems = [*PROBLEMS, PROBLEMS[0]._replace(question="Q6")]
     more = measure(server, path, dataclasses.replace(SPEC, samples=3), problems)
     assert len(server.requests) == 12 + 18 + 6 + 4  # a third sample of six prompts, and all samples of a new one

@@ -33,7 +33,7 @@ ENTRY %main (p: f32[8]) -> f32[8] {
   %loop = f32[8]{0} while(%p), condition=%c, body=%outer, backend_config={"known_trip_count":{"n":"3"}}
   %open = f32[8]{0} while(%p), condition=%c, body=%branch
   %alone = f32[8]{0} all-reduce(%y), replica_groups={{0},{1}}, to_apply=%add
-  %turned = f32[2,4]{1,0} all-to-all(%y), replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}
+  %transposed = f32[2,4]{1,0} all-to-all(%y), replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}
   %crossed = f32[4]{0} all-gather(%y), replica_groups=mesh['a'=2,'b'=1,'c'=4], device_ids=([2,2,2]T(1,0,2)) {'a'}
   ROOT %sent = (f32[4]{0}, f32[4]{0}) collective-permute-start(%y), source_target_pairs={{0,1},{1,0}}
 }

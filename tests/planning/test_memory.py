@@ -42,8 +42,8 @@ def test_bytes_of_a_state_equal_those_of_its_arrays(mesh, moments):
 
 def test_bytes_of_a_cache_equal_those_of_its_arrays():
     cache = CacheLayout().init(CONFIG, 3, 100, jnp.dtype("bfloat16"))
-    whole = on_first_device(cache)
-    assert [cache_bytes(CONFIG, 3, 100, "bfloat16", split) for split in (1, 2, 3)] == [whole, whole // 2, whole]
+    total = on_first_device(cache)
+    assert [cache_bytes(CONFIG, 3, 100, "bfloat16", split) for split in (1, 2, 3)] == [total, total // 2, total]
 
 
 # Temporaries of XLA's GPU compiler (jax 0.10.2) in GiB: model, mesh (data, fsdp, tensor), rows, length, head_tokens,

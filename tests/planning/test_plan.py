@@ -149,7 +149,7 @@ def test_shortage_within_the_tolerance_is_a_warning_and_beyond_it_an_error():
 def test_train_stops_before_it_writes_if_a_run_cannot_fit(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(hardware, "present_devices", lambda devices: Devices("cpu", 1, 1, 2**16, None))
     fields = {"model": small.base, "sampling.max_new_tokens": 8, "evaluation.max_new_tokens": 8, "compile_cache": ""}
-    fields |= {"pool.p3": 8, "evaluation.pool.p2": 0, "evaluation.pool.p3": 4}
+    fields |= {"pool.p3": 16, "evaluation.pool.p2": 0, "evaluation.pool.p3": 4}
     arguments = ["--config=configs/stage1.py:tiny", *override_arguments(fields)]
     assert train.main([*arguments, f"--workdir={tmp_path / 'run'}"]) == 2
     assert re.search(r"jaxrl.train: this run needs .* GiB on each device in the phase", capsys.readouterr().err)
@@ -158,7 +158,7 @@ def test_train_stops_before_it_writes_if_a_run_cannot_fit(small, tmp_path, monke
 
 @pytest.mark.parametrize("text", ["4xA100", "A100-80GB", "0xH200", "4 x H200", "gpu", "-1xH200"])
 def test_unknown_devices_are_an_error(text):
-    with pytest.raises(ValueError, match="--devices: expected cpu, or a number"):
+    with pytest.raises(ValueError, match="--devices: expected cpu or COUNTxNAME"):
         read_devices(text)
 
 
@@ -166,7 +166,7 @@ def test_hosts_have_eight_devices_by_default():
     assert read_devices("64xH100-80GB").hosts == 8
     assert read_devices("4xA100-80GB").hosts == 1
     assert read_devices("16xH200", hosts=4).hosts == 4
-    with pytest.raises(ValueError, match="--hosts: expected a number that divides the 64 devices, got 7"):
+    with pytest.raises(ValueError, match="--hosts: expected a divisor of the 64 devices, got 7"):
         read_devices("64xH100-80GB", hosts=7)
 
 

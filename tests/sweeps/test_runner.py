@@ -14,6 +14,8 @@ from jaxrl.evaluation.results import EvaluationResult, Item, Sample, to_json
 from jaxrl.sweeps import runner
 from jaxrl.sweeps.runner import SweepRun, Unfinished, run_sweep, state
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 # A run in plain Python: prints its device, writes the checkpoint, evaluation and export of step 2, or fails.
 CHILD = """
