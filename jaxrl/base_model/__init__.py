@@ -1,1 +1,1 @@
-"""How the embedded base model was trained."""
+"""Supervised training of the embedded base model, models/tiny."""
