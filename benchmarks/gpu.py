@@ -88,8 +88,8 @@ def attention(size: str, rows: list[int], contexts: list[int]) -> None:
     import jax
     import jax.numpy as jnp
 
-    from models.attention import attend, attend_cached
-    from models.cache import init_cache
+    from models.attention import attend
+    from models.backends import decode_kernels
 
     config, on_gpu = shape_of(size), not present().on_cpu
     kinds, dtype = (("plain", "cudnn"), jnp.bfloat16) if on_gpu else (("plain",), jnp.float32)
@@ -129,10 +129,11 @@ def attention(size: str, rows: list[int], contexts: list[int]) -> None:
         for context in contexts:
             positions = jnp.linspace(0, 2 * context - 1, count).astype(jnp.int32)
             size_bytes = 2 * context * count * groups * width * 2 * jnp.dtype(dtype).itemsize
-            cache = init_cache(config, count, 2 * context, dtype)
+            layout = decode_kernels(jax.default_backend()).cache
+            cache = layout.init(config, count, 2 * context, dtype)
             one = jax.random.normal(keys[0], (count, 1, heads, width), dtype)
             flat = jnp.zeros((count, 2 * context, groups, width), dtype)
-            paths = {"products": jax.jit(lambda q, k, v, at: attend_cached(q, k, v, at))}
+            paths = {"products": jax.jit(lambda q, k, v, at, layout=layout: layout.attend(q, (k, v), at))}
             if on_gpu:
                 paths["cuDNN"] = jax.jit(
                     lambda q, k, v, at: jax.nn.dot_product_attention(
@@ -161,8 +162,8 @@ def decode(size: str, rows: list[int], contexts: list[int]) -> None:
 
     from jaxrl.learning.mesh import MeshSpec, make_mesh
     from jaxrl.sampling import Sampler
-    from jaxrl.sampling.engine import unseated
     from jaxrl.sampling.sampler import abstract_weights
+    from jaxrl.sampling.types import initial_slots
     from models.cache import cache_bytes
     from models.flops import forward_flops
 
@@ -211,7 +212,7 @@ def decode(size: str, rows: list[int], contexts: list[int]) -> None:
             held = [programs.empty_cache(longest)]
 
             def chunk():
-                slots = programs.put(unseated(settings, begin))  # noqa: B023
+                slots = programs.put(initial_slots(settings, begin))  # noqa: B023
                 held[0], *found = programs.decode[False](weights, held[0], slots, np.int32(CHUNK), eos)  # noqa: B023
                 return found
 
@@ -238,7 +239,7 @@ def update(size: str, rows: list[int], contexts: list[int]) -> None:
 
     from configs import stage2
     from jaxrl.algorithms.batch import Batch
-    from jaxrl.flags import plain
+    from jaxrl.command_line import plain
     from jaxrl.learning.mesh import MeshSpec
     from jaxrl.learning.state import init_params
     from jaxrl.learning.update import Scalars
@@ -254,7 +255,7 @@ def update(size: str, rows: list[int], contexts: list[int]) -> None:
     variants = {
         "all weights": whole,
         "all weights, Adafactor": dataclasses.replace(whole, optimizer=adafactor),
-        "adapters of rank 16": dataclasses.replace(whole, lora=LoRASpec(16, 32.0)),
+        "adapters of rank 16": whole.changed(model={"lora": LoRASpec(16, 32.0)}),
     }
     for variant, spec in variants.items():
         job = Job(spec, config, PROMPT if size != "tiny" else 64, device)
@@ -269,12 +270,14 @@ def update(size: str, rows: list[int], contexts: list[int]) -> None:
         return
     reached = matmul_rate() if device.accelerator else 0.0
     components = build_components(spec, config, job.longest, jax.devices()[:1])
-    state = components.begin(init_params(components.model.clone(lora=None), components.mesh, jax.random.key(0)))
+    state = components.init_state(init_params(components.model.clone(lora=None), components.mesh, jax.random.key(0)))
     generator = np.random.default_rng(0)
-    lengths = np.clip(np.exp(generator.normal(np.log(job.longest / 3), 0.5, UPDATED)), job.prompt + 8, job.longest)
+    lengths = np.clip(
+        np.exp(generator.normal(np.log(job.longest / 3), 0.5, UPDATED)), job.prompt_tokens + 8, job.longest
+    )
     lengths = lengths.astype(np.int32)
     place = np.arange(job.longest)[None]
-    sampled = ((place >= job.prompt) & (place < lengths[:, None])).astype(np.float32)
+    sampled = ((place >= job.prompt_tokens) & (place < lengths[:, None])).astype(np.float32)
     tokens = generator.integers(0, config.vocab_size, sampled.shape, np.int32)
     zeros = np.zeros_like(sampled)
     batch = Batch(
@@ -282,7 +285,7 @@ def update(size: str, rows: list[int], contexts: list[int]) -> None:
         lengths,
         sampled,
         generator.normal(size=(UPDATED, 1)).astype(np.float32) * sampled,
-        ref_logp=zeros - 1.0 * sampled if spec.loss.needs_reference else None,
+        ref_logp=zeros - 1.0 * sampled if spec.algorithm.loss.needs_reference else None,
     )
     took = []
     for _ in range(ROUNDS + 1):
@@ -295,7 +298,7 @@ def update(size: str, rows: list[int], contexts: list[int]) -> None:
         f"update {size}, {variant}: {UPDATED} rows, {lengths.sum():,} true tokens: {lengths.sum() / best:,.0f} tokens/s"
     )
     if device.accelerator:
-        passes = 2 if spec.lora else 3  # frozen weights have no gradients
+        passes = 2 if spec.model.lora else 3  # frozen weights have no gradients
         done, published = passes * forward_flops(config, lengths) / best, device.accelerator.rates.matmul
         peak = jax.devices()[0].memory_stats()["peak_bytes_in_use"]
         said += (
