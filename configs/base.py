@@ -30,9 +30,7 @@ def get_run() -> ConfigDict:
 
     config.dtype = "bfloat16"  # of activations, decode weights and KV cache; parameters and moments are float32
     config.attention = "cudnn"  # kernel: "cudnn" or "plain"
-    config.remat = (
-        "full"  # recompute in the backward pass: "full" (whole layers), "dots" (all but projections) or "none"
-    )
+    config.remat = "full"  # recompute in the backward pass: "full", "dots" (all but projections) or "none"
     config.unroll = 1  # layers per iteration of the scan
 
     config.prompt = ConfigDict(

@@ -67,9 +67,9 @@ def test_three_stage_is_the_recipe_of_the_article():
 
 def test_a_separate_stage_equals_the_stage_of_three_stage():
     for size in ("", "tiny"):
-        whole = {stage.name: stage for stage in run_spec(plain(load("three_stage", size))).stages}
+        stages = {stage.name: stage for stage in run_spec(plain(load("three_stage", size))).stages}
         for name in STAGES:
-            assert run_spec(plain(load(name, size))).stages == (whole[name],)
+            assert run_spec(plain(load(name, size))).stages == (stages[name],)
 
 
 @pytest.mark.parametrize(("name", "task"), [("gsm8k", FileTask), ("gym", GymTask)])

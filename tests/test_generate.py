@@ -88,9 +88,9 @@ def copied(completed, tmp_path):
 
 def test_lines_are_in_the_order_of_prompts_and_samples(model, completed):
     """Ids keep their types; the text is that of the tokens."""
-    found, tokenizer = records(completed), load_tokenizer(model)
-    assert [(line["id"], line["sample"]) for line in found] == [(name, n) for name in ("a", 2, "c") for n in (0, 1)]
-    for line in found:
+    lines, tokenizer = records(completed), load_tokenizer(model)
+    assert [(line["id"], line["sample"]) for line in lines] == [(name, n) for name in ("a", 2, "c") for n in (0, 1)]
+    for line in lines:
         assert len(line["tokens"]) == len(line["logp"]) == 6 and line["finish"] == "length"
         assert line["text"] == tokenizer.decode(line["tokens"], skip_special_tokens=False) != ""
     assert json.loads((completed / "out.jsonl.settings.json").read_text())["model"] == str(model.resolve())
@@ -112,22 +112,22 @@ def test_text_leaves_out_the_end_token_and_what_follows_a_stop_string(model):
     )
     for strings, text in (((), "Ann says: Bob"), ((": ", "ob"), "Ann says")):
         stop = StopStrings(strings, tokenizer.decode)
-        found = completion_records([("x", [1])], completions, (end,), stop)
-        assert [line["text"] for line in found] == [text, text]
-        assert [line["tokens"] for line in found] == [[*ids, end], ids]
-        assert [line["finish"] for line in found] == ["stop", "length"]
+        lines = completion_records([("x", [1])], completions, (end,), stop)
+        assert [line["text"] for line in lines] == [text, text]
+        assert [line["tokens"] for line in lines] == [[*ids, end], ids]
+        assert [line["finish"] for line in lines] == ["stop", "length"]
 
 
 def test_an_interrupted_file_is_resumed(model, copied, capsys):
     """Complete lines are kept, even those of a prompt with missing samples."""
     path = copied / "out.jsonl"
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) - 5])
+    complete = path.read_bytes()
+    path.write_bytes(complete[: len(complete) - 5])
     assert run(model, copied) == 0
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == complete
     shown = capsys.readouterr().out
     assert "2 of 3 prompts are in" in shown and "programs compiled, or loaded from the cache: " in shown
-    lines = whole.splitlines(keepends=True)
+    lines = complete.splitlines(keepends=True)
     lines[2] = json.dumps(json.loads(lines[2]) | {"text": "edited"}).encode() + b"\n"
     path.write_bytes(b"".join(lines[:3]) + lines[3][:40])
     assert run(model, copied) == 0
@@ -279,10 +279,10 @@ def test_messages_are_encoded_with_the_chat_template(model, tmp_path):
 
 def test_a_stop_string_ends_a_completion(model, completed, tmp_path):
     """What comes before the string is the same as without it."""
-    whole, tokenizer = records(completed), load_tokenizer(model)
-    string = whole[0]["text"][2:4]
+    complete, tokenizer = records(completed), load_tokenizer(model)
+    string = complete[0]["text"][2:4]
     assert run(model, tmp_path, "--stop", string, "never") == 0
-    for line, free in zip(records(tmp_path), whole, strict=True):
+    for line, free in zip(records(tmp_path), complete, strict=True):
         assert line["text"] == free["text"].split(string)[0]
         assert line["finish"] == ("stop" if string in free["text"] else "length")
         count = len(line["tokens"])
@@ -336,8 +336,8 @@ def test_rows_and_memory_reach_the_sampler(model, tmp_path, monkeypatch, more, b
 def test_full_memory_is_reported_with_advice(model, copied, monkeypatch, capsys):
     """Completions are kept, and fewer rows resume them; other errors of a device are raised."""
     path = copied / "out.jsonl"
-    whole = path.read_bytes()
-    half = b"".join(whole.splitlines(keepends=True)[:4])
+    complete = path.read_bytes()
+    half = b"".join(complete.splitlines(keepends=True)[:4])
     path.write_bytes(half)
     with monkeypatch.context() as patch:
 
@@ -353,7 +353,7 @@ def test_full_memory_is_reported_with_advice(model, copied, monkeypatch, capsys)
         with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
             run(model, copied)
     assert path.read_bytes() == half
-    path.write_bytes(whole)
+    path.write_bytes(complete)
     assert run(model, copied, "--rows=64", "--memory=0", "--batch=1") == 0  # they are not settings of the completions
 
 

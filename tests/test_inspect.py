@@ -23,31 +23,31 @@ def run(model, folder, *more, prompts=PROMPTS):
 
 
 def arrays(folder):
-    with np.load(folder / "out.npz") as stored:
-        return dict(stored)
+    with np.load(folder / "out.npz") as file:
+        return dict(file)
 
 
 def test_arrays_are_those_of_each_text_alone(small, tmp_path):
     assert run(small.base, tmp_path, "--layers=1,0", "--top=3", "--batch=4") == 0
-    found = arrays(tmp_path)
+    stored = arrays(tmp_path)
     tokenizer = load_tokenizer(small.base)
     prompt, response = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("Who is", " what?"))
-    longest, lengths = found["tokens"].shape[1], found["lengths"]
-    assert found["ids"].tolist() == ["a", "2", "c", "d1", "d2"]
-    assert found["tokens"][2].tolist() == prompt + response + [-1] * (longest - lengths[2])
-    assert (found["prompt_lengths"][2], lengths[2]) == (len(prompt), len(prompt) + len(response))
-    assert found["hidden"].shape == (5, 2, longest, 16) and found["final"].shape == (5, longest, 16)
-    assert found["lens_tokens"].shape == found["lens_logp"].shape == (5, 2, longest, 3)
-    assert found["layers"].tolist() == [1, 0]
+    longest, lengths = stored["tokens"].shape[1], stored["lengths"]
+    assert stored["ids"].tolist() == ["a", "2", "c", "d1", "d2"]
+    assert stored["tokens"][2].tolist() == prompt + response + [-1] * (longest - lengths[2])
+    assert (stored["prompt_lengths"][2], lengths[2]) == (len(prompt), len(prompt) + len(response))
+    assert stored["hidden"].shape == (5, 2, longest, 16) and stored["final"].shape == (5, longest, 16)
+    assert stored["lens_tokens"].shape == stored["lens_logp"].shape == (5, 2, longest, 3)
+    assert stored["layers"].tolist() == [1, 0]
     for text, length in enumerate(lengths):
-        assert (found["lens_tokens"][text, :, length:] == -1).all() and not found["hidden"][text, :, length:].any()
-        assert (found["lens_tokens"][text, :, :length] >= 0).all() and found["final"][text, :length].any()
+        assert (stored["lens_tokens"][text, :, length:] == -1).all() and not stored["hidden"][text, :, length:].any()
+        assert (stored["lens_tokens"][text, :, :length] >= 0).all() and stored["final"][text, :length].any()
     for text in (2, 4):
         assert run(small.base, tmp_path, "--layers=0,1", "--top=3", prompts=PROMPTS[text : text + 1]) == 0
         alone = arrays(tmp_path)
         for name in ("hidden", "lens_logp"):
-            np.testing.assert_allclose(alone[name][0][::-1], found[name][text, :, : lengths[text]], rtol=0, atol=1e-5)
-        np.testing.assert_allclose(alone["final"][0], found["final"][text, : lengths[text]], rtol=0, atol=1e-5)
+            np.testing.assert_allclose(alone[name][0][::-1], stored[name][text, :, : lengths[text]], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(alone["final"][0], stored["final"][text, : lengths[text]], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,10 @@ def read_texts(path: Path, tokenizer: Any) -> tuple[list[tuple[str, list[int]]],
 
 def read_records(path: Path, tokenizer: Any) -> list[tuple[str, list[int], dict[str, Any]]]:
     """(id as text, token ids of the prompt, the record) of each line. Raises as `read_prompts`."""
-    found: dict[str, tuple[str, list[int], dict[str, Any]]] = {}
+    records: dict[str, tuple[str, list[int], dict[str, Any]]] = {}
     for number, record in enumerate(read_jsonl(path), start=1):
         name, given = record.get("id"), [key for key in ("prompt", "messages") if key in record]
-        if name is None or not _is_text(str(name)) or len(given) != 1 or str(name) in found:
+        if name is None or not _is_text(str(name)) or len(given) != 1 or str(name) in records:
             raise ValueError(
                 f"{path}, prompt {number}: expected a unique `id` and either `prompt` or `messages`, "
                 f"got {json.dumps(record)[:120]}."
@@ -48,10 +48,10 @@ def read_records(path: Path, tokenizer: Any) -> list[tuple[str, list[int], dict[
                 f"{json.dumps(record[given[0]])[:120]}."
             )
         text = record["prompt"] if "prompt" in record else _chat(record["messages"], tokenizer, path, number)
-        found[str(name)] = (str(name), list(tokenizer(text, add_special_tokens=False)["input_ids"]), record)
-    if not found:
+        records[str(name)] = (str(name), list(tokenizer(text, add_special_tokens=False)["input_ids"]), record)
+    if not records:
         raise ValueError(f"{path} holds no prompt.")
-    return list(found.values())
+    return list(records.values())
 
 
 def check_lengths(prompts: Sequence[tuple[Any, list[int]]], max_new_tokens: int, config: Qwen2Config) -> None:
