@@ -139,10 +139,8 @@ def policy_loss(
 
     logp: log-probabilities of `batch.tokens` in nats. entropy: of the distribution of each token, for the bonus and
     the metric. totals: denominators of the step that this batch is a part of (None: the batch is the step).
-    kl_coefficient: replaces that of `spec`, and may be traced. Means are over the loss tokens of the step.
-
-    Losses, gradients and metrics of all micro-batches add up to those of the step, except metrics that end in `_max`;
-    `combine_info` handles both. Raises ValueError if the batch lacks what the algorithm reads.
+    kl_coefficient: replaces that of `spec`, and may be traced. Means are over the loss tokens of the step. Losses,
+    gradients and metrics of all micro-batches add up to those of the step, except `*_max`, see `combine_info`.
     """
     if spec.entropy_coefficient and entropy is None:
         raise ValueError(
