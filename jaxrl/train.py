@@ -61,7 +61,7 @@ def train(given: argparse.Namespace) -> None:
     from jaxrl.planning.advice import check_fits
     from jaxrl.planning.plan import Job
     from jaxrl.reporting.terminal import Terminal
-    from jaxrl.runtime.hardware import present_devices
+    from jaxrl.runtime.hardware import check_attention, present_devices
     from jaxrl.training.initial_state import resolve_init_from
     from jaxrl.training.trainer import Trainer
 
@@ -69,6 +69,7 @@ def train(given: argparse.Namespace) -> None:
     with Terminal(spec.total_steps, f"jaxrl {spec.name}", console) as terminal:
         trainer = Trainer(resolve_init_from(spec), model_folder, terminal, fields)
         devices = present_devices(trainer.components.mesh.devices.flat)
+        check_attention(spec.model.attention, devices)
         check_fits(Job(spec, trainer.components.config, trainer.problem_set.longest_prompt(), devices), terminal.log)
         for line in compare_manifests(manifest, trainer.manifest()) if manifest else ():
             terminal.log(line)

@@ -106,11 +106,11 @@ def test_a_run_of_lessons_goes_on_exactly(small, taught, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"stages.stage2.samples": 2}, "stage2: expected samples=1 and a sampling.temperature of 1 .* got 2 and 1.0"),
+        ({"stages.stage2.samples": 2}, "stage2: expected samples=1 and sampling.temperature=1 .* got 2 and 1.0"),
         ({"stages.stage3.sampling.temperature": 1.2}, "stage3: expected samples=1 .* got 1 and 1.2 to 1.0"),
         (
             {"stages.stage3.sampling.max_new_tokens": 90},
-            r"stage3: the solver writes up to \d+ tokens .*max_new_tokens=90",
+            r"stage3: expected demonstrations of at most sampling\.max_new_tokens=90 tokens, got one of \d+",
         ),
     ],
 )
