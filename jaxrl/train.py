@@ -37,9 +37,9 @@ def make_parser() -> ConfigParser:
 
 def train(given: argparse.Namespace) -> None:
     """Run the command. Raises ValueError and OSError with one sentence each."""
+    from jaxrl.reporting.manifest import compare_manifests
     from jaxrl.runtime.devices import prepare_devices
     from jaxrl.runtime.multihost import is_primary, join_processes, launched_by_scheduler, run_on_primary
-    from jaxrl.training.manifest import compare_manifests
     from jaxrl.training.run_spec import run_spec
     from jaxrl.training.workdir import check_start, check_workdir
     from models.source import resolve_model
@@ -84,7 +84,7 @@ def _fields(given: argparse.Namespace) -> dict[str, Any]:
 
 def _past_run(given: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """Manifest and fields of the run to reproduce. Raises ValueError and OSError, as `train`."""
-    from jaxrl.training.manifest import read_past_run
+    from jaxrl.reporting.manifest import read_past_run
     from jaxrl.training.run_spec import run_spec
 
     if given.config is not None or not given.workdir:

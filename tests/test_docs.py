@@ -15,8 +15,6 @@ from jaxrl.algorithms.losses import REDUCTIONS
 from jaxrl.rewards import score
 from jaxrl.tasks import registry
 
-pytestmark = pytest.mark.check
-
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}

@@ -174,10 +174,7 @@ def policy_loss(
             loss = loss - spec.entropy_coefficient * reduce_tokens(hide(entropy, mask), mask, totals, spec)
     if batch.sample_logp is not None:
         gap = jnp.abs(old_logp - hide(batch.sample_logp, mask))  # of the weights that sampled, not the current ones
-        info |= {
-            "logp_gap_mean": masked_sum(gap, mask) / totals.tokens,
-            "logp_gap_max": masked_max(gap, mask),
-        }
+        info |= {"logp_gap_mean": masked_sum(gap, mask) / totals.tokens, "logp_gap_max": masked_max(gap, mask)}
     info |= {
         "loss": loss,
         "policy_loss": policy,

@@ -58,7 +58,7 @@ def axis_sizes(spec: MeshSpec, count: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(spec: MeshSpec, devices: Sequence[jax.Device] | None = None) -> Mesh:  # pyright: ignore[reportInvalidTypeForm]
     """A mesh with axes (data, fsdp, tensor) of type Auto over `devices` (default: all).
 
     Raises ValueError unless the sizes multiply to the number of devices.

@@ -86,7 +86,7 @@ def _muon(spec, dtype):
 
     # The entries of an orthogonal matrix have an RMS of 1 / sqrt(max(rows, columns)), Adam's updates one of about 0.2.
     # This scale gives both the same learning rate (Liu et al. 2025, arXiv 2502.16982, section 2.2).
-    match = optax.stateless_with_tree_map(lambda x, _: x * (0.2 * max(x.shape[-2:]) ** 0.5))
+    match = optax.stateless_with_tree_map(lambda x, _: x * (0.2 * max(x.shape[-2:]) ** 0.5))  # pyright: ignore[reportAttributeAccessIssue]
     matrix = optax.chain(scale_by_muon(mu_dtype=dtype, weight_dimension_numbers=dimensions), match)
     return optax.partition(
         {"matrix": matrix, "other": optax.scale_by_adam(spec.b1, spec.b2, spec.eps, mu_dtype=dtype)}, kinds

@@ -1,5 +1,6 @@
 """The training state: everything an update changes, as one NamedTuple."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -151,7 +152,7 @@ def fresh_moments(
         return jax.jit(optimizer.init, out_shardings=shardings)(learned.params)
 
     if critic:
-        state = state._replace(critic=state.critic._replace(opt_state=initialize(state.critic, critic.optimizer)))
+        state = state._replace(critic=state.critic._replace(opt_state=initialize(state.critic, critic.optimizer)))  # pyright: ignore[reportOptionalMemberAccess]
     return state._replace(opt_state=initialize(state, optimizer))
 
 
@@ -170,6 +171,7 @@ def _boxed(params, optimizer):
     return Learned(params, jax.eval_shape(optimizer.init, params))
 
 
+@functools.lru_cache(maxsize=64)  # tracing the initialization of a model takes half a second
 def _boxed_params(model):
     return jax.eval_shape(lambda key: _init(model, key), jax.random.key(0))
 

@@ -177,7 +177,7 @@ class Update:
 
         def value_objective(params, base, micro, totals, scalars):
             del base, scalars
-            values = forward_values(critic.model, params, micro.tokens, micro.lengths)
+            values = forward_values(critic.model, params, micro.tokens, micro.lengths)  # pyright: ignore[reportOptionalMemberAccess]
             return value_loss(values, micro, loss, totals=totals)
 
         shardings = jax.tree.map(lambda x: x.sharding, abstract_state(model, optimizer, mesh, critic))
@@ -293,9 +293,9 @@ def _in_micro_batches(compiled, mesh, layout, params, tokens, lengths, *argument
         rows = jax.device_put(gather_rows(batch, micro), row_sharding(mesh))
         results.append(compiled(params, rows.tokens, rows.lengths, *arguments))
     for micro, result in zip(micro_batches, results, strict=True):
-        width = min(micro.length, out.shape[1])
+        width = min(micro.length, out.shape[1])  # pyright: ignore[reportGeneralTypeIssues]
         out[micro.rows, :width] = gather_to_host(result)[: len(micro.rows), :width]
-    return np.where(np.arange(out.shape[1])[None] < lengths[:, None], out, np.float32(0))
+    return np.where(np.arange(out.shape[1])[None] < lengths[:, None], out, np.float32(0))  # pyright: ignore[reportGeneralTypeIssues]
 
 
 def _mean_info(infos: list[dict[str, Array]]) -> dict[str, Any]:

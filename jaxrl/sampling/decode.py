@@ -159,7 +159,7 @@ def decode(
 
     rows = slots.token.shape[0]
     outputs = jnp.zeros((rows, chunk), jnp.int32), jnp.zeros((rows, chunk, 2), jnp.float32)
-    _, cache, slots, tokens, logp = jax.lax.while_loop(more, step, (jnp.int32(0), cache, slots, *outputs))
+    _, cache, slots, tokens, logp = jax.lax.while_loop(more, step, (jnp.int32(0), cache, slots, *outputs))  # pyright: ignore[reportAssignmentType]
     return cache, slots, tokens, logp
 
 

@@ -17,6 +17,7 @@ from jaxrl.checkpointing.retrying_writer import RetryingWriter
 from jaxrl.checkpointing.saver import Saver
 from jaxrl.evaluation.results import EvaluationResult, rows, to_metrics
 from jaxrl.learning.state import TrainState, fresh_moments
+from jaxrl.reporting.manifest import check_manifest, make_manifest, manifest_weights, write_manifest
 from jaxrl.reporting.run_folder import read_evaluations
 from jaxrl.reporting.terminal import Terminal
 from jaxrl.runtime.hardware import check_attention, present_devices
@@ -27,7 +28,6 @@ from jaxrl.training.export import export_run
 from jaxrl.training.guard import drop_trips_after, dump, find_cause
 from jaxrl.training.held_out import evaluate_held_out
 from jaxrl.training.initial_state import first_state, first_weights, frozen_reference
-from jaxrl.training.manifest import check_manifest, make_manifest, manifest_weights, write_manifest
 from jaxrl.training.problem_pools import load_problem_set
 from jaxrl.training.progress import Progress, StepPlan, advance, plan_step, roll_back
 from jaxrl.training.responses import Demonstrations, SampledResponses

@@ -10,8 +10,8 @@ from typing import Any
 
 from jaxrl.checkpointing.restore import run_steps, split_run
 from jaxrl.reporting.files import delete_partial, write_text
+from jaxrl.reporting.manifest import append_history, flatten_fields
 from jaxrl.runtime.multihost import is_primary, run_on_primary, wait_until_visible
-from jaxrl.training.manifest import append_history, flatten_fields
 from jaxrl.training.run_spec import RunSpec
 from models.file_lock import lock
 

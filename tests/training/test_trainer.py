@@ -11,9 +11,9 @@ import pytest
 from jaxrl import generate
 from jaxrl.checkpointing.fingerprint import fingerprint
 from jaxrl.inference.load import find_model
+from jaxrl.reporting.manifest import compare_manifests, read_past_run
 from jaxrl.reporting.rollouts import read_rollouts, rollout_path, write_rollouts
 from jaxrl.training import rollout, run_log
-from jaxrl.training.manifest import compare_manifests, read_past_run
 from jaxrl.training.replay import replay
 from jaxrl.training.workdir import check_workdir
 from models.convert import load_params, save_params

@@ -16,11 +16,11 @@ import pytest
 from jaxrl import train
 from jaxrl.command_line import override_arguments, plain
 from jaxrl.inference.training_problems import training_problems
+from jaxrl.reporting.manifest import compare_manifests, write_manifest
 from jaxrl.reporting.metrics import deterministic_part
 from jaxrl.reporting.writers import read_metrics
 from jaxrl.sweeps.runner import SweepRun, run_sweep
 from jaxrl.training import trainer
-from jaxrl.training.manifest import compare_manifests, write_manifest
 from jaxrl.training.workdir import check_workdir, claimed
 from models.folder import replacing
 
