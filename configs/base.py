@@ -40,7 +40,38 @@ def get_run() -> ConfigDict:
         )
     )
     config.stop = ()  # strings that end a response, for example ("</answer>",) for a model that emits no end token
-    config.task = ConfigDict(
+    config.task = task_fields()
+    config.reward = reward_fields()
+    config.algorithm = algorithm_fields()
+    config.optimizer = optimizer_fields()
+    config.lora = ConfigDict(
+        dict(
+            rank=0,  # of adapters on all linear layers, which are then the only trained weights; 0: no adapters
+            alpha=32.0,  # the adapters' output is scaled by alpha / rank
+        )
+    )
+    config.layout = layout_fields()
+    config.sampler = sampler_fields()
+    config.evaluation = evaluation_fields()
+    config.checkpoint = checkpoint_fields()
+    config.guard = guard_fields()
+    config.rollouts = ConfigDict(dict(every=1))  # steps between stored rollouts
+    config.wandb = ConfigDict(
+        dict(
+            mode="auto",  # "online", "offline", "off", or "auto": online if logged in, else offline
+            project="jaxrl",
+            samples=8,  # responses in a table
+            samples_every=10,  # steps between tables, out of the steps with stored rollouts; 0: no tables
+        )
+    )
+    config.compile_cache = "~/.cache/jaxrl"  # folder of compiled programs; empty: none
+    config.export = True  # write export/ (Hugging Face format) at the end
+    return config
+
+
+def task_fields() -> ConfigDict:
+    """What is asked."""
+    return ConfigDict(
         dict(
             name="knights_and_knaves",  # or "gsm8k", "gym"; their fields are in configs/gsm8k.py and configs/gym.py
             depth=2,  # maximum nesting of operators in a statement
@@ -52,17 +83,11 @@ def get_run() -> ConfigDict:
             split_seed=0,
         )
     )
-    config.reward = ConfigDict(
-        dict(
-            rule="strict-1",  # a row of jaxrl.rewards.RULES
-            format_right=1.0,
-            format_wrong=-1.0,
-            answer_right=2.0,
-            answer_wrong=-1.5,
-            answer_unparseable=-2.0,
-        )
-    )
-    config.algorithm = ConfigDict(
+
+
+def algorithm_fields() -> ConfigDict:
+    """The algorithm: a recipe, and what differs from it."""
+    return ConfigDict(
         dict(
             recipe="grpo",  # a row of jaxrl.algorithms.recipes.RECIPES, see docs/algorithms.md; or "sft"
             # Placeholders keep the value of the recipe.
@@ -93,7 +118,11 @@ def get_run() -> ConfigDict:
             minibatches=1,  # optimizer steps per pass
         )
     )
-    config.optimizer = ConfigDict(
+
+
+def optimizer_fields() -> ConfigDict:
+    """The optimizer."""
+    return ConfigDict(
         dict(
             kind="adamw",  # or "muon" (matrices; adamw for the other parameters), "adafactor", "sgd"
             b1=0.9,  # first moment of adamw, momentum of sgd; unused by adafactor and by muon's matrices (0.95)
@@ -104,30 +133,11 @@ def get_run() -> ConfigDict:
             moment_dtype="float32",  # of the first moment; or "bfloat16" (not with adafactor)
         )
     )
-    config.lora = ConfigDict(
-        dict(
-            rank=0,  # of adapters on all linear layers, which are then the only trained weights; 0: no adapters
-            alpha=32.0,  # the adapters' output is scaled by alpha / rank
-        )
-    )
-    config.layout = ConfigDict(
-        dict(
-            # tokens of a micro-batch on all devices, padding included; small: less padding, more weight gathering
-            micro_tokens=8_192,
-            multiple=128,  # row lengths are padded to multiples of this
-            ratio=1.06,  # growth of the length buckets, at most
-            head_tokens=8_192,  # tokens per block of the LM head, which takes 4 bytes x vocabulary for each
-        )
-    )
-    config.sampler = ConfigDict(
-        dict(
-            rows=128,  # slots of a decode batch on each device
-            chunk=64,  # tokens that are decoded between two interventions of the host
-            memory=0.0,  # GiB per device for KV caches: as many decode batches at a time as fit; 0: one
-            devices=0,  # virtual CPU devices that sample (CPU only): -1: one per core; 0: those of the learner
-        )
-    )
-    config.evaluation = ConfigDict(
+
+
+def evaluation_fields() -> ConfigDict:
+    """Evaluation on held-out problems."""
+    return ConfigDict(
         dict(
             pool={"p3": 100, "p5": 100},  # number of held-out problems of each kind; p3: three people
             samples=8,  # sampled responses per problem, in addition to a greedy one
@@ -137,7 +147,11 @@ def get_run() -> ConfigDict:
             rule="",  # scores held-out responses; empty: the rule of `reward`
         )
     )
-    config.checkpoint = ConfigDict(
+
+
+def checkpoint_fields() -> ConfigDict:
+    """Checkpoints."""
+    return ConfigDict(
         dict(  # written in the background
             every=20,  # steps between checkpoints
             keep=2,  # number of newest checkpoints that are kept
@@ -146,7 +160,11 @@ def get_run() -> ConfigDict:
             patience=5,  # failed writes in a row (disk full) before the run stops
         )
     )
-    config.guard = ConfigDict(
+
+
+def guard_fields() -> ConfigDict:
+    """Bounds on a step's metrics, and what happens when a step leaves them."""
+    return ConfigDict(
         dict(  # a step outside these bounds is undone; 0: no bound; values that are not finite are always refused
             remedy="reseed",  # from the last checkpoint: "reseed", or lower "learning_rate" or "temperature"; or "stop"
             factor=0.5,  # multiplies the learning rate or the temperature for the rest of the run
@@ -161,18 +179,45 @@ def get_run() -> ConfigDict:
             suspects_warn=0.25,  # warn (only) if this share of responses looks like reward hacking; 0: never
         )
     )
-    config.rollouts = ConfigDict(dict(every=1))  # steps between stored rollouts
-    config.wandb = ConfigDict(
+
+
+def reward_fields() -> ConfigDict:
+    """The scoring rule and its rewards."""
+    return ConfigDict(
         dict(
-            mode="auto",  # "online", "offline", "off", or "auto": online if logged in, else offline
-            project="jaxrl",
-            samples=8,  # responses in a table
-            samples_every=10,  # steps between tables, out of the steps with stored rollouts; 0: no tables
+            rule="strict-1",  # a row of jaxrl.rewards.RULES
+            format_right=1.0,
+            format_wrong=-1.0,
+            answer_right=2.0,
+            answer_wrong=-1.5,
+            answer_unparseable=-2.0,
         )
     )
-    config.compile_cache = "~/.cache/jaxrl"  # folder of compiled programs; empty: none
-    config.export = True  # write export/ (Hugging Face format) at the end
-    return config
+
+
+def layout_fields() -> ConfigDict:
+    """How work is split into micro-batches."""
+    return ConfigDict(
+        dict(
+            # tokens of a micro-batch on all devices, padding included; small: less padding, more weight gathering
+            micro_tokens=8_192,
+            multiple=128,  # row lengths are padded to multiples of this
+            ratio=1.06,  # growth of the length buckets, at most
+            head_tokens=8_192,  # tokens per block of the LM head, which takes 4 bytes x vocabulary for each
+        )
+    )
+
+
+def sampler_fields() -> ConfigDict:
+    """The sampler."""
+    return ConfigDict(
+        dict(
+            rows=128,  # slots of a decode batch on each device
+            chunk=64,  # tokens that are decoded between two interventions of the host
+            memory=0.0,  # GiB per device for KV caches: as many decode batches at a time as fit; 0: one
+            devices=0,  # virtual CPU devices that sample (CPU only): -1: one per core; 0: those of the learner
+        )
+    )
 
 
 def get_stage(size: str = "") -> ConfigDict:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 RENAMED: dict[str, str] = {
+    "config.algorithm.advantage=taught": "config.algorithm.advantage=supervised",
     "config.guard.remedy=rate": "config.guard.remedy=learning_rate",
     "config.guard.remedy=skip": "config.guard.remedy=reseed",
     "config.phases.habit.ways": "config.phases.habit.styles",
