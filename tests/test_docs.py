@@ -1,4 +1,4 @@
-"""What README and docs say is there: files, links, commands, fields, and the example of a task works."""
+"""The README and docs/ agree with the code: files, links, commands, flags, fields, messages, and examples that run."""
 
 import importlib
 import importlib.util
@@ -20,27 +20,27 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
 
 
-def found(pattern):
+def matches(pattern):
+    """(page, match, *groups) of a regular expression in all pages."""
     return [(page, *match) for page, text in TEXTS.items() for match in re.findall(f"({pattern})", text)]
 
 
-def test_links_lead_somewhere():
-    links = found(r"\]\(((?!https?:)[^)#\s]+)[^)]*\)|(?:src|srcset)=\"([^\"]+)\"")
+def test_links_resolve():
+    links = matches(r"\]\(((?!https?:)[^)#\s]+)[^)]*\)|(?:src|srcset)=\"([^\"]+)\"")
     broken = [(page, link) for page, _, *links in links for link in links
               if link and not (ROOT / page).parent.joinpath(link).exists()]  # fmt: skip
     assert len(links) > 5 and broken == []
 
 
-def test_commands_and_their_configs_are_there():
-    modules = {name for _, _, name in found(r"-m ((?:jaxrl|data_gen)\.\w+)")}
+def test_commands_and_config_files_exist():
+    modules = {name for _, _, name in matches(r"-m ((?:jaxrl|data_gen)\.\w+)")}
     assert {"jaxrl.train", "jaxrl.evaluate", "jaxrl.report"} < modules
     assert [name for name in modules if importlib.util.find_spec(name) is None] == []
-    files = {name for _, _, name in found(r"(configs/\w+(?:/\w+)*\.py)") if not name.endswith("/FILE.py")}
+    files = {name for _, _, name in matches(r"(configs/\w+(?:/\w+)*\.py)") if not name.endswith("/FILE.py")}
     assert len(files) > 5 and [name for name in files if not (ROOT / name).is_file()] == []
 
 
-def test_flags_are_those_of_the_commands():
-    """In code blocks and code spans: a flag that a command does not know is named with the page."""
+def test_flags_in_code_are_known_to_their_commands():
     wrong = []
     for page, text in TEXTS.items():
         for module, rest in re.findall(r"-m ((?:jaxrl|data_gen)\.\w+)([^\n`#|]*)", text.replace("\\\n", " ")):
@@ -51,13 +51,13 @@ def test_flags_are_those_of_the_commands():
     assert wrong == []
 
 
-def test_fields_are_those_of_a_run():
+def test_config_fields_exist():
     from configs import three_stage
 
     known = set()
     for config in (base.single(base.get_stage(), "one", ""), three_stage.get_config()):
         known |= {name for path, _ in walk(config.to_dict()) for name in prefixes(path)}
-    fields = {name.rstrip(".") for _, _, name in found(r"config\.([a-z][\w.]*)") if not name.endswith(("py", "json"))}
+    fields = {name.rstrip(".") for _, _, name in matches(r"config\.([a-z][\w.]*)") if not name.endswith(("py", "json"))}
     unknown = {name for name in fields if name not in known and name != "field"}
     assert len(fields) > 15 and unknown == set()
 
@@ -73,13 +73,13 @@ def prefixes(path):
     return [".".join(path[:end]) for end in range(1, len(path) + 1)]
 
 
-def test_sentences_that_troubleshooting_quotes_are_said():
-    """Quoted in bold code: what our own commands say; XLA's, the kernel's and wandb's are named here."""
+def test_messages_quoted_in_troubleshooting_are_in_the_code():
+    """They are in bold code. `foreign` lists messages of XLA, the kernel and other libraries."""
     foreign = ("RESOURCE_EXHAUSTED", "out of memory", "No space left on device", "disk quota", "Expected 2 threads",
                "Did you mean", "Error reading persistent")  # fmt: skip
-    code = "\n".join(path.read_text(encoding="utf-8") for room in ("jaxrl", "models", "data_gen")
-                     for path in (ROOT / room).rglob("*.py"))  # fmt: skip
-    code = re.sub(r"[\"']\s*\n\s*f?[\"']", "", code)  # sentences over several lines of code
+    code = "\n".join(path.read_text(encoding="utf-8") for folder in ("jaxrl", "models", "data_gen")
+                     for path in (ROOT / folder).rglob("*.py"))  # fmt: skip
+    code = re.sub(r"[\"']\s*\n\s*f?[\"']", "", code)  # joins literals that span several lines
     quoted = [quote for head in re.findall(r"^\*\*(.+?)\*\*", TEXTS["docs/troubleshooting.md"], re.MULTILINE)
               for quote in re.findall(r"`([^`]+)`", head)]  # fmt: skip
     missing = []
@@ -90,21 +90,21 @@ def test_sentences_that_troubleshooting_quotes_are_said():
     assert len(quoted) > 12 and missing == []
 
 
-def test_the_tree_of_the_readme_is_there():
+def test_paths_in_the_tree_of_the_readme_exist():
     tree = re.search(r"## The tree\s+```\n(.*?)```", TEXTS["README.md"], re.DOTALL)[1]
     folder, missing = ROOT, []
     for line in tree.splitlines():
         indent, names = len(line) - len(line.lstrip()), re.split(r"\s{2,}", line.strip())[0].split()
         if indent == 0:
             folder = ROOT / names[0]
-        room = folder if indent else ROOT
-        missing += [name for name in names if indent <= 2 and not room.joinpath(name).exists()]
+        parent = folder if indent else ROOT
+        missing += [name for name in names if indent <= 2 and not parent.joinpath(name).exists()]
     assert missing == []
 
 
-def test_names_of_the_code_are_there():
-    """`jaxrl.algorithms.losses.LossSpec` and the like, in code spans."""
-    names = {name for _, _, name in found(r"`((?:jaxrl|models|data_gen)(?:\.[a-zA-Z]\w*)+)")}
+def test_dotted_names_in_code_spans_exist():
+    """For example `jaxrl.algorithms.losses.LossSpec`."""
+    names = {name for _, _, name in matches(r"`((?:jaxrl|models|data_gen)(?:\.[a-zA-Z]\w*)+)")}
     missing = []
     for name in names:
         path, (module, _, attribute) = ROOT / name.replace(".", "/"), name.rpartition(".")
@@ -114,9 +114,8 @@ def test_names_of_the_code_are_there():
     assert "jaxrl.algorithms.recipes.RECIPES" in names and missing == []
 
 
-def test_the_table_of_algorithms_is_the_codes():
-    """A line for each row of RECIPES: its advantage, surrogate, bounds, reduction and KL, and every other field that is
-    not a default."""
+def test_the_table_of_algorithms_equals_RECIPES():
+    """Each row lists advantage, surrogate, clipping, reduction and KL, and every other field that is not a default."""
     lines = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in TEXTS["docs/algorithms.md"].splitlines()
@@ -160,12 +159,12 @@ def test_the_table_of_algorithms_is_the_codes():
     assert lines == expected
 
 
-def test_the_words_of_algorithms_are_the_codes():
+def test_the_terms_in_algorithms_equal_those_of_the_code():
     words = set(re.findall(r"^\| `(\w+)` \| [^`|]+ \|$", TEXTS["docs/algorithms.md"], re.MULTILINE))
     assert words == {*ADVANTAGES, *REDUCTIONS} - {"supervised"}
 
 
-def test_the_example_of_algorithms_works():
+def test_the_example_in_algorithms_runs():
     code = re.search(r"```python\n(.*?)```", TEXTS["docs/algorithms.md"], re.DOTALL)[1]
     grid = jnp.linspace(-2.0, -0.1, 24).reshape(4, 6)
     names = {
@@ -184,8 +183,8 @@ def test_the_example_of_algorithms_works():
     assert names["spec"].clip_high == 0.3 and jnp.isfinite(names["loss"]) and "clip_share" in names["info"]
 
 
-def test_the_examples_of_api_run(monkeypatch, capsys):
-    """All blocks of docs/api.md, in order, in one namespace; and the package names in its table exist."""
+def test_the_examples_in_api_run(monkeypatch, capsys):
+    """All blocks, in order, in one namespace."""
     monkeypatch.chdir(ROOT)
     names = {"__name__": "example"}
     for block in re.findall(r"```python\n(.*?)```", TEXTS["docs/api.md"], re.DOTALL):
@@ -202,7 +201,7 @@ def sums(monkeypatch):
     return registry.make_task({"name": "sums", "split_seed": 0}, "exact-1")
 
 
-def test_the_example_of_a_task_works(sums):
+def test_the_example_task_works(sums):
     pool = (("d1", 8), ("d2", 20))
     held_out, trained = sums.select("test", pool, 3), sums.select("train", pool, 3)
     assert held_out == sums.select("test", pool, 3) != sums.select("test", pool, 4)
