@@ -1,4 +1,4 @@
-"""What some algorithms add to a step: a critic, a reference that follows, greedy completions, other problems."""
+"""What some algorithms add to a step: a critic, a moving reference, greedy completions, refills."""
 
 import dataclasses
 
@@ -43,7 +43,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def rare():
-    """Only responses to some problems may be called correct, so that whole groups get one reward and others do not."""
+    """Only responses to some problems can be correct, so that some groups have equal rewards and others do not."""
     patch = pytest.MonkeyPatch()
     judge = PromptFormat.judge
 
@@ -59,7 +59,7 @@ def rare():
 
 @pytest.fixture(scope="module")
 def trained(small, tmp_path_factory):
-    """`trained(name)`: a run of six steps that nothing disturbed, made once."""
+    """`trained(name)`: an undisturbed run of six steps, trained once."""
     made = {}
 
     def train(name):
@@ -72,7 +72,7 @@ def trained(small, tmp_path_factory):
 
 
 def state_of(run):
-    """The newest checkpoint's whole state, critic and reference too."""
+    """The full state of the newest checkpoint, with critic and reference."""
     with Checkpoints(run.spec.workdir / "checkpoints") as checkpoints:
         return jax.device_get(checkpoints.restore(run.components.abstract_state())[0])
 
@@ -82,8 +82,8 @@ def rollouts(run, step):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_run_that_was_killed_equals_one_that_was_not(name, small, trained, tmp_path, monkeypatch):
-    """Law 2, for all that these algorithms keep: killed while step 4 is scored, started again."""
+def test_a_killed_run_resumes_exactly(name, small, trained, tmp_path, monkeypatch):
+    """Law 2 for the state of each algorithm: killed while step 4 is scored, then resumed."""
     fields = small.fields(tmp_path / "run", SETTINGS[name])
     real = step.make_batch
 
@@ -105,7 +105,7 @@ def test_a_run_that_was_killed_equals_one_that_was_not(name, small, trained, tmp
     jax.tree.map(np.testing.assert_array_equal, state_of(again), state_of(whole))
 
 
-def test_the_critic_learns_from_the_first_step_on(small, trained):
+def test_the_critic_learns_from_the_first_step(small, trained):
     run = trained("ppo")
     numbers, state = small.numbers(run.spec.workdir), state_of(run)
     assert numbers[1]["critic/value"] != 0 and numbers[1]["critic/explained_variance"] == 0  # it said 0 before
@@ -116,7 +116,7 @@ def test_the_critic_learns_from_the_first_step_on(small, trained):
 
 
 def test_the_guards_factor_scales_all_learning_rates(small, trained):
-    """At none neither the policy nor its critic moves."""
+    """With a factor of 0 neither the policy nor the critic moves."""
     run = trained("ppo")
     progress = Progress(step=STEPS - 1, stage_step=1, stage=2, learning_rate_scale=0.0)
     plan = plan_step(run.spec.stages, progress, run.spec.seed)
@@ -129,7 +129,7 @@ def test_the_guards_factor_scales_all_learning_rates(small, trained):
     assert record["guard/learning_rate_scale"] == record["learning_rate"] == 0 < record["critic/gradient_norm"]
 
 
-def test_a_reference_that_follows_moves_half_way_every_second_step(small, trained):
+def test_a_moving_reference_moves_half_way_every_second_step(small, trained):
     run = trained("ppo")
     weights = [load(run, step) for step in range(0, STEPS + 1, 2)]
     expected = weights[0]
@@ -147,8 +147,8 @@ def load(run, step):
     return np.asarray(restore_params(run.spec.workdir, run.components.config, step)[0]["embed"]["embedding"])
 
 
-def test_samples_behind_those_of_the_stage_are_greedy(trained):
-    """ReMax: the same text whatever the sample number; those of the stage differ."""
+def test_samples_beyond_those_of_the_stage_are_greedy(trained):
+    """ReMax: greedy samples are equal for any sample index; the samples of the stage differ."""
     run = trained("remax")
     plan = plan_step(run.spec.stages, Progress(), run.spec.seed)
     state = first_state(run.components, run.spec, run.model_folder)
@@ -156,7 +156,7 @@ def test_samples_behind_those_of_the_stage_are_greedy(trained):
     assert (drawn.tokens[[1, 4]] == drawn.tokens[[2, 5]]).all() and (drawn.tokens[[0, 3]] != drawn.tokens[[1, 4]]).any()
 
 
-def test_the_greedy_completion_is_the_baseline_and_no_row_of_the_update(small, trained):
+def test_the_greedy_completion_is_the_baseline_and_not_a_row_of_the_update(small, trained):
     run = trained("remax")
     for record in small.numbers(run.spec.workdir)[1:]:
         advantages = [group.responses[0].advantage for group in rollouts(run, record["step"])]
@@ -166,7 +166,7 @@ def test_the_greedy_completion_is_the_baseline_and_no_row_of_the_update(small, t
         assert "groups/no_variance" not in record
 
 
-def test_a_step_asks_other_problems_in_place_of_those_that_teach_nothing(small, trained):
+def test_groups_with_equal_rewards_are_replaced_by_other_problems(small, trained):
     run, refills = trained("dapo"), []
     for record in small.numbers(run.spec.workdir)[1:]:
         groups = rollouts(run, record["step"])
@@ -180,8 +180,8 @@ def test_a_step_asks_other_problems_in_place_of_those_that_teach_nothing(small, 
     assert max(refills) > 0
 
 
-def test_a_step_whose_groups_are_all_dropped_learns_from_nothing(small, trained, tmp_path, monkeypatch):
-    """Every response gets one reward, those near the limit are punished for it: no bit of the state may move."""
+def test_a_step_whose_groups_are_all_dropped_changes_nothing(small, trained, tmp_path, monkeypatch):
+    """All rewards are equal except for the length penalty: no bit of the state may change."""
     run = trained("dapo")
     judge = PromptFormat.judge
     monkeypatch.setattr(PromptFormat, "judge", lambda *asked: judge(*asked)._replace(reward=1.0))
@@ -199,8 +199,8 @@ def test_a_step_whose_groups_are_all_dropped_learns_from_nothing(small, trained,
 
 
 @pytest.mark.parametrize(("minibatches", "exact"), [(1, True), (2, False)])
-def test_one_step_a_rollout_has_a_ratio_of_one_with_the_kl_in_the_reward(small, tmp_path, minibatches, exact):
-    """In bfloat16 another program's log-probabilities differ from the update's own."""
+def test_one_update_per_rollout_has_a_ratio_of_one_with_the_kl_in_the_reward(small, tmp_path, minibatches, exact):
+    """In bfloat16 the log-probabilities of another program differ from those of the update."""
     run = small.run(
         small.fields(
             tmp_path / "run",
@@ -215,7 +215,7 @@ def test_one_step_a_rollout_has_a_ratio_of_one_with_the_kl_in_the_reward(small, 
     assert (record["ratio/mean"] == 1) == exact
 
 
-def test_spare_problems_are_all_others_in_an_order_of_the_step(trained):
+def test_spare_problems_are_all_others_in_an_order_that_depends_on_the_step(trained):
     run = trained("dapo")
     orders = []
     for number in range(8):
@@ -227,7 +227,7 @@ def test_spare_problems_are_all_others_in_an_order_of_the_step(trained):
     assert len(set(orders)) > 1
 
 
-def test_a_completion_of_a_refill_is_drawn_again(trained):
+def test_a_completion_of_a_refill_is_reproduced(trained):
     run = trained("dapo")
     assert len(rollouts(run, 1)) > 4
     found = replay(run, 1, 4, 1)
@@ -259,7 +259,7 @@ class FirstTokenFormat:
         return VERDICT._replace(reward=float(response))
 
 
-def test_groups_are_split_joined_and_selected_with_all_that_is_theirs():
+def test_groups_are_split_joined_and_selected_with_all_their_fields():
     scored = score_completions(["a", "b"], np.array([5, 3]), [[1], [2]], completions(6), 2, FirstTokenFormat())
     assert scored.rewards.tolist() == [[0, 1], [3, 4]] and scored.greedy.tolist() == [2, 5]
     assert scored.greedy_lengths.tolist() == [3, 3]
@@ -273,8 +273,8 @@ def test_groups_are_split_joined_and_selected_with_all_that_is_theirs():
     assert groups_with_variance(np.array([[1, 1], [0, 1], [2, 2]])).tolist() == [1]
 
 
-def test_the_penalty_for_length_is_counted_in_tokens():
-    """Limit 10, the last half of it: 8 tokens cost 0.6, whatever number of characters they are."""
+def test_the_length_penalty_counts_tokens():
+    """With a limit of 10 and a buffer of half of it, 8 tokens cost 0.6 for any number of characters."""
     lengths = np.array([5, 8, 10, 2], np.int32)
     rollout = Rollout(
         np.arange(2), ["a", "b"], [[1], [2]], completions(4)._replace(lengths=lengths), [""] * 4, [VERDICT] * 4
@@ -301,19 +301,19 @@ def test_the_penalty_for_length_is_counted_in_tokens():
         ({"stages.stage2.samples": 1, "algorithm.recipe": "ppo", "algorithm.drop_equal": True}, "expected 2 or more"),
     ],
 )
-def test_what_can_not_work_is_refused_before_anything_runs(small, tmp_path, changes, said):
+def test_invalid_settings_are_errors_before_anything_runs(small, tmp_path, changes, said):
     with pytest.raises(ValueError, match=said):
         run_spec(small.fields(tmp_path / "run", changes))
 
 
-def test_every_field_of_a_row_is_one_of_the_config():
-    """But for those that a stage sets: the weight of the KL and the limit of new tokens."""
+def test_every_field_of_a_recipe_is_in_the_config():
+    """Except those that a stage sets: the KL coefficient and the limit of new tokens."""
     fields = {field.name for field in dataclasses.fields(LossSpec)} - {"kl_coefficient", "max_length"}
     assert fields <= set(base.get_run().algorithm)
 
 
-def test_a_row_is_changed_field_by_field(small, tmp_path):
-    """One line for a recipe as its paper has it, one more for each field that is to differ."""
+def test_a_recipe_is_changed_field_by_field(small, tmp_path):
+    """One line for the recipe of a paper, and one for each field that differs."""
     spec = run_spec(
         small.fields(
             tmp_path / "run",
@@ -342,10 +342,10 @@ def test_a_row_is_changed_field_by_field(small, tmp_path):
         ({"optimizer.kind": "sgd", "algorithm.recipe": "remax"}, ()),
     ],
 )
-def test_a_run_that_starts_from_another_goes_on_with_its_moments_and_its_critic(
+def test_a_run_that_starts_from_another_inherits_its_moments_and_its_critic(
     small, trained, tmp_path, changes, inherited
 ):
-    """Those that it has itself, to the bit; a stage alone then begins as it does within a run of several."""
+    """Bit for bit, if it has them itself: a single stage then starts as it does in a run of several."""
     source = trained("ppo")
     fields = small.fields(tmp_path / "run", SETTINGS["ppo"] | {"init_from": str(source.spec.workdir)} | changes)
     run = small.run(fields)

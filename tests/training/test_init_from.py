@@ -6,10 +6,8 @@ import shutil
 from jaxrl.training import trainer
 
 
-def test_a_run_that_starts_from_the_newest_checkpoint_takes_all_of_the_same_one(
-    small, whole, judged, tmp_path, monkeypatch
-):
-    """The other run may be going on: weights, moments and the line about them have to be of one step, at each start."""
+def test_a_run_that_starts_from_the_newest_checkpoint_reads_one_step_only(small, whole, judged, tmp_path, monkeypatch):
+    """The other run may still train: weights, moments and the log line are of one step, at each start."""
     source, real, loads = tmp_path / "source", trainer.first_state, []
     shutil.copytree(whole[1], source)
     shutil.move(source / "checkpoints" / "6", tmp_path / "6")

@@ -38,7 +38,7 @@ SHARDED = ADAPTED | {"devices": 0, "mesh.data": 2, "mesh.fsdp": 2, "dtype": "bfl
 
 @pytest.fixture(scope="module")
 def adapted(small, judged, tmp_path_factory):
-    """A run that nothing disturbed, and its folder."""
+    """An undisturbed run and its folder."""
     workdir = tmp_path_factory.mktemp("adapted") / "run"
     run = small.run(small.fields(workdir, ADAPTED))
     run.train()
@@ -62,7 +62,7 @@ def test_it_learns_and_keeps_no_copy_of_its_base(small, adapted):
     assert run_lora(workdir) == run.spec.model.lora
 
 
-def test_the_first_kl_is_nought_and_takes_no_second_model(small, adapted):
+def test_the_first_kl_is_zero_and_needs_no_second_model(small, adapted):
     run, workdir = adapted
     assert small.numbers(workdir)[1]["loss/kl"] < 1e-8 < 1e-6 < small.numbers(workdir)[STEPS]["loss/kl"]
     state = run.components.init_state(initial_state.first_weights(run.components, run.spec, run.model_folder))
@@ -71,7 +71,7 @@ def test_the_first_kl_is_nought_and_takes_no_second_model(small, adapted):
     assert sum(any(leaf is other for other in same) for leaf in jax.tree.leaves(reference)) == len(same)
 
 
-def test_a_killed_run_equals_one_that_was_not(small, adapted, judged, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_exactly(small, adapted, judged, tmp_path, monkeypatch):
     fields, real, seen = small.fields(tmp_path / "run", ADAPTED), ledger.write_rollouts, []
 
     def dies(*args):
@@ -91,13 +91,13 @@ def test_a_killed_run_equals_one_that_was_not(small, adapted, judged, tmp_path, 
 
 
 @pytest.mark.parametrize("step", [1, STEPS])
-def test_one_completion_is_drawn_again(adapted, step):
+def test_a_completion_is_reproduced(adapted, step):
     assert replay(adapted[0], step, 1, 2).identical
 
 
 @pytest.fixture
 def moved(small, adapted, tmp_path):
-    """The run in another place, its base changed by a bit."""
+    """A copy of the run whose base differs in one bit."""
     shutil.copytree(adapted[1], tmp_path / "run")
     shutil.copytree(small.base, tmp_path / "model")
     leaves, tree = jax.tree.flatten(load_params(small.base, small.config))
@@ -108,7 +108,7 @@ def moved(small, adapted, tmp_path):
     return tmp_path
 
 
-def test_adapters_are_not_put_beside_another_base(small, moved):
+def test_adapters_are_refused_with_another_base(small, moved):
     said = "belong to weights with the fingerprint"
     for read in (restore_params, open_params):
         with pytest.raises(ValueError, match=said):
@@ -118,8 +118,8 @@ def test_adapters_are_not_put_beside_another_base(small, moved):
         small.run(fields).train()
 
 
-def test_merged_weights_and_adapter_folder_say_the_same_in_torch(small, adapted, tmp_path):
-    """The base with B A of the folder added in torch, against the merged export; and the export against a restore."""
+def test_merged_weights_and_adapter_folder_agree_in_torch(small, adapted, tmp_path):
+    """Adding B A of the adapter folder to the base in torch gives the merged export and a restored checkpoint."""
     _, workdir = adapted
     assert jaxrl.export.main([f"--checkpoint={workdir}", f"--output={tmp_path / 'merged'}"]) == 0
     assert jaxrl.export.main([f"--checkpoint={workdir}", f"--output={tmp_path / 'adapter'}", "--adapter"]) == 0
@@ -150,7 +150,7 @@ def test_merged_weights_and_adapter_folder_say_the_same_in_torch(small, adapted,
 
 
 def test_evaluation_and_later_runs_see_the_merged_weights(small, adapted, tmp_path):
-    """A run that starts from adapters has them in its base; the KL's first model then is a copy of its own."""
+    """A run that starts from adapters merges them into its base; the reference is then a copy of the first model."""
     _, workdir = adapted
     found = load_params_of(find_model(str(workdir)), "float32", make_mesh(MeshSpec(data=1, fsdp=-1)))
     run = small.run(small.fields(tmp_path / "run", ADAPTED | {"init_from": str(workdir)}))
@@ -163,8 +163,8 @@ def test_evaluation_and_later_runs_see_the_merged_weights(small, adapted, tmp_pa
     assert (np.asarray(state.base["layers"]["mlp"]["up"]["kernel"]) != first["layers"]["mlp"]["up"]["kernel"]).any()
 
 
-def test_adapters_beside_weights_that_no_folder_holds_are_not_exported_alone(small, adapted, judged, tmp_path):
-    """Their folder would name a base that they do not belong to."""
+def test_adapters_whose_base_is_in_no_folder_are_not_exported_alone(small, adapted, judged, tmp_path):
+    """The adapter folder would name the wrong base."""
     _, workdir = adapted
     run = small.run(small.fields(tmp_path / "run", ADAPTED | {"init_from": str(workdir)}))
     run.train()
@@ -189,7 +189,7 @@ def test_a_plan_counts_base_and_adapters(small, adapted, tmp_path):
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
 
 
-def test_a_rounded_base_has_the_fingerprint_of_its_source_rounded(small):
+def test_a_rounded_base_has_the_fingerprint_of_its_rounded_source(small):
     wide = load_params(small.base, small.config)
     narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), wide)
     assert fingerprint(wide, "bfloat16") == fingerprint(narrow) != fingerprint(wide)
@@ -204,7 +204,7 @@ def test_a_rounded_base_has_the_fingerprint_of_its_source_rounded(small):
         ({"algorithm.reference.every": 1, "algorithm.reference.decay": 0.5}, r"reference\.decay: expected 0 with lora"),
     ],
 )
-def test_what_adapters_can_not_do_is_refused(small, tmp_path, changes, said):
+def test_settings_that_adapters_do_not_support_are_errors(small, tmp_path, changes, said):
     with pytest.raises(ValueError, match=said):
         run_spec(small.fields(tmp_path, ADAPTED | changes))
 
@@ -213,13 +213,13 @@ def test_what_adapters_can_not_do_is_refused(small, tmp_path, changes, said):
     ("more", "said"),
     [(["--dtype=bfloat16"], "expected no --dtype"), (["--source=BASE"], "belong to weights with the fingerprint")],
 )
-def test_what_an_adapter_folder_can_not_be_is_refused(adapted, tmp_path, capsys, more, said):
+def test_invalid_adapter_exports_are_errors(adapted, tmp_path, capsys, more, said):
     more = [argument.replace("BASE", "models/tiny") for argument in more]
     assert jaxrl.export.main([f"--checkpoint={adapted[1]}", f"--output={tmp_path / 'out'}", "--adapter", *more]) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_a_run_without_adapters_has_none_to_export(small, tmp_path, capsys):
+def test_a_run_without_adapters_has_no_adapter_export(small, tmp_path, capsys):
     assert jaxrl.convert.main([f"--input={small.base}", f"--output={tmp_path / 'run'}"]) == 0
     assert jaxrl.export.main([f"--checkpoint={tmp_path / 'run'}", f"--output={tmp_path / 'out'}", "--adapter"]) == 2
     assert "trained all weights" in capsys.readouterr().err

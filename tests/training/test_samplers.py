@@ -6,8 +6,8 @@ from jaxrl.runtime import cpu, devices
 from jaxrl.runtime.devices import learning_devices, sampling_devices
 
 
-def test_a_run_does_not_know_the_devices_that_sample(small, judged, tmp_path):
-    """One learns alone; one, or all four, sample: the same numbers, and rows on every device asked for."""
+def test_a_run_is_independent_of_the_devices_that_sample(small, judged, tmp_path):
+    """One device learns, and one or four sample: the same numbers, with rows on every device."""
     runs = {}
     for count in (0, 4):
         changes = {"devices": 1, "sampler.devices": count, "stages.stage2.steps": 1, "stages.stage3.steps": 1}
@@ -22,7 +22,7 @@ def test_a_run_does_not_know_the_devices_that_sample(small, judged, tmp_path):
         np.testing.assert_array_equal(one, four)
 
 
-def test_which_devices_learn_and_which_sample(monkeypatch):
+def test_devices_for_learning_and_for_sampling(monkeypatch):
     here = devices.jax.devices()
     assert (learning_devices(0), learning_devices(2)) == (here, here[:2])
     assert (sampling_devices(0), sampling_devices(3), sampling_devices(-1)) == (None, here[:3], here[: cpu.cores()])

@@ -1,4 +1,4 @@
-"""Supervised steps inside a run: the loss is the cross entropy of the solver's words, and all else is as ever."""
+"""Supervised steps inside a run: the loss is the cross entropy of the demonstrations; nothing else changes."""
 
 import dataclasses
 import importlib
@@ -41,34 +41,34 @@ SFT = {
 
 
 @pytest.fixture(scope="module")
-def taught(small, tmp_path_factory):
-    """Three stages of the embedded model, which must not be judged but by its lessons."""
-    workdir = tmp_path_factory.mktemp("taught") / "run"
+def supervised(small, tmp_path_factory):
+    """Three supervised stages of the embedded model."""
+    workdir = tmp_path_factory.mktemp("supervised") / "run"
     run = small.run(small.fields(workdir, SFT))
     run.train()
     return run, workdir, list(small.said)
 
 
-def test_the_loss_is_the_cross_entropy_of_the_lessons_and_falls(small, taught):
-    run, workdir, _ = taught
+def test_the_loss_is_the_cross_entropy_of_the_demonstrations_and_falls(small, supervised):
+    run, workdir, _ = supervised
     records = small.numbers(workdir)[1:]
     plan = plan_step(run.spec.stages, Progress(), run.spec.seed)
     problems = run.problem_set.problems("stage1", run.problem_set.select(plan))
-    prompts, lessons = (
+    prompts, demonstrations = (
         list(map(write, problems))
         for write in (run.problem_set.prompt_format.encode, run.problem_set.prompt_format.demonstration)
     )
-    rows = [prompt + lesson for prompt, lesson in zip(prompts, lessons, strict=True)]
+    rows = [prompt + demonstration for prompt, demonstration in zip(prompts, demonstrations, strict=True)]
     lengths = np.array(list(map(len, rows)), np.int32)
     tokens = np.array([row + [0] * (run.components.longest - len(row)) for row in rows], np.int32)
     logp = run.components.logp(first_state(run.components, run.spec, TINY).params, tokens, lengths, 1.0)
-    taught = [row[len(prompt) :].sum() for row, prompt in zip(logp, prompts, strict=True)]
-    assert records[0]["loss/total"] == pytest.approx(-sum(taught) / sum(map(len, lessons)), rel=1e-5)
+    log_likelihood = [row[len(prompt) :].sum() for row, prompt in zip(logp, prompts, strict=True)]
+    assert records[0]["loss/total"] == pytest.approx(-sum(log_likelihood) / sum(map(len, demonstrations)), rel=1e-5)
     assert all(record["loss/total"] < 0.8 * records[0]["loss/total"] for record in records[2:])
 
 
-def test_what_was_taught_is_stored_and_judged_and_nothing_is_said_of_a_sampler(small, taught):
-    run, workdir, said = taught
+def test_demonstrations_are_stored_and_scored_without_metrics_of_a_sampler(small, supervised):
+    run, workdir, said = supervised
     records = small.numbers(workdir)
     assert {record["share/correct"] for record in records[1:]} == {1.0}
     missing = {"mismatch/mean", "tokens/slot_occupancy", "speed/rollout_tokens_per_second", "groups/no_variance"}
@@ -81,7 +81,7 @@ def test_what_was_taught_is_stored_and_judged_and_nothing_is_said_of_a_sampler(s
     assert replay(run, 2, 1, 0).identical
 
 
-def test_a_run_of_lessons_goes_on_exactly(small, taught, tmp_path, monkeypatch):
+def test_a_killed_supervised_run_resumes_exactly(small, supervised, tmp_path, monkeypatch):
     real, fields = trainer.RunLog.add_metrics, small.fields(tmp_path / "run", SFT)
 
     def dies(self, record):
@@ -95,9 +95,10 @@ def test_a_run_of_lessons_goes_on_exactly(small, taught, tmp_path, monkeypatch):
             small.run(fields).train()
     run = small.run(fields)
     run.train()
-    assert small.numbers(tmp_path / "run") == small.numbers(taught[1])
+    assert small.numbers(tmp_path / "run") == small.numbers(supervised[1])
     mine, theirs = (
-        jax.tree.leaves(restore_params(folder, run.components.config)[0]) for folder in (tmp_path / "run", taught[1])
+        jax.tree.leaves(restore_params(folder, run.components.config)[0])
+        for folder in (tmp_path / "run", supervised[1])
     )
     for first, second in zip(mine, theirs, strict=True):
         np.testing.assert_array_equal(first, second)
@@ -114,13 +115,13 @@ def test_a_run_of_lessons_goes_on_exactly(small, taught, tmp_path, monkeypatch):
         ),
     ],
 )
-def test_what_can_not_be_taught_is_refused(small, tmp_path, changes, said):
+def test_invalid_supervised_stages_are_errors(small, tmp_path, changes, said):
     with pytest.raises(ValueError, match=said):
         small.run(small.fields(tmp_path / "run", SFT | changes))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_task_without_a_solver_is_refused():
+def test_a_task_without_a_solver_is_an_error():
     fields = plain(importlib.import_module("configs.gsm8k").get_config("tiny"))
     fields["algorithm"]["recipe"], fields["samples"] = "sft", 1
     with pytest.raises(ValueError, match="learns from demonstrations of the task's solver, and gsm8k has no solver"):
@@ -128,8 +129,8 @@ def test_a_task_without_a_solver_is_refused():
 
 
 @pytest.mark.parametrize("opens_think", [False, True])
-def test_lessons_are_right_for_any_prompt_that_opens_the_thinking_or_does_not(opens_think):
-    """What is taught begins where the prompt ends, and ends with the token that ends responses."""
+def test_demonstrations_are_correct_whether_or_not_the_prompt_opens_the_thinking(opens_think):
+    """A demonstration continues the prompt and ends with the EOS token."""
     spec = run_spec(plain(importlib.import_module("configs.stage1").get_config("tiny")))
     tokenizer = load_tokenizer(TINY)
     prompt_format = PromptFormat(
@@ -141,8 +142,8 @@ def test_lessons_are_right_for_any_prompt_that_opens_the_thinking_or_does_not(op
         eos_ids(TINY, tokenizer),
     )
     for problem in spec.task.select("train", (("p2", 4), ("p3", 4), ("p5", 4)), seed=5):
-        lesson = prompt_format.demonstration(problem)
-        assert lesson[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id not in lesson[:-1]
-        text = prompt_format.decode(lesson)
+        demonstration = prompt_format.demonstration(problem)
+        assert demonstration[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id not in demonstration[:-1]
+        text = prompt_format.decode(demonstration)
         assert text.startswith("Try " if opens_think else "<think>Try ")
         assert prompt_format.judge(problem, text, False).verdict == "correct"

@@ -28,15 +28,15 @@ def test_it_learns_something(small, whole):
     assert any((a != b).any() for a, b in zip(first, last, strict=True))
 
 
-def test_the_terminal_is_told_how_far_sampling_is(whole):
+def test_the_terminal_shows_the_progress_of_sampling(whole):
     run, _ = whole
     assert run.phases.count(("rollout", 16, 16)) == STEPS
     assert run.phases.count(("evaluation, greedy", 6, 6)) == run.phases.count(("evaluation, sampled", 12, 12)) == 2
 
 
 @pytest.mark.parametrize(("room", "name", "calls"), [(run_log, "write_rollouts", 4), (rollout, "score_completions", 3)])
-def test_a_run_that_was_killed_equals_one_that_was_not(small, whole, judged, tmp_path, monkeypatch, room, name, calls):
-    """Law 2: the process dies inside step `calls`; the same command goes on, bit for bit."""
+def test_a_killed_run_resumes_exactly(small, whole, judged, tmp_path, monkeypatch, room, name, calls):
+    """Law 2: the process dies inside step `calls`; the same command resumes, bit for bit."""
     fields = small.fields(tmp_path / "run")
     real, seen = getattr(room, name), []
 
@@ -59,7 +59,7 @@ def test_a_run_that_was_killed_equals_one_that_was_not(small, whole, judged, tmp
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_parameters_split_over_devices_give_the_same_run(small, whole, judged, tmp_path):
+def test_sharded_parameters_give_the_same_run(small, whole, judged, tmp_path):
     """Law 4: parameters sharded over four devices instead of copied; the first rollout is the same to the bit."""
     fields = small.fields(tmp_path / "run", {"devices": 0, "mesh.data": 1, "mesh.fsdp": -1})
     small.run(fields).train()
@@ -77,19 +77,19 @@ def test_nothing_compiles_after_the_first_stage(whole):
     assert set(run.components.update.traces.values()) == {1}
 
 
-def test_steps_ask_other_puzzles_and_draw_other_tokens(whole):
-    """The trap of a seed that does not move: the same puzzle at another step must not bring the same responses."""
+def test_steps_have_different_puzzles_and_sample_different_tokens(whole):
+    """A constant seed would give the same responses to a puzzle at every step."""
     groups = {}
     for step in range(1, STEPS + 1):
         for group in read_rollouts(rollout_path(whole[1] / "rollouts", step)):
             groups.setdefault(group.problem, []).append([response.response for response in group.responses])
-    asked_again = [texts for texts in groups.values() if len(texts) > 1]
-    assert asked_again
-    assert all(first != second for texts in asked_again for first, second in itertools.pairwise(texts))
+    repeated = [texts for texts in groups.values() if len(texts) > 1]
+    assert repeated
+    assert all(first != second for texts in repeated for first, second in itertools.pairwise(texts))
     assert all(len(set(group)) > 1 for texts in groups.values() for group in texts)
 
 
-def test_export_is_what_was_trained(small, whole):
+def test_the_export_has_the_trained_weights(small, whole):
     """Law 5: the exported folder holds the last checkpoint's weights to the bit."""
     exported = load_params(whole[1] / "export", small.config)
     for mine, theirs in zip(jax.tree.leaves(jax.device_get(exported)), small.params(whole[1]), strict=True):
@@ -97,8 +97,8 @@ def test_export_is_what_was_trained(small, whole):
 
 
 @pytest.mark.parametrize("step", [1, STEPS])
-def test_one_completion_is_drawn_again(whole, step):
-    """Law 1 across time: the weights, the step and two indices are all that a past completion needs."""
+def test_a_completion_is_reproduced(whole, step):
+    """Law 1 across time: a past completion depends only on the weights, the step and two indices."""
     run, workdir = whole
     stored = read_rollouts(rollout_path(workdir / "rollouts", step))
     found = replay(run, step, 2, 3)
@@ -106,23 +106,23 @@ def test_one_completion_is_drawn_again(whole, step):
     assert found.prompt == stored[2].prompt
 
 
-def test_a_run_for_gpus_is_not_trained_on_a_cpu_but_can_be_looked_at(small, tmp_path):
-    """What draws a completion again has no use for the learner's attention."""
+def test_a_run_for_gpus_can_be_inspected_but_not_trained_on_a_cpu(small, tmp_path):
+    """Reproducing a completion does not use the learner's attention."""
     run = small.run(small.fields(tmp_path / "run", {"attention": "cudnn", "dtype": "bfloat16"}))
     with pytest.raises(ValueError, match="attention: expected plain on a CPU, which has no cuDNN"):
         run.train()
     assert not (tmp_path / "run").exists()
 
 
-def test_what_can_not_be_drawn_again_is_said(whole):
+def test_what_cannot_be_reproduced_is_an_error(whole):
     with pytest.raises(FileNotFoundError, match=r"after step 2, and that checkpoint was not kept; steps .*: 1, 6 "):
         replay(whole[0], 3, 0, 0)
     with pytest.raises(ValueError, match="sample: expected 0 to 3"):
         replay(whole[0], 1, 0, 4)
 
 
-def test_the_command_says_whether_it_drew_the_same(whole, tmp_path, monkeypatch, capsys):
-    """Status 0, 1 or 2; text, length and end are compared each by itself."""
+def test_replay_reports_whether_the_completion_is_identical(whole, tmp_path, monkeypatch, capsys):
+    """Status 0, 1 or 2; text, length and end are compared separately."""
     folder = tmp_path / "run"
     shutil.copytree(whole[1], folder, ignore=shutil.ignore_patterns("checkpoints", "export"))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -155,8 +155,8 @@ def test_the_command_says_whether_it_drew_the_same(whole, tmp_path, monkeypatch,
     assert "sample: expected 0 to 3" in (said := capsys.readouterr().err) and "was not kept" in said
 
 
-def test_a_run_is_its_newest_checkpoint(whole):
-    """As a number, so that a file of completions is not gone on with from later weights."""
+def test_a_run_resolves_to_its_newest_checkpoint(whole):
+    """As a number, so that a file of completions is not resumed with later weights."""
     assert find_model(str(whole[1])).step == find_model(f"{whole[1]}@{STEPS}").step == STEPS
     with pytest.raises(FileNotFoundError, match="no checkpoint of step 99"):
         find_model(f"{whole[1]}@99")
@@ -168,14 +168,14 @@ def test_a_folder_of_another_config_is_refused_by_field(small, whole):
         check_workdir(whole[1], fields)
 
 
-def test_evaluation_puzzles_were_never_trained_on(whole):
+def test_evaluation_puzzles_are_not_training_puzzles(whole):
     run, _ = whole
     held_out = {problem.id for problem in run.problem_set.held_out}
     assert not held_out & {problem.id for pool in run.problem_set.pools.values() for problem in pool}
 
 
-def test_a_manifest_tells_what_is_no_longer_as_it_was(small, whole, tmp_path):
-    """The past run's own numbers rest on rule and problems; all else is told, one line each."""
+def test_a_manifest_lists_what_has_changed(small, whole, tmp_path):
+    """A change of rule or problems is an error; other changes are one line each."""
     run, workdir = whole
     then, fields = read_past_run(workdir / "manifest.json", tmp_path / "again")
     assert fields == run.config | {"workdir": str(tmp_path / "again")}
@@ -193,8 +193,8 @@ def test_a_manifest_tells_what_is_no_longer_as_it_was(small, whole, tmp_path):
         compare_manifests(then | {"rule": "strict-0"}, now)
 
 
-def test_a_past_run_is_not_repeated_from_other_weights(small, whole, tmp_path):
-    """The first weights are those of the model's folder, however long the run has been going, and a bit is enough."""
+def test_a_past_run_is_not_reproduced_from_other_weights(small, whole, tmp_path):
+    """A run is identified by its initial weights, at any step; one different bit is an error."""
     run, workdir = whole
     then, fields = read_past_run(workdir / "manifest.json", tmp_path / "again")
     config = small.config
@@ -215,7 +215,7 @@ def test_a_past_run_is_not_repeated_from_other_weights(small, whole, tmp_path):
     assert not (tmp_path / "again").exists()
 
 
-def test_a_past_run_is_not_repeated_into_its_own_folder(whole):
+def test_a_past_run_is_not_reproduced_into_its_own_folder(whole):
     with pytest.raises(ValueError, match="is the folder of the run to reproduce"):
         read_past_run(whole[1] / "manifest.json", whole[1])
     with pytest.raises(FileNotFoundError, match=r"found no .*no_such/manifest\.json"):

@@ -1,4 +1,4 @@
-"""A run folder belongs to one config and one process; what may change between two starts is said and kept."""
+"""A run folder belongs to one config and one process; changes between two starts are logged and stored."""
 
 import errno
 import importlib
@@ -47,12 +47,12 @@ def test_a_run_of_one_stage_keeps_its_name(tmp_path):
         check_workdir(folder, single_fields(name="x"))
 
 
-def test_what_a_run_of_one_stage_was_trained_on(tmp_path):
+def test_the_training_problems_of_a_run_of_one_stage(tmp_path):
     problems = list(training_problems(single_fields(**{"pool.p3": 5})))
     assert [problem.kind for problem in problems] == ["p3"] * 5
 
 
-def test_a_folder_in_which_a_run_was_killed_at_its_very_first_write_is_taken(tmp_path):
+def test_a_folder_whose_run_was_killed_at_its_first_write_is_reused(tmp_path):
     killed = (
         "import os, sys; os.fsync = lambda _: os.kill(os.getpid(), 9); "
         "from jaxrl.reporting.files import write_text; write_text(sys.argv[1], '{')"
@@ -79,15 +79,15 @@ def test_a_folder_in_which_a_run_was_killed_at_its_very_first_write_is_taken(tmp
         ({"optimizer.moment_dtype": "bfloat16"}, "moment_dtype"),
     ],
 )
-def test_what_changes_results_is_refused(tmp_path, changes, said):
+def test_changes_of_results_are_errors(tmp_path, changes, said):
     folder = stored(tmp_path / "run", single_fields())
     with pytest.raises(ValueError, match=said), claimed(folder, single_fields(**changes)):
         pass
     assert json.loads((folder / "config.json").read_text()) == single_fields()
 
 
-def test_what_lays_out_work_may_change_and_is_said_once(tmp_path):
-    """The next start compares with the config that was taken last."""
+def test_changes_of_the_layout_are_allowed_and_logged_once(tmp_path):
+    """The next start compares with the last accepted config."""
     folder = stored(tmp_path / "run", single_fields())
     changes = {
         "devices": 2,
@@ -111,8 +111,8 @@ def test_what_lays_out_work_may_change_and_is_said_once(tmp_path):
         assert said == []
 
 
-def test_a_change_is_in_the_history_also_where_the_start_that_made_it_was_killed(tmp_path):
-    """While the state is read, say: the same command again finds its own config."""
+def test_a_change_is_in_the_history_even_if_its_start_was_killed(tmp_path):
+    """For example while the state is read: the same command then finds its own config."""
     folder = stored(tmp_path / "run", single_fields())
     first = {"versions": {}, "commit": "a", "hardware": {}, "weights": "w", "rule": "r", "problems": {}}
     write_manifest(folder, first, 0)
@@ -149,7 +149,7 @@ def test_one_process_at_a_time_has_the_folder(tmp_path):
         assert said == []
 
 
-def test_a_lock_is_gone_with_its_process(tmp_path):
+def test_a_lock_ends_with_its_process(tmp_path):
     held = subprocess.Popen(
         [
             sys.executable,
@@ -170,7 +170,7 @@ def test_a_lock_is_gone_with_its_process(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES])
-def test_a_file_system_may_say_in_two_ways_that_a_file_is_locked(tmp_path, monkeypatch, number):
+def test_both_errors_of_a_locked_file_are_recognized(tmp_path, monkeypatch, number):
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 
@@ -180,8 +180,8 @@ def test_a_file_system_may_say_in_two_ways_that_a_file_is_locked(tmp_path, monke
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
-def test_without_locks_a_run_is_made_all_the_same_and_a_sentence_says_so(tmp_path, monkeypatch, number):
-    """Lustre without its mount option: the folder is taken, a sweep starts its run, the export replaces the old one."""
+def test_without_file_locks_a_run_continues_with_a_warning(tmp_path, monkeypatch, number):
+    """Lustre without its mount option: a run, a sweep and an export work."""
 
     def refuse(*_):
         raise OSError(number, os.strerror(number))
@@ -200,7 +200,7 @@ def test_without_locks_a_run_is_made_all_the_same_and_a_sentence_says_so(tmp_pat
     assert (tmp_path / "export" / "config.json").read_text() == "new"
 
 
-def test_a_second_start_beside_the_first_writes_nothing(small, whole):
+def test_a_second_start_during_the_first_writes_nothing(small, whole):
     run, workdir = whole
     before = (workdir / "metrics.jsonl").read_bytes()
     with claimed(workdir, run.config), pytest.raises(OSError, match="is in use"):
@@ -226,8 +226,8 @@ def test_a_manifest_keeps_its_origin_and_what_changed_since(tmp_path):
     assert json.loads((tmp_path / "manifest.json").read_text()) == stored
 
 
-def test_a_run_goes_on_with_fewer_devices(small, whole, judged, tmp_path, monkeypatch):
-    """Killed on four after step 2, on two after step 4, ended on one: the numbers of one, up to rounding."""
+def test_a_run_resumes_with_fewer_devices(small, whole, judged, tmp_path, monkeypatch):
+    """Killed on four devices after step 2 and on two after step 4, finished on one: equal up to rounding."""
     workdir, write = tmp_path / "run", trainer.RunLog.add_metrics
     for devices, last in ((4, 2), (2, 4), (1, STEPS)):
         fields = small.fields(workdir, {"devices": devices, "mesh.data": 1, "mesh.fsdp": -1})
@@ -255,7 +255,7 @@ def test_a_run_goes_on_with_fewer_devices(small, whole, judged, tmp_path, monkey
         np.testing.assert_allclose(first, second, atol=1e-5)
 
 
-def test_problems_of_another_make_are_refused_when_a_run_goes_on(small, whole, monkeypatch):
+def test_a_run_does_not_resume_with_other_problems(small, whole, monkeypatch):
     run, workdir = whole
     before = {path.name: path.read_bytes() for path in workdir.glob("*.json*")}
     again = small.run(run.config | {"unroll": 2})
@@ -265,7 +265,7 @@ def test_problems_of_another_make_are_refused_when_a_run_goes_on(small, whole, m
     assert {path.name: path.read_bytes() for path in workdir.glob("*.json*")} == before
 
 
-def test_a_past_run_is_trained_again_from_its_manifest(small, tmp_path, capsys):
+def test_a_past_run_is_reproduced_from_its_manifest(small, tmp_path, capsys):
     """`train --manifest=FILE --workdir=NEW`: every number of every step, and the files to the byte."""
     stage = ("steps=1", "prompts=4", "samples=4", "pool.p3=6", "sampling.max_new_tokens=8", "bounds.bad_format_max=0")
     fields = {
