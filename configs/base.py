@@ -70,7 +70,7 @@ def get_run() -> ConfigDict:
 
 
 def task_fields() -> ConfigDict:
-    """What is asked."""
+    """The task: where problems come from."""
     return ConfigDict(
         dict(
             name="knights_and_knaves",  # or "gsm8k", "gym"; their fields are in configs/gsm8k.py and configs/gym.py

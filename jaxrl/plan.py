@@ -17,7 +17,7 @@ from typing import Any
 from jaxrl.command_line import ConfigParser, plain, run
 
 PROMPT_TOKENS = 400
-"""Of the longest prompt if the model's tokenizer is not present: a puzzle of five people in a chat template."""
+"""Length of the longest prompt if the model's tokenizer is not present: a puzzle of five people in a chat template."""
 
 
 def make_parser() -> ConfigParser:

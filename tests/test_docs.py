@@ -90,16 +90,20 @@ def test_messages_quoted_in_troubleshooting_are_in_the_code():
     assert len(quoted) > 12 and missing == []
 
 
-def test_paths_in_the_tree_of_the_readme_exist():
+def test_the_tree_of_the_readme_equals_the_tree():
+    """All its paths exist, and it has every module of the listed folders and every package."""
     tree = re.search(r"## The tree\s+```\n(.*?)```", TEXTS["README.md"], re.DOTALL)[1]
-    folder, missing = ROOT, []
+    folder, paths = ROOT, set()
     for line in tree.splitlines():
         indent, names = len(line) - len(line.lstrip()), re.split(r"\s{2,}", line.strip())[0].split()
         if indent == 0:
             folder = ROOT / names[0]
-        parent = folder if indent else ROOT
-        missing += [name for name in names if indent <= 2 and not parent.joinpath(name).exists()]
-    assert missing == []
+        if indent <= 2:  # deeper lines continue a description
+            paths |= {(folder / name if indent else ROOT / name) for name in names}
+    present = {path for name in ("configs", "data_gen", "models") for path in (ROOT / name).glob("*.py")}
+    present |= {path.parent for path in (ROOT / "jaxrl").glob("*/__init__.py")}
+    assert [path for path in paths if not path.exists()] == []
+    assert {path for path in present if path.name != "__init__.py"} <= paths
 
 
 def test_dotted_names_in_code_spans_exist():

@@ -16,7 +16,7 @@ from jaxrl.training.run_spec import RunSpec
 
 
 class RunLog:
-    """The log of a run, cut back to the step that it resumes from. Use as a context manager.
+    """The log of a run, truncated to the step that it resumes from. Use as a context manager.
 
     Files are written by `flush`, in the order of the calls; see `RetryingWriter`. Only the primary process writes.
     has_records: whether metrics.jsonl has the line of step 0.

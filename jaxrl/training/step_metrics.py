@@ -155,7 +155,7 @@ def stage_warnings(stage: StageSpec, parameters: int, adapters: bool) -> list[st
     """Warnings about a stage's settings before it begins.
 
     parameters: size of the model. adapters: whether only adapters are trained; these take about ten times the learning
-    rate of full fine-tuning, and no value is known from which on they collapse.
+    rate of full fine-tuning, and it is not known at which value they collapse.
     """
     highest, risky = stage.learning_rate.value, _RISKY_LEARNING_RATE[parameters >= _LARGE_MODEL]
     if highest < risky or adapters:

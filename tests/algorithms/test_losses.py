@@ -174,7 +174,7 @@ def test_truncated_importance_sampling_golden():
 
 @pytest.mark.parametrize("old", [OLD, None])
 def test_the_gap_between_sampler_and_learner(old):
-    """Of the weights that sampled; changes by later steps on the same rollout are not a mismatch."""
+    """Measured with the weights that sampled: changes by later steps on the same rollout are not a mismatch."""
     info = value_and_grad(RECIPES["grpo"], BATCH._replace(old_logp=old))[2]
     gap = np.abs(np.asarray((LOGP if old is None else old) - SAMPLE))[MASK > 0]
     np.testing.assert_allclose([info["logp_gap_mean"], info["logp_gap_max"]], [gap.mean(), gap.max()], rtol=1e-5)

@@ -42,7 +42,7 @@ def test_sharding_dtype_and_order_do_not_matter():
 
 
 def test_random_trees_have_different_fingerprints():
-    """And the value is stable, because manifests store it."""
+    """The value is stable as well, because manifests store it."""
     random = np.random.default_rng(0)
     found = {fingerprint({"w": jnp.asarray(random.integers(0, 2, 8), jnp.float32)}) for _ in range(2000)}
     assert len(found) == 256

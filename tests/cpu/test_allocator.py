@@ -48,7 +48,7 @@ def test_the_third_call_of_a_program_gets_no_new_pages():
 
 
 def test_malloc_settings_of_the_user_take_precedence():
-    """In pages of 4 KiB, of which 16 MiB are 4096."""
+    """16 MiB are 4096 pages of 4 KiB."""
     assert faults(MALLOC_TOP_PAD_="131072") > 4096
 
 

@@ -33,7 +33,7 @@ __all__ = ["without_optimizations"]  # a fixture for all tests of this file
 
 
 def test_rematerialization_changes_nothing():
-    """And costs what the policy says: "full" recomputes all products, "dots" only those of attention."""
+    """Except FLOPs: "full" recomputes all products, "dots" only those of attention."""
     flops = {}
     for name in REMAT:
         model = Qwen2(CONFIG, remat=name)

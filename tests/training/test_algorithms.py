@@ -49,8 +49,8 @@ def rare():
 
     def some(self, problem, response, truncated):
         verdict = judge(self, problem, response, truncated)
-        teaches = sum(map(ord, problem.id)) % 2 and len(response) % 2
-        return verdict._replace(verdict="correct", reward=3.0 if teaches else 1.0)
+        rewarded = sum(map(ord, problem.id)) % 2 and len(response) % 2
+        return verdict._replace(verdict="correct", reward=3.0 if rewarded else 1.0)
 
     patch.setattr(PromptFormat, "judge", some)
     yield

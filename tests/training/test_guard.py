@@ -134,7 +134,7 @@ def test_a_temperature_of_3_is_lowered_under_the_shipped_bounds(small, tmp_path)
 
 
 def test_a_stage_has_bounds_of_its_own():
-    """The form is what stage 1 teaches; later on a run that loses it has collapsed."""
+    """Format errors are bounded after stage 1: from then on, a run that loses the format has collapsed."""
     for size in ("", "tiny"):
         config = importlib.import_module("configs.three_stage").get_config(size)
         config.stages.stage2.bounds.kl_max = 0.7

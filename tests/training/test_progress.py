@@ -1,4 +1,4 @@
-"""Which step comes next is a function of stored numbers: stages that end early, remedies, and seeds of other draws."""
+"""Which step comes next is a function of stored numbers: stages that end early, remedies, and new seeds."""
 
 import importlib
 
@@ -74,7 +74,7 @@ def test_a_step_of_the_metrics_is_the_step_that_was_planned():
 
 
 def test_truncation_may_change_over_a_stage_and_is_planned_again_from_the_metrics():
-    """Linear from the first step on, as the temperature; top_k in whole numbers. What has no end stays."""
+    """Linear from the first step on, like the temperature; top_k is rounded. Without an end value they are constant."""
     fields = {"top_k": 100, "top_k_end": 50, "top_p": 1.0, "top_p_end": 0.9, "min_p": 0.0}
     stages = spec_of(**{f"stages.stage1.sampling.{name}": value for name, value in fields.items()}).stages
     first, later = (plan_step(stages, Progress(step=place, stage_step=place), 0) for place in (0, 3))

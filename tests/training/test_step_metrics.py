@@ -1,4 +1,4 @@
-"""What is wrong with a step is said in words, and nothing is said of a good one."""
+"""Warnings about metrics outside their healthy range, and none for a good step."""
 
 import dataclasses
 import importlib

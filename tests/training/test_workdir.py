@@ -100,7 +100,7 @@ def test_changes_of_the_layout_are_allowed_and_logged_once(tmp_path):
     }
     now = single_fields(**changes, **{"rollouts.every": 3, "guard.retries": 9, "export": False})
     with claimed(folder, now) as said:
-        assert len(said) == len(changes) + 2  # nothing is said of `export`
+        assert len(said) == len(changes) + 2  # a change of `export` is not logged
         assert (
             "changed since the last start: layout.micro_tokens was 1536, is 512; from here on numbers may differ in "
             "rounding" in said
