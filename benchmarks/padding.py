@@ -1,6 +1,6 @@
 """The share of padding in the learner's batches, simulated: random row lengths, split as the shipped configs do.
 
-    python benchmarks/padding.py [--steps=40] [--micro_tokens=8192] [--multiple=128]
+    python benchmarks/padding.py [--steps=40] [--micro-tokens=8192] [--multiple=128]
 
 Prompts of 300 to 400 tokens, shared by 16 samples, and log-normal responses of up to 2,048 tokens; four row shards, as
 on four GPUs. Every optimizer step of a rollout is split separately. Columns: mean padding share over the rollouts (the
@@ -49,7 +49,7 @@ def simulate(rollouts: list[np.ndarray], layout: LayoutSpec, minibatches: int) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--micro_tokens", type=int, help="overrides the config")
+    parser.add_argument("--micro-tokens", type=int, help="overrides the config")
     parser.add_argument("--multiple", type=int, help="overrides the config")
     args = parser.parse_args()
     for stage in (stage1, stage2, stage3):
