@@ -87,8 +87,8 @@ def run(
     A foreseen error is one sentence on stderr, with status 2. A run that ends before its last step has the status of
     `Ended`. In a run of several processes, a process that fails by itself exits at once, with its number and host.
 
-    argv: without the program; None for those of this process. exit_at_signal: see `exit_on_signal`. drop_output: stdout
-    that can't be written is dropped, as the results are in files.
+    argv: without the program; None for those of this process. exit_at_signal: see `exit_on_signal` in
+    jaxrl/runtime/signals.py. drop_output: stdout that can't be written is dropped, as the results are in files.
     """
     parser.renamed = RENAMED
     try:
@@ -135,7 +135,7 @@ def _report_error(name: str, error: BaseException) -> int:
 
 @contextlib.contextmanager
 def unfailing_streams(*, stdout: bool = True) -> Iterator[None]:
-    """While the block runs, output that can't be written to stderr, and to stdout if asked for, is dropped."""
+    """While the block runs, output that can't be written to stderr, and to stdout unless it is False, is dropped."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = drop_write_errors(sys.stdout) if stdout else sys.stdout, drop_write_errors(sys.stderr)
     try:

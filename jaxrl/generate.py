@@ -1,4 +1,4 @@
-"""Generate completions of given prompts, or reproduce one completion of a run.
+"""Generate completions of given prompts, or replay one completion of a run.
 
     python -m jaxrl.generate --model=MODEL --prompts=FILE.jsonl --output=FILE.jsonl --samples=4 --temperature=0.8
     python -m jaxrl.generate --replay=RUN --step=40 --prompt=3 --sample=7

@@ -1,12 +1,12 @@
-"""Score stored responses: JSON lines in, the same lines out with verdict, parts and total.
+"""Score stored responses: JSON lines in, the same lines out with verdict and rewards.
 
     python -m jaxrl.score --input=responses.jsonl --output=scored.jsonl [--rule=strict-1]
 
 Fields of a line: `quiz`, `people` ([[name, role word], ...]), `roles` ([truth word, lie word]), `response`,
 `prompt_opens_think`, and optionally `truncated` (false). Rules that compare with a correct answer read it from
-`target`, or from `answer`. All other fields are kept. Files that end in .gz are read and written
-compressed. Exit status: 0 all lines were scored, 1 some lines could not be scored (listed on stderr), 2 nothing was
-done.
+`target`, or from `answer`. All other fields are kept; `verdict`, `reasons`, `format_reward`, `answer_reward`, `reward`,
+`rule` and `suspects` are added. Files that end in .gz are read and written compressed. Exit status: 0 all lines were
+scored, 1 some lines could not be scored (listed on stderr), 2 nothing was done.
 """
 
 import argparse

@@ -4,6 +4,7 @@
 
 The config file has `get_config`, the base run as `jaxrl.train` takes it, and `get_sweep(ARG)`, which returns
 {"settings": {name: {field: value}}, "seeds": (0, 1, 2)}. Overrides change all runs. The same command resumes.
+Exit status: 0 finished, 1 some runs failed, 2 nothing was done, 75 stopped by a signal.
 """
 
 import argparse

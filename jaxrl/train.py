@@ -1,7 +1,9 @@
 """Train, evaluate and export a model. The same command resumes a run that was stopped.
 
-python -m jaxrl.train --config=configs/stage3.py[:tiny]
-python -m jaxrl.train --manifest=RUN/manifest.json --workdir=NEW
+    python -m jaxrl.train --config=configs/stage3.py[:tiny]
+    python -m jaxrl.train --manifest=RUN/manifest.json --workdir=NEW
+
+Exit status: 0 finished, 1 and 2 an error, 3 stopped by the guard, 75 stopped by a signal; see docs/running.md.
 """
 
 import argparse

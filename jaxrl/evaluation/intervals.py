@@ -30,7 +30,7 @@ class PairedDifference(NamedTuple):
 
 
 def critical_value(confidence: float) -> float:
-    """The two-sided normal quantile, 1.96 for confidence 0.95. ValueError outside (0, 1)."""
+    """The two-sided normal quantile, 1.96 for confidence 0.95. Raises ValueError outside (0, 1)."""
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"expected a confidence between 0 and 1, such as 0.95, got {confidence}")
     return NormalDist().inv_cdf(0.5 + confidence / 2)

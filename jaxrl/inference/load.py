@@ -62,7 +62,7 @@ def is_run(name: str) -> bool:
 
 
 def stored_config(name: str) -> dict[str, Any]:
-    """The config of the run RUN or RUN@step. Raises FileNotFoundError if there is none."""
+    """The config of the run RUN or RUN@step. Raises FileNotFoundError or ValueError if it is not of jaxrl.train."""
     config = run_config(split_run(name)[0])
     if "task" not in config:
         raise ValueError(f"{name} is a run of supervised training and has no task; name a run of jaxrl.train.")

@@ -13,7 +13,7 @@ from jaxrl.learning.update import Scalars, Update
 
 
 def lower_update(update: Update, state: TrainState, rows: int, length: int) -> dict[str, jax.stages.Lowered]:
-    """Lowers `reference`, `accumulate` and `finish` of an update, and the two last ones of its critic (`critic_...`).
+    """Lowers `reference`, `accumulate` and `finish` of an update, and the last two of its critic (`critic_...`).
 
     The mesh may contain compile-only devices. state: shapes with shardings. rows, length: of a micro-batch, over all
     devices.

@@ -76,7 +76,7 @@ def take_distinct(kind: str, count: int, taken: set[str], problems: Iterable[Pro
 
 
 def problem_id(kind: str, *content: str) -> str:
-    """An id from a hash of question and answer, so the manifest's hash of ids changes with either of them."""
+    """An id from a hash of `content`, usually question and answer: the manifest's hash of ids changes with them."""
     return f"{kind}-{hashlib.blake2b(chr(0).join(content).encode(), digest_size=6).hexdigest()}"
 
 
