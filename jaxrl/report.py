@@ -1,7 +1,7 @@
 """Write the report of runs, or of evaluations, as one HTML page.
 
-    python -m jaxrl.report --workdir=runs/three_stage
-    python -m jaxrl.report --evaluation=evaluations/before.json --evaluation=evaluations/after.json
+python -m jaxrl.report --workdir=runs/three_stage
+python -m jaxrl.report --evaluation=evaluations/before.json --evaluation=evaluations/after.json
 """
 
 import argparse
