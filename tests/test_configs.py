@@ -54,7 +54,7 @@ def test_shipped_configs_load_and_their_shapes_fit(name, size):
     assert count == pytest.approx({"": 7.62e9, "7b": 7.62e9, "1.5b": 1.54e9, "tiny": 0.8705e6}[size], rel=0.01)
 
 
-def test_three_stage_is_the_recipe_of_the_article():
+def test_three_stage_is_the_published_recipe():
     one, two, three = run_spec(plain(load("three_stage", ""))).stages
     assert [stage.samples for stage in (one, two, three)] == [32, 64, 16]
     assert {stage.prompts for stage in (one, two, three)} == {8}
@@ -96,7 +96,7 @@ def test_the_settings_of_a_shipped_sweep_are_different_runs(name, size, tmp_path
         run_spec(changed(module.get_config(size), fields)) for fields in module.get_sweep(size)["settings"].values()
     ]
     assert len(set(specs)) == len(specs) >= 2
-    # All are evaluated alike, so that they can be compared.
+    # All are evaluated in the same way, so that they can be compared.
     assert len({(spec.evaluation, spec.evaluation.rule or spec.reward.rule) for spec in specs}) == 1
 
 

@@ -98,7 +98,7 @@ def test_every_package_has_a_layer():
     assert packages == {layer for layer in LAYERS if layer.startswith("jaxrl.")}
 
 
-def test_no_package_is_larger_than_an_eighth_of_the_product():
+def test_no_package_exceeds_its_share_of_the_product():
     """A package that outgrows the others has more than one role."""
     lines = Counter()
     for path in PRODUCT:

@@ -201,7 +201,7 @@ def note_of(folder, step):
         ({40: None, 45: False}, 30, 46, 45),
     ],
 )
-def test_a_run_goes_back_to_the_newest_due_checkpoint(tmp_path, saved, every, before, back):
+def test_a_run_rolls_back_to_the_newest_due_checkpoint(tmp_path, saved, every, before, back):
     """For any later value of `every`. Old versions did not note it (None): then multiples of `every` are due."""
     state, _ = state_on(MeshSpec())
     for step, due in saved.items():
@@ -214,7 +214,7 @@ def test_a_run_goes_back_to_the_newest_due_checkpoint(tmp_path, saved, every, be
         assert checkpoints.last_due(before) == back
 
 
-def test_the_newest_due_checkpoint_is_kept_and_without_it_a_run_goes_back_to_the_newest(tmp_path):
+def test_the_newest_due_checkpoint_is_kept_and_without_it_a_run_rolls_back_to_the_newest(tmp_path):
     state, _ = state_on(MeshSpec())
     with Checkpoints(tmp_path, CheckpointSpec(every=20, keep=1, best=1)) as checkpoints:
         for step, score, due in ((10, 0.9, True), (15, 0.5, True), (17, None, False)):
@@ -299,7 +299,7 @@ def test_a_failed_write_is_raised_once_leaves_nothing_and_can_be_repeated(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("code", "kind", "said"),
+    ("code", "kind", "message"),
     [
         (errno.EFBIG, "OUT_OF_RANGE", "writing to .* failed .File too large"),
         (errno.EIO, "DATA_LOSS", "writing to .* failed .Input/output error"),
@@ -308,7 +308,7 @@ def test_a_failed_write_is_raised_once_leaves_nothing_and_can_be_repeated(tmp_pa
         (errno.EDQUOT, "UNKNOWN", "no space left in"),
     ],
 )
-def test_a_disk_error_of_tensorstore_is_an_os_error(tmp_path, disk, code, kind, said):
+def test_a_disk_error_of_tensorstore_is_an_os_error(tmp_path, disk, code, kind, message):
     """So that a run survives any failure of the disk."""
     state, _ = state_on(MeshSpec())
     disk.go.set()
@@ -318,7 +318,7 @@ def test_a_disk_error_of_tensorstore_is_an_os_error(tmp_path, disk, code, kind, 
             f"to file 11: {os.strerror(code)} [os_error_code='{code}']"
         )
         checkpoints.save(1, state, {})
-        with pytest.raises(OSError, match=said):
+        with pytest.raises(OSError, match=message):
             checkpoints.wait()
         disk.error = None
         checkpoints.save(1, state, {})

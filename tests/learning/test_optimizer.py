@@ -50,9 +50,9 @@ def test_adamw_follows_its_paper_after_clipping_by_global_norm():
 @pytest.mark.parametrize(("norm", "scale"), [(0.0, 1.0), (1e9, 1.0), (0.5, None)])
 def test_only_gradients_above_clip_norm_are_scaled_and_0_turns_it_off(norm, scale):
     (seen,) = taken(OptimizerSpec("sgd", b1=0.0, clip_norm=norm), grads=GRADS[:1])
-    wanted = GRADS[0] if scale else clipped(GRADS[0], norm)
+    expected = GRADS[0] if scale else clipped(GRADS[0], norm)
     for name in PARAMS:
-        np.testing.assert_allclose(seen[name], PARAMS[name] - LEARNING_RATE * wanted[name], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(seen[name], PARAMS[name] - LEARNING_RATE * expected[name], rtol=1e-5, atol=1e-6)
 
 
 def test_momentum_accumulates_gradients():
@@ -70,7 +70,7 @@ def test_muon_updates_matrices_of_any_shape_at_the_scale_of_adam(shape):
     (seen,) = taken(OptimizerSpec("muon"), {"kernel": np.zeros(shape, np.float32)}, [{"kernel": grad}])
     for move in (seen["kernel"] / LEARNING_RATE).reshape(-1, *shape[-2:]):
         wide = max(move.shape)
-        # Five steps of Newton and Schulz leave singular values between 0.7 and 1.2 of the wanted one.
+        # Five steps of Newton and Schulz leave singular values between 0.7 and 1.2 of the exact one.
         assert np.sqrt(np.mean(np.square(move))) == pytest.approx(0.2, rel=0.2)
         values = np.linalg.svd(move, compute_uv=False) / (0.2 * wide**0.5)
         assert values.min() > 0.5 and values.max() < 1.4

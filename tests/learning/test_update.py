@@ -41,8 +41,8 @@ def make_batch(seed=0):
     rng = np.random.default_rng(seed)
     prompt = np.array([3, 3, 5, 5, 2, 2, 4, 4])
     lengths = np.array([4, 20, 6, 17, 23, 9, 4, 8], np.int32)
-    place = np.arange(23)[None]
-    mask = ((place >= prompt[:, None]) & (place < lengths[:, None])).astype(np.float32)
+    positions = np.arange(23)[None]
+    mask = ((positions >= prompt[:, None]) & (positions < lengths[:, None])).astype(np.float32)
     tokens = rng.integers(0, 32, (8, 23)).astype(np.int32)
     advantages = mask * rng.normal(size=(8, 1)).astype(np.float32)
     sample, reference = -3 + 0.3 * rng.normal(size=(2, 8, 23)).astype(np.float32)
@@ -145,11 +145,11 @@ def test_the_update_is_the_gradient_of_the_loss():
     batch = make_batch()
     mesh = make_mesh(MeshSpec(), jax.devices()[:1])
     params = init_params(MODEL, mesh, jax.random.key(0))
-    place = jnp.broadcast_to(jnp.arange(23)[None], (8, 23))
+    positions = jnp.broadcast_to(jnp.arange(23)[None], (8, 23))
 
     def logp(params):
         tokens, lengths = jnp.asarray(batch.tokens), jnp.asarray(batch.lengths)
-        hidden, _ = MODEL.apply({"params": params}, tokens, place, lengths)
+        hidden, _ = MODEL.apply({"params": params}, tokens, positions, lengths)
         every = jax.nn.log_softmax(hidden @ params["embed"]["embedding"].T / SCALARS.temperature)
         chosen = jnp.take_along_axis(every[:, :-1], jnp.asarray(batch.tokens)[:, 1:, None], axis=-1)[..., 0]
         return jnp.pad(chosen, ((0, 0), (1, 0)))
@@ -296,11 +296,11 @@ def test_the_critic_learns_its_returns_and_leaves_the_policy_alone():
     mesh = make_mesh(MeshSpec(), jax.devices()[:1])
     params = init_params(MODEL, mesh, jax.random.key(0))
     head = {"vector": jnp.linspace(-1, 1, 16), "bias": jnp.zeros(1)}
-    place = jnp.broadcast_to(jnp.arange(23)[None], (8, 23))
+    positions = jnp.broadcast_to(jnp.arange(23)[None], (8, 23))
 
     def objective(params):
         trunk = {name: x for name, x in params.items() if name != "value_head"}
-        hidden, _ = MODEL.apply({"params": trunk}, jnp.asarray(batch.tokens), place, jnp.asarray(batch.lengths))
+        hidden, _ = MODEL.apply({"params": trunk}, jnp.asarray(batch.tokens), positions, jnp.asarray(batch.lengths))
         values = (hidden @ params["value_head"]["vector"] + params["value_head"]["bias"][None])[:, :-1]
         error = 0.5 * jnp.square(values - batch.returns[:, 1:]) * batch.loss_mask[:, 1:]
         return jnp.sum(error) / batch.loss_mask.sum()

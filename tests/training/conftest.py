@@ -36,4 +36,4 @@ def poisoned_run(small, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, parity_rewards():
         poison(patch)
         small.run(small.fields(workdir, {**SPARSE, "evaluation.every": 3})).train()
-    return workdir, list(small.said)
+    return workdir, list(small.logged)

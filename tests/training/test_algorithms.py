@@ -108,11 +108,11 @@ def test_a_killed_run_resumes_exactly(name, small, trained, tmp_path, monkeypatc
 def test_the_critic_learns_from_the_first_step(small, trained):
     run = trained("ppo")
     numbers, state = small.numbers(run.spec.workdir), state_of(run)
-    assert numbers[1]["critic/value"] != 0 and numbers[1]["critic/explained_variance"] == 0  # it said 0 before
+    assert numbers[1]["critic/value"] != 0 and numbers[1]["critic/explained_variance"] == 0  # it predicted 0 before
     assert all(record["critic/gradient_norm"] > 0 for record in numbers[1:])
     assert 0 < np.abs(state.critic.params["value_head"]["vector"]).max() < 0.1
     assert (state.critic.params["embed"]["embedding"] != state.params["embed"]["embedding"]).any()
-    assert state.step == 2 * STEPS  # two optimizer steps a rollout
+    assert state.step == 2 * STEPS  # two optimizer steps per rollout
 
 
 def test_the_guards_factor_scales_all_learning_rates(small, trained):
@@ -152,8 +152,9 @@ def test_samples_beyond_those_of_the_stage_are_greedy(trained):
     run = trained("remax")
     plan = plan_step(run.spec.stages, Progress(), run.spec.seed)
     state = first_state(run.components, run.spec, run.model_folder)
-    _, drawn = run.step.responses.complete(state, plan, np.array([0, 1]), np.array([0, 1, 2]))
-    assert (drawn.tokens[[1, 4]] == drawn.tokens[[2, 5]]).all() and (drawn.tokens[[0, 3]] != drawn.tokens[[1, 4]]).any()
+    _, completions = run.step.responses.complete(state, plan, np.array([0, 1]), np.array([0, 1, 2]))
+    sampled, greedy, same = (completions.tokens[[index, index + 3]] for index in range(3))
+    assert (greedy == same).all() and (sampled != greedy).any()
 
 
 def test_the_greedy_completion_is_the_baseline_and_not_a_row_of_the_update(small, trained):
@@ -184,7 +185,7 @@ def test_a_step_whose_groups_are_all_dropped_changes_nothing(small, trained, tmp
     """All rewards are equal except for the length penalty: no bit of the state may change."""
     run = trained("dapo")
     judge = PromptFormat.judge
-    monkeypatch.setattr(PromptFormat, "judge", lambda *asked: judge(*asked)._replace(reward=1.0))
+    monkeypatch.setattr(PromptFormat, "judge", lambda *arguments: judge(*arguments)._replace(reward=1.0))
     plan = plan_step(run.spec.stages, Progress(step=STEPS - 1, stage_step=1, stage=2), run.spec.seed)
     with Checkpoints(run.spec.workdir / "checkpoints") as checkpoints:
         state = checkpoints.restore(run.components.abstract_state())[0]  # with moments that would move it
@@ -227,7 +228,7 @@ def test_spare_problems_are_all_others_in_an_order_that_depends_on_the_step(trai
     assert len(set(orders)) > 1
 
 
-def test_a_completion_of_a_refill_is_reproduced(trained):
+def test_a_completion_of_a_refill_is_replayed(trained):
     run = trained("dapo")
     assert len(rollouts(run, 1)) > 4
     found = replay(run, 1, 4, 1)
@@ -289,7 +290,7 @@ def test_the_length_penalty_counts_tokens():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"algorithm.reference.every": 5, "algorithm.recipe": "dapo"}, "does nothing without a KL"),
         ({"algorithm.reference.decay": 0.9}, "decay=0.9 has no effect with every=0"),
@@ -301,8 +302,8 @@ def test_the_length_penalty_counts_tokens():
         ({"stages.stage2.samples": 1, "algorithm.recipe": "ppo", "algorithm.drop_equal": True}, "expected 2 or more"),
     ],
 )
-def test_invalid_settings_are_errors_before_anything_runs(small, tmp_path, changes, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_settings_are_errors_before_anything_runs(small, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
         run_spec(small.fields(tmp_path / "run", changes))
 
 

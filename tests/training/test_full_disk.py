@@ -97,18 +97,18 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(small, whole, judged, ful
     full.steps = (2, 3)
     small.run(small.fields(tmp_path / "run", SPARSE)).train()
     assert full.started == [2, 3, 4, 6]
-    warnings = [line for line in small.said if "continues from memory" in line]
+    warnings = [line for line in small.logged if "continues from memory" in line]
     for line, step in zip(warnings, (2, 3), strict=True):
         assert line.startswith(f"warning: the checkpoint of step {step} cannot be written: no space left in")
         assert f"next attempt after step {step + 1} (failure {step - 1} of 5" in line
     assert_same_run(small, tmp_path / "run", whole[1])
 
 
-def test_the_guard_goes_back_to_a_checkpoint_that_was_made_late(small, judged, full, poisoned, tmp_path):
+def test_the_guard_rolls_back_to_a_checkpoint_that_was_written_late(small, judged, full, poisoned, tmp_path):
     """The save of step 2 fails and is repeated at step 3; the guard's trip at step 4 undoes only that step."""
     full.steps = (2,)
     small.run(small.fields(tmp_path / "run", SPARSE)).train()
-    assert any("rejected step 4" in line and "Back to step 3" in line for line in small.said)
+    assert any("rejected step 4" in line and "Back to step 3" in line for line in small.logged)
 
 
 def test_a_disk_that_stays_full_ends_the_run_with_the_last_checkpoint_complete(small, whole, judged, full, tmp_path):
@@ -120,7 +120,7 @@ def test_a_disk_that_stays_full_ends_the_run_with_the_last_checkpoint_complete(s
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["2"]
     full.steps = ()
     small.run(fields).train()
-    assert "resuming after step 2" in small.said
+    assert "resuming after step 2" in small.logged
     assert_same_run(small, tmp_path / "run", whole[1])
 
 
@@ -135,7 +135,7 @@ def test_a_run_does_not_end_before_its_last_checkpoint_is_complete(small, whole,
         assert not (tmp_path / "run" / "export").exists()
         full.steps = ()
         small.run(fields).train()
-        assert "resuming after step 5" in small.said
+        assert "resuming after step 5" in small.logged
     else:
         small.run(fields).train()
     assert_same_run(small, tmp_path / "run", whole[1])
@@ -183,7 +183,7 @@ def test_a_checkpoint_waits_until_the_lines_of_its_steps_are_written(
     """At the end of steps 4 and 5 there is no room for lines, so the checkpoint of step 4 is not made."""
     full_at(owner, name, (4, 5))
     small.run(small.fields(tmp_path / "run", {**SPARSE, "evaluation.every": 4})).train()
-    assert [line for line in small.said if "continues from memory" in line] == [
+    assert [line for line in small.logged if "continues from memory" in line] == [
         f"warning: {what} of step 4 cannot be written: No space left on device. The run continues from memory; next "
         f"attempt after step {step + 1} (failure {step - 3} of 5 allowed by checkpoint.patience)."
         for step in (4, 5)
@@ -203,7 +203,7 @@ def test_a_run_that_cannot_write_its_lines_ends_and_can_be_resumed(
         small.run(fields).train()
     refused.clear()
     small.run(fields).train()
-    assert "resuming after step 2" in small.said
+    assert "resuming after step 2" in small.logged
     assert [record["step"] for record in small.numbers(tmp_path / "run")] == list(range(STEPS + 1))
     assert_same_run(small, tmp_path / "run", evaluated)
 
@@ -217,7 +217,7 @@ def test_a_rejected_step_that_cannot_be_stored_ends_the_run(small, whole, judged
             small.run(fields).train()
     refused.clear()
     small.run(fields).train()
-    assert "resuming after step 2" in small.said
+    assert "resuming after step 2" in small.logged
     assert_same_run(small, tmp_path / "run", whole[1])
 
 
@@ -244,8 +244,8 @@ def test_the_guard_waits_for_the_write_in_progress(
         patch.setattr(os, "rename", rename_late)
         patch.setattr(trainer.Trainer, "_reject", reject_and_release)
         small.run(small.fields(tmp_path / "run", {**SPARSE, "evaluation.every": 3})).train()
-    assert any(f"Back to step {complete}" in line for line in small.said)
-    warnings = [line for line in small.said if "the checkpoint of step 2 cannot be written: no space left" in line]
+    assert any(f"Back to step {complete}" in line for line in small.logged)
+    warnings = [line for line in small.logged if "the checkpoint of step 2 cannot be written: no space left" in line]
     assert [line.split("next attempt ")[1][:19] for line in warnings] == ["after the next step"] * (complete == 0)
     if complete:
         assert_same_run(small, tmp_path / "run", poisoned_run[0])
@@ -274,5 +274,5 @@ def test_a_save_that_failed_unnoticed_is_repeated_at_a_signal(small, whole, judg
             small.run(fields).train()
     assert failed
     small.run(fields).train()
-    assert "resuming after step 4" in small.said
+    assert "resuming after step 4" in small.logged
     assert_same_run(small, tmp_path / "run", whole[1])

@@ -34,7 +34,7 @@ FINE = {
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "bounds", "said"),
+    ("name", "value", "bounds", "message"),
     [
         ("loss/total", math.nan, {}, "loss/total is nan: lower learning_rate"),
         ("gradient_norm", math.inf, {}, "gradient_norm is inf"),
@@ -60,10 +60,10 @@ FINE = {
         ("length/mean", 300, {"length_max": 299.5}, "over guard.length_max = 299.5"),
     ],
 )
-def test_a_metric_beyond_its_bound_is_named(name, value, bounds, said):
+def test_a_metric_beyond_its_bound_is_named(name, value, bounds, message):
     spec = GuardSpec(**FIELDS | bounds)
     assert not find_cause(GuardSpec(**FIELDS), FINE)
-    assert re.search(said, find_cause(spec, FINE | {name: value}))
+    assert re.search(message, find_cause(spec, FINE | {name: value}))
 
 
 def test_a_bound_of_zero_is_off_and_a_missing_metric_is_accepted():
@@ -74,7 +74,7 @@ def test_a_bound_of_zero_is_off_and_a_missing_metric_is_accepted():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"remedy": "pray"}, "guard.remedy: expected one of reseed, learning_rate, temperature, stop, got 'pray'"),
         ({"factor": 1.0}, "a factor between 0 and 1"),
@@ -85,23 +85,23 @@ def test_a_bound_of_zero_is_off_and_a_missing_metric_is_accepted():
         ({"suspects_warn": 2.0}, "guard.suspects_warn"),
     ],
 )
-def test_wrong_fields_are_refused(changes, said):
-    with pytest.raises(ValueError, match=said):
+def test_wrong_fields_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
         GuardSpec(**FIELDS | changes)
 
 
-def test_a_step_is_kept_whole_whatever_is_in_it(tmp_path):
+def test_a_rejected_step_is_stored_completely_even_if_it_is_not_finite(tmp_path):
     rows = np.zeros((2, 3), np.float32)
     batch = Batch(rows.astype(np.int32), np.array([3, 2], np.int32), rows, np.full_like(rows, np.nan))
     response = ResponseRecord("", "bad_format", (), (), -1.0, -2.0, -3.0, None, 1, True)
-    group = GroupRecord(7, "stage1", 0, "id", "p3", "asked", "solution", (response, response))
+    group = GroupRecord(7, "stage1", 0, "id", "p3", "prompt", "solution", (response, response))
     dump(tmp_path / "trip_1", 7, "loss/total is nan.", {"step": 7, "loss/total": math.nan}, batch, [group])
     stored = np.load(tmp_path / "trip_1" / "step_000007.npz")
     assert set(stored) == {"tokens", "lengths", "loss_mask", "advantages"}
     np.testing.assert_array_equal(stored["advantages"], batch.advantages)
     assert read_rollouts(tmp_path / "trip_1" / "step_000007.jsonl.gz") == [group]
-    told = json.loads((tmp_path / "trip_1" / "cause.json").read_text())
-    assert told == {"cause": "loss/total is nan.", "step": 7, "loss/total": "nan"}
+    cause = json.loads((tmp_path / "trip_1" / "cause.json").read_text())
+    assert cause == {"cause": "loss/total is nan.", "step": 7, "loss/total": "nan"}
 
 
 def test_all_of_a_trip_is_forced_to_disk(tmp_path, monkeypatch):
@@ -126,7 +126,7 @@ def test_a_temperature_of_3_is_lowered_under_the_shipped_bounds(small, tmp_path)
     guard = {f"guard.{field}": value for field, value in shipped["guard"].items()}
     remedy = {"guard.remedy": "temperature", "guard.factor": 1 / 3, "model": str(TINY)}
     small.run(small.fields(tmp_path / "run", hot | guard | remedy)).train()
-    assert sum("entropy" in line and "remedy 1 of 3: temperature" in line for line in small.said) == 1
+    assert sum("entropy" in line and "remedy 1 of 3: temperature" in line for line in small.logged) == 1
     records = small.numbers(tmp_path / "run")[1:]
     assert {record["temperature"] for record in records} == {1.0}
     assert {record["guard/trips"] for record in records} == {1}

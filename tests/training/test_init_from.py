@@ -13,7 +13,7 @@ def test_a_run_that_starts_from_the_newest_checkpoint_reads_one_step_only(small,
     shutil.move(source / "checkpoints" / "6", tmp_path / "6")
 
     def begin(components, spec, folder):
-        if not loads:  # the other run has made a step since the newest was asked for
+        if not loads:  # the other run has made a step since the newest was looked up
             shutil.move(tmp_path / "6", source / "checkpoints" / "6")
         loads.append(spec.model.init_from)
         return real(components, spec, folder)
@@ -21,7 +21,7 @@ def test_a_run_that_starts_from_the_newest_checkpoint_reads_one_step_only(small,
     monkeypatch.setattr(trainer, "first_state", begin)
     run = small.run(small.fields(tmp_path / "run", {"init_from": str(source), "evaluation.samples": 1}))
     run._restore(None)
-    run._restore(None)  # where the guard goes back to the beginning
+    run._restore(None)  # as the guard does when it rolls back to the beginning
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "manifest.json").write_text(json.dumps({"init_from": run.spec.model.init_from}))
     small.run(run.config)._restore(None)  # another start, before a checkpoint

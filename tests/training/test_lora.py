@@ -19,8 +19,7 @@ from jaxrl.inference.load import find_model, load_params_of
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.planning.plan import Job, plan_shapes
 from jaxrl.runtime.hardware import Devices
-from jaxrl.training import initial_state
-from jaxrl.training import run_log as ledger
+from jaxrl.training import initial_state, run_log
 from jaxrl.training.initial_state import frozen_reference
 from jaxrl.training.replay import replay
 from jaxrl.training.run_spec import run_spec
@@ -72,7 +71,7 @@ def test_the_first_kl_is_zero_and_needs_no_second_model(small, adapted):
 
 
 def test_a_killed_run_resumes_exactly(small, adapted, judged, tmp_path, monkeypatch):
-    fields, real, seen = small.fields(tmp_path / "run", ADAPTED), ledger.write_rollouts, []
+    fields, real, seen = small.fields(tmp_path / "run", ADAPTED), run_log.write_rollouts, []
 
     def dies(*args):
         seen.append(args)
@@ -81,7 +80,7 @@ def test_a_killed_run_resumes_exactly(small, adapted, judged, tmp_path, monkeypa
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "write_rollouts", dies)
+        patch.setattr(run_log, "write_rollouts", dies)
         with pytest.raises(KeyboardInterrupt):
             small.run(fields).train()
     small.run(fields).train()
@@ -91,7 +90,7 @@ def test_a_killed_run_resumes_exactly(small, adapted, judged, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("step", [1, STEPS])
-def test_a_completion_is_reproduced(adapted, step):
+def test_a_completion_is_replayed(adapted, step):
     assert replay(adapted[0], step, 1, 2).identical
 
 
@@ -109,12 +108,12 @@ def moved(small, adapted, tmp_path):
 
 
 def test_adapters_are_refused_with_another_base(small, moved):
-    said = "belong to weights with the fingerprint"
+    message = "belong to weights with the fingerprint"
     for read in (restore_params, open_params):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             read(moved / "run", small.config)
     fields = small.fields(moved / "run", ADAPTED | {"model": str(moved / "model")})
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         small.run(fields).train()
 
 
@@ -169,7 +168,7 @@ def test_adapters_whose_base_is_in_no_folder_are_not_exported_alone(small, adapt
     run = small.run(small.fields(tmp_path / "run", ADAPTED | {"init_from": str(workdir)}))
     run.train()
     assert not (tmp_path / "run" / "adapter").exists() and (tmp_path / "run" / "export" / "config.json").is_file()
-    assert any("no adapter/ is written" in line for line in small.said)
+    assert any("no adapter/ is written" in line for line in small.logged)
 
 
 def test_a_plan_counts_base_and_adapters(small, adapted, tmp_path):
@@ -196,7 +195,7 @@ def test_a_rounded_base_has_the_fingerprint_of_its_rounded_source(small):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"lora.rank": -1}, r"lora\.rank: expected a whole number of 0"),
         ({"lora.alpha": -2.0}, r"lora\.alpha: expected above 0"),
@@ -204,19 +203,19 @@ def test_a_rounded_base_has_the_fingerprint_of_its_rounded_source(small):
         ({"algorithm.reference.every": 1, "algorithm.reference.decay": 0.5}, r"reference\.decay: expected 0 with lora"),
     ],
 )
-def test_settings_that_adapters_do_not_support_are_errors(small, tmp_path, changes, said):
-    with pytest.raises(ValueError, match=said):
+def test_settings_that_adapters_do_not_support_are_errors(small, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
         run_spec(small.fields(tmp_path, ADAPTED | changes))
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [(["--dtype=bfloat16"], "expected no --dtype"), (["--source=BASE"], "belong to weights with the fingerprint")],
 )
-def test_invalid_adapter_exports_are_errors(adapted, tmp_path, capsys, more, said):
+def test_invalid_adapter_exports_are_errors(adapted, tmp_path, capsys, more, message):
     more = [argument.replace("BASE", "models/tiny") for argument in more]
     assert jaxrl.export.main([f"--checkpoint={adapted[1]}", f"--output={tmp_path / 'out'}", "--adapter", *more]) == 2
-    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_run_without_adapters_has_no_adapter_export(small, tmp_path, capsys):

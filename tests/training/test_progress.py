@@ -21,7 +21,7 @@ UNTIL = {"evaluation.every": 1, "stages.stage1.until.accuracy": 0.5, "stages.sta
 
 
 def walk(stages, accuracies):
-    """(stage, place) of each step, with these accuracies measured after the first steps."""
+    """(stage, step in the stage) of each step, with these accuracies measured after the first steps."""
     progress, seen = Progress(), []
     while progress.stage < len(stages):
         plan = plan_step(stages, progress, 0)
@@ -39,10 +39,10 @@ def test_a_stage_ends_after_so_many_good_evaluations_in_a_row():
     assert len(seen) == 4 + stages[1].steps + stages[2].steps
 
 
-def test_without_a_mark_every_stage_takes_its_steps():
+def test_without_an_accuracy_to_reach_every_stage_has_all_its_steps():
     stages = spec_of().stages
     seen = walk(stages, [1.0] * 40)
-    assert seen == [(stage.name, place) for stage in stages for place in range(stage.steps)]
+    assert seen == [(stage.name, step) for stage in stages for step in range(stage.steps)]
 
 
 def test_stages_follow_each_other_by_their_numbers():
@@ -77,7 +77,7 @@ def test_truncation_may_change_over_a_stage_and_is_planned_again_from_the_metric
     """Linear from the first step on, like the temperature; top_k is rounded. Without an end value they are constant."""
     fields = {"top_k": 100, "top_k_end": 50, "top_p": 1.0, "top_p_end": 0.9, "min_p": 0.0}
     stages = spec_of(**{f"stages.stage1.sampling.{name}": value for name, value in fields.items()}).stages
-    first, later = (plan_step(stages, Progress(step=place, stage_step=place), 0) for place in (0, 3))
+    first, later = (plan_step(stages, Progress(step=step, stage_step=step), 0) for step in (0, 3))
     assert stages[0].truncates and not stages[1].truncates
     assert (first.top_k, first.top_p, first.min_p) == (100, 1.0, 0.0)
     assert (later.top_k, later.top_p, later.min_p) == (85, pytest.approx(0.97), 0.0)
@@ -101,7 +101,7 @@ def test_truncation_may_change_over_a_stage_and_is_planned_again_from_the_metric
         ("temperature", {"temperature_scale": 0.5}),
     ],
 )
-def test_remedies_add_up_and_the_checkpoint_says_where(remedy, changed):
+def test_remedies_accumulate_and_the_run_continues_from_the_checkpoint(remedy, changed):
     saved, now = (
         Progress(step=10, stage_step=10),
         Progress(step=14, stage_step=14, trips=1, reseeds=1, learning_rate_scale=0.25),
@@ -110,8 +110,8 @@ def test_remedies_add_up_and_the_checkpoint_says_where(remedy, changed):
     assert roll_back(guard, saved, now) == now._replace(step=10, stage_step=10, trips=2, **changed)
 
 
-def test_a_rate_does_not_take_the_refused_step_again_from_the_same_weights():
-    """Directly behind the checkpoint weights, prompts and tokens would be those that tripped."""
+def test_a_lower_learning_rate_does_not_repeat_the_rejected_step_from_the_same_weights():
+    """Directly after the checkpoint, weights, prompts and tokens would be those of the rejected step."""
     saved, guard = (
         Progress(step=10, stage_step=10),
         spec_of(**{"guard.remedy": "learning_rate", "guard.factor": 0.5}).guard,
@@ -123,14 +123,14 @@ def test_a_rate_does_not_take_the_refused_step_again_from_the_same_weights():
     assert roll_back(guard, saved, again._replace(step=11, stage_step=11)).reseeds == 2
 
 
-def test_other_draws_have_another_seed_each():
-    seeds = [reseed(seed, draw) for seed in (0, 1) for draw in range(4)]
+def test_every_reseed_has_another_seed():
+    seeds = [reseed(seed, count) for seed in (0, 1) for count in range(4)]
     assert len(set(seeds)) == 8
     assert reseed(7, 0) == 7
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({**UNTIL, "evaluation.every": 0}, "evaluation.every and evaluation.samples above 0"),
         ({**UNTIL, "stages.stage1.until.kind": "p9"}, r"stage1.until.kind: expected a kind of evaluation.pool .*'p9'"),
@@ -139,6 +139,6 @@ def test_other_draws_have_another_seed_each():
         ({"checkpoint.patience": -1}, "checkpoint.patience: expected 0 or more"),
     ],
 )
-def test_ends_and_best_checkpoints_that_nothing_measures_are_refused(changes, said):
-    with pytest.raises(ValueError, match=said):
+def test_early_ends_and_best_checkpoints_without_evaluations_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
         spec_of(**changes)

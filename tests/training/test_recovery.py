@@ -29,7 +29,7 @@ def no_duplicates(monkeypatch):
 
 
 def test_a_poisoned_step_is_undone_stored_and_reseeded(small, whole, poisoned_run):
-    """The run goes back to checkpoint 2: steps 1 and 2 are those of the undisturbed run, 3 to 6 are others."""
+    """The run rolls back to checkpoint 2: steps 1 and 2 are those of the undisturbed run, 3 to 6 are others."""
     workdir, messages = poisoned_run
     assert any("rejected step 4: loss/total is nan" in line and "Back to step 2" in line for line in messages)
     mine, theirs = small.numbers(workdir), small.numbers(whole[1])
@@ -81,7 +81,7 @@ def test_a_run_with_a_trip_is_resumed_and_replayed_exactly(
     fields = small.fields(tmp_path / "run", {**SPARSE, "evaluation.every": 3})
     for last in (3, 5):
         train_until(small, fields, monkeypatch, last, trips=1)
-    assert left[:2] == [[], ["before"]]  # at the start, and when the guard goes back to step 2
+    assert left[:2] == [[], ["before"]]  # at the start, and when the guard rolls back to step 2
     run = small.run(fields)
     run.train()
     assert_same_run(small, tmp_path / "run", poisoned_run[0])
@@ -92,16 +92,16 @@ def test_a_run_with_a_trip_is_resumed_and_replayed_exactly(
 def test_a_stop_between_the_checkpoint_and_a_trip_changes_nothing(
     small, judged, poisoned, tmp_path, monkeypatch, every, later, back
 ):
-    """A signal saves the state after step 3. The trip at step 4 goes back to the checkpoint that was due before, also
+    """A signal saves the state after step 3. The trip at step 4 rolls back to the checkpoint that was due before, also
     if checkpoint.every has changed in the meantime. A kill at that moment leaves no trace."""
     small.run(small.fields(tmp_path / "whole", {**SPARSE, "checkpoint.every": every})).train()
-    assert any(f"Back to step {back}" in line for line in small.said)
+    assert any(f"Back to step {back}" in line for line in small.logged)
     real, fields = Step.collect, small.fields(tmp_path / "run", {**SPARSE, "checkpoint.every": every})
 
     def disturbed(self, state, reference, plan, timed):
         if plan.reseeds == 1:
             raise KeyboardInterrupt
-        if plan.step == 4 and "resuming after step 3" not in small.said:
+        if plan.step == 4 and "resuming after step 3" not in small.logged:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(self, state, reference, plan, timed)
 
@@ -112,9 +112,9 @@ def test_a_stop_between_the_checkpoint_and_a_trip_changes_nothing(
         fields["checkpoint"]["every"] = later
         with pytest.raises(KeyboardInterrupt):
             small.run(fields).train()
-    assert "resuming after step 3" in small.said
+    assert "resuming after step 3" in small.logged
     small.run(fields).train()
-    assert [line for line in small.said if "resuming after" in line] == [f"resuming after step {back}"] * (back > 0)
+    assert [line for line in small.logged if "resuming after" in line] == [f"resuming after step {back}"] * (back > 0)
     assert_same_run(small, tmp_path / "run", tmp_path / "whole")
 
 
@@ -133,7 +133,7 @@ def test_infinite_parameters_are_undone(small, whole, judged, tmp_path, monkeypa
 
     monkeypatch.setattr(Step, "learn", learn)
     small.run(small.fields(tmp_path / "run", {**SPARSE, "evaluation.every": every})).train()
-    assert any(f"rejected step {refused}" in line and "Back to step 2" in line for line in small.said)
+    assert any(f"rejected step {refused}" in line and "Back to step 2" in line for line in small.logged)
     records = small.numbers(tmp_path / "run")
     assert [record["step"] for record in records] == list(range(STEPS + 1))
     assert {record["guard/trips"] for record in records[3:]} == {1}
@@ -141,7 +141,7 @@ def test_infinite_parameters_are_undone(small, whole, judged, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(("changes", "trips"), [({"guard.remedy": "stop"}, 1), ({"guard.retries": 2}, 3)])
-def test_the_guard_gives_up_with_its_cause(small, judged, tmp_path, changes, trips):
+def test_the_guard_ends_the_run_with_its_cause(small, judged, tmp_path, changes, trips):
     """No run can keep this bound: after all retries of the remedy the run ends with complete checkpoints."""
     fields = small.fields(tmp_path / "run", {**changes, "guard.length_max": 1.0})
     with pytest.raises(Ended, match=r"step 1: the mean length .* over guard.length_max = 1: .* run the same command"):
@@ -212,27 +212,27 @@ def test_a_signal_during_the_export_ends_it_and_the_same_command_writes_it(small
     assert exported.read_bytes() == before
 
 
-@pytest.mark.parametrize("place", ["collect", "learn"])
-def test_a_signal_saves_the_last_finished_step(small, whole, judged, tmp_path, monkeypatch, place):
+@pytest.mark.parametrize("method", ["collect", "learn"])
+def test_a_signal_saves_the_last_finished_step(small, whole, judged, tmp_path, monkeypatch, method):
     """During a rollout the step is abandoned; during the update it is finished. No checkpoint is due after step 3."""
-    real = getattr(Step, place)
+    real = getattr(Step, method)
 
     def interrupted(self, state, *args):
         found = real(self, state, *args)
         plan = next(arg for arg in args if isinstance(arg, StepPlan))
-        if plan.step == (4 if place == "collect" else 3):
+        if plan.step == (4 if method == "collect" else 3):
             os.kill(os.getpid(), signal.SIGTERM)
         return found
 
     fields = small.fields(tmp_path / "run", SPARSE)
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr(Step, place, interrupted)
+        patch.setattr(Step, method, interrupted)
         with pytest.raises(Stopped, match="after step 3: stopped by SIGTERM; run the same command again"):
             small.run(fields).train()
     assert signal.getsignal(signal.SIGTERM) is before
     small.run(fields).train()
-    assert "resuming after step 3" in small.said
+    assert "resuming after step 3" in small.logged
     assert_same_run(small, tmp_path / "run", whole[1])
 
 
@@ -253,11 +253,11 @@ def early(small, judged, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("early") / "run"
     run = small.run(small.fields(workdir, UNTIL))
     run.train()
-    return run, workdir, list(small.said)
+    return run, workdir, list(small.logged)
 
 
 def test_the_next_stage_follows_a_stage_that_ends_early(small, early):
-    _, workdir, said = early
+    _, workdir, lines = early
     records = small.numbers(workdir)[1:]
     assert [(record["stage"], record["stage_step"]) for record in records] == [
         ("stage1", 1),
@@ -266,7 +266,7 @@ def test_the_next_stage_follows_a_stage_that_ends_early(small, early):
         ("stage3", 1),
         ("stage3", 2),
     ]
-    assert any("stage2 ends early, after 1 of 2 steps: evaluation/p3/sampled/accuracy is" in line for line in said)
+    assert any("stage2 ends early, after 1 of 2 steps: evaluation/p3/sampled/accuracy is" in line for line in lines)
     assert sorted(path.stem for path in (workdir / "evaluations").iterdir()) == [
         "after",
         "before",
@@ -285,7 +285,7 @@ def test_a_run_whose_last_stage_ends_early_has_the_final_evaluation(small, judge
 
 def test_the_best_checkpoints_are_kept_besides_the_newest(small, early):
     """checkpoint.every is never reached, so only the two best and the last are kept."""
-    run, workdir, said = early
+    run, workdir, lines = early
     lows = {
         result.step: trainer.rows(result)[-1].accuracy.low
         for name, result in run.evaluations.items()
@@ -294,7 +294,7 @@ def test_the_best_checkpoints_are_kept_besides_the_newest(small, early):
     expected = sorted(lows, key=lambda step: (lows[step], step))[-2:]
     kept = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
     assert kept == sorted({*expected, 5})
-    assert sum("among the best" in line for line in said) == 2
+    assert sum("among the best" in line for line in lines) == 2
 
 
 def test_a_run_with_an_early_end_is_resumed_and_replayed_exactly(small, early, judged, tmp_path, monkeypatch):
@@ -316,9 +316,9 @@ def test_warnings_about_a_stage_are_logged_and_stored_in_its_first_record(small,
     warned = {record["step"]: " ".join(record.get("warnings", ())) for record in records}
     assert [step for step, text in warned.items() if "stage2 has a learning rate of 1e-03" in text] == [3]
     assert (
-        sum("warning: stage2 has a learning rate of 1e-03" in line for line in small.said) == 2
+        sum("warning: stage2 has a learning rate of 1e-03" in line for line in small.logged) == 2
     )  # before the step and with it
-    assert sum("ratio/mean is 1 as expected" in line for line in small.said) == 3
+    assert sum("ratio/mean is 1 as expected" in line for line in small.logged) == 3
     shown = [
         name
         for record in records
@@ -355,4 +355,4 @@ def test_a_stage_starts_with_fresh_moments_if_configured(small, judged, tmp_path
     run.train()
     assert counts == ([0, 1, 2, 3, 4, 5] if fresh else [counts[0] + i for i in range(6)]) and (counts[0] > 0) != fresh
     inherited = " only" if fresh else " and the optimizer's moments"
-    assert f"starting from {tmp_path / 'run'}@6: the weights{inherited}" in small.said
+    assert f"starting from {tmp_path / 'run'}@6: the weights{inherited}" in small.logged

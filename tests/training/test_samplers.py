@@ -16,7 +16,7 @@ def test_a_run_is_independent_of_the_devices_that_sample(small, judged, tmp_path
         runs[count].train()
     one, four = (small.numbers(tmp_path / str(count)) for count in (0, 4))
     for record in one + four:
-        record.pop("tokens/slot_occupancy", None)  # 64 slots stand idle for 16, as there are too few rows
+        record.pop("tokens/slot_occupancy", None)  # 64 slots are less occupied than 16, as there are too few rows
     assert one == four
     for one, four in zip(small.params(tmp_path / "0"), small.params(tmp_path / "4"), strict=True):
         np.testing.assert_array_equal(one, four)

@@ -26,7 +26,7 @@ FINE = {
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("groups/no_variance", 1.0, "all samples of every problem got the same reward"),
         ("share/truncated", 1.0, "every response was truncated.* end token"),
@@ -35,11 +35,11 @@ FINE = {
         ("mismatch/mean", 0.2, "sampler and learner differ by 0.20 nats per token"),
     ],
 )
-def test_each_fault_has_one_warning(name, value, said):
+def test_each_fault_has_one_warning(name, value, message):
     assert warnings(FINE) == []
     found = warnings(FINE | {name: value})
     assert len(found) == 1
-    assert re.search(said, found[0])
+    assert re.search(message, found[0])
 
 
 def test_suspects_warn_above_the_configured_share():
@@ -93,4 +93,4 @@ def test_rollout_metrics_by_hand():
     }  # fmt: skip
     assert {name: metrics[name] for name in expected} == expected
     assert "length/unparseable" not in metrics
-    assert metrics["behaviour/hesitation/with_low"] == pytest.approx(0.0945, abs=1e-4)  # one of two, a prompt each
+    assert metrics["behaviour/hesitation/with_low"] == pytest.approx(0.0945, abs=1e-4)  # one of two, one per prompt

@@ -46,7 +46,7 @@ def supervised(small, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("supervised") / "run"
     run = small.run(small.fields(workdir, SFT))
     run.train()
-    return run, workdir, list(small.said)
+    return run, workdir, list(small.logged)
 
 
 def test_the_loss_is_the_cross_entropy_of_the_demonstrations_and_falls(small, supervised):
@@ -68,7 +68,7 @@ def test_the_loss_is_the_cross_entropy_of_the_demonstrations_and_falls(small, su
 
 
 def test_demonstrations_are_stored_and_scored_without_metrics_of_a_sampler(small, supervised):
-    run, workdir, said = supervised
+    run, workdir, lines = supervised
     records = small.numbers(workdir)
     assert {record["share/correct"] for record in records[1:]} == {1.0}
     missing = {"mismatch/mean", "tokens/slot_occupancy", "speed/rollout_tokens_per_second", "groups/no_variance"}
@@ -77,7 +77,7 @@ def test_demonstrations_are_stored_and_scored_without_metrics_of_a_sampler(small
     assert {
         (response.verdict, response.advantage, response.finished) for group in groups for response in group.responses
     } == {("correct", 1.0, True)}
-    assert groups[0].responses[0].response.startswith("<think>Try ") and not any("warning" in line for line in said)
+    assert groups[0].responses[0].response.startswith("<think>Try ") and not any("warning" in line for line in lines)
     assert replay(run, 2, 1, 0).identical
 
 
@@ -105,7 +105,7 @@ def test_a_killed_supervised_run_resumes_exactly(small, supervised, tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"stages.stage2.samples": 2}, "stage2: expected samples=1 and sampling.temperature=1 .* got 2 and 1.0"),
         ({"stages.stage3.sampling.temperature": 1.2}, "stage3: expected samples=1 .* got 1 and 1.2 to 1.0"),
@@ -115,8 +115,8 @@ def test_a_killed_supervised_run_resumes_exactly(small, supervised, tmp_path, mo
         ),
     ],
 )
-def test_invalid_supervised_stages_are_errors(small, tmp_path, changes, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_supervised_stages_are_errors(small, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
         small.run(small.fields(tmp_path / "run", SFT | changes))
     assert not (tmp_path / "run").exists()
 

@@ -34,11 +34,13 @@ def test_the_terminal_shows_the_progress_of_sampling(whole):
     assert run.phases.count(("evaluation, greedy", 6, 6)) == run.phases.count(("evaluation, sampled", 12, 12)) == 2
 
 
-@pytest.mark.parametrize(("room", "name", "calls"), [(run_log, "write_rollouts", 4), (rollout, "score_completions", 3)])
-def test_a_killed_run_resumes_exactly(small, whole, judged, tmp_path, monkeypatch, room, name, calls):
+@pytest.mark.parametrize(
+    ("module", "name", "calls"), [(run_log, "write_rollouts", 4), (rollout, "score_completions", 3)]
+)
+def test_a_killed_run_resumes_exactly(small, whole, judged, tmp_path, monkeypatch, module, name, calls):
     """Law 2: the process dies inside step `calls`; the same command resumes, bit for bit."""
     fields = small.fields(tmp_path / "run")
-    real, seen = getattr(room, name), []
+    real, seen = getattr(module, name), []
 
     def dies(*args):
         seen.append(args)
@@ -47,7 +49,7 @@ def test_a_killed_run_resumes_exactly(small, whole, judged, tmp_path, monkeypatc
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(room, name, dies)
+        patch.setattr(module, name, dies)
         with pytest.raises(KeyboardInterrupt):
             small.run(fields).train()
     small.run(fields).train()
@@ -97,7 +99,7 @@ def test_the_export_has_the_trained_weights(small, whole):
 
 
 @pytest.mark.parametrize("step", [1, STEPS])
-def test_a_completion_is_reproduced(whole, step):
+def test_a_completion_is_replayed(whole, step):
     """Law 1 across time: a past completion depends only on the weights, the step and two indices."""
     run, workdir = whole
     stored = read_rollouts(rollout_path(workdir / "rollouts", step))
@@ -107,14 +109,14 @@ def test_a_completion_is_reproduced(whole, step):
 
 
 def test_a_run_for_gpus_can_be_inspected_but_not_trained_on_a_cpu(small, tmp_path):
-    """Reproducing a completion does not use the learner's attention."""
+    """Replaying a completion does not use the learner's attention."""
     run = small.run(small.fields(tmp_path / "run", {"attention": "cudnn", "dtype": "bfloat16"}))
     with pytest.raises(ValueError, match="attention: expected plain on a CPU, which has no cuDNN"):
         run.train()
     assert not (tmp_path / "run").exists()
 
 
-def test_what_cannot_be_reproduced_is_an_error(whole):
+def test_what_cannot_be_replayed_is_an_error(whole):
     with pytest.raises(FileNotFoundError, match=r"after step 2, and that checkpoint was not kept; steps .*: 1, 6 "):
         replay(whole[0], 3, 0, 0)
     with pytest.raises(ValueError, match="sample: expected 0 to 3"):
@@ -141,18 +143,18 @@ def test_replay_reports_whether_the_completion_is_identical(whole, tmp_path, mon
     groups[2] = groups[2]._replace(responses=(*responses, *groups[2].responses[3:]))
     write_rollouts(folder / "rollouts", 1, groups)
     length, finished = stored[1].length, stored[2].finished
-    for sample, said in enumerate(
+    for sample, message in enumerate(
         ("text", f"length (stored {length + 1}, now {length})", f"finished (stored {not finished}, now {finished})")
     ):
         assert command(sample) == 1
-        assert f"--- DIFFERS from what step 1 stored: {said}\n" in capsys.readouterr().out
+        assert f"--- DIFFERS from what step 1 stored: {message}\n" in capsys.readouterr().out
     assert command(3) == 0
     assert (
         capsys.readouterr().out == f"{groups[2].prompt}{groups[2].responses[3].response}\n"
         "--- identical to what step 1 stored\n"
     )
     assert command(4) == command(0, step=3) == 2
-    assert "sample: expected 0 to 3" in (said := capsys.readouterr().err) and "was not kept" in said
+    assert "sample: expected 0 to 3" in (message := capsys.readouterr().err) and "was not kept" in message
 
 
 def test_a_run_resolves_to_its_newest_checkpoint(whole):

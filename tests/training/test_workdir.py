@@ -69,7 +69,7 @@ def test_a_folder_whose_run_was_killed_at_its_first_write_is_reused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"seed": 1}, r"seed \(there 0, now 1\)"),
         ({"dtype": "bfloat16"}, "dtype"),
@@ -79,9 +79,9 @@ def test_a_folder_whose_run_was_killed_at_its_first_write_is_reused(tmp_path):
         ({"optimizer.moment_dtype": "bfloat16"}, "moment_dtype"),
     ],
 )
-def test_changes_of_results_are_errors(tmp_path, changes, said):
+def test_changes_of_results_are_errors(tmp_path, changes, message):
     folder = stored(tmp_path / "run", single_fields())
-    with pytest.raises(ValueError, match=said), claimed(folder, single_fields(**changes)):
+    with pytest.raises(ValueError, match=message), claimed(folder, single_fields(**changes)):
         pass
     assert json.loads((folder / "config.json").read_text()) == single_fields()
 
@@ -99,16 +99,16 @@ def test_changes_of_the_layout_are_allowed_and_logged_once(tmp_path):
         "unroll": 1,
     }
     now = single_fields(**changes, **{"rollouts.every": 3, "guard.retries": 9, "export": False})
-    with claimed(folder, now) as said:
-        assert len(said) == len(changes) + 2  # a change of `export` is not logged
+    with claimed(folder, now) as lines:
+        assert len(lines) == len(changes) + 2  # a change of `export` is not logged
         assert (
             "changed since the last start: layout.micro_tokens was 1536, is 512; from here on numbers may differ in "
-            "rounding" in said
+            "rounding" in lines
         )
-        assert "changed since the last start: guard.retries was 3, is 9" in said
+        assert "changed since the last start: guard.retries was 3, is 9" in lines
     assert json.loads((folder / "config.json").read_text()) == now
-    with claimed(folder, now) as said:
-        assert said == []
+    with claimed(folder, now) as lines:
+        assert lines == []
 
 
 def test_a_change_is_in_the_history_even_if_its_start_was_killed(tmp_path):
@@ -117,12 +117,12 @@ def test_a_change_is_in_the_history_even_if_its_start_was_killed(tmp_path):
     first = {"versions": {}, "commit": "a", "hardware": {}, "weights": "w", "rule": "r", "problems": {}}
     write_manifest(folder, first, 0)
     (folder / "checkpoints" / "7" / "state").mkdir(parents=True)
-    with claimed(folder, single_fields(**{"guard.retries": 9})) as said:
+    with claimed(folder, single_fields(**{"guard.retries": 9})) as lines:
         pass
     with claimed(folder, single_fields(**{"guard.retries": 9})) as again:
         assert write_manifest(folder, first, 7) == again == []
     history = json.loads((folder / "manifest.json").read_text())["history"]
-    assert history == [{"step": 7, "changes": said}] and "guard.retries was 3, is 9" in said[0]
+    assert history == [{"step": 7, "changes": lines}] and "guard.retries was 3, is 9" in lines[0]
     assert write_manifest(folder, first | {"commit": "b"}, 7) == ["changed since: commit was 'a', is 'b'"]
 
 
@@ -138,15 +138,15 @@ def test_bounds_of_a_stage_may_change(tmp_path):
         check_workdir(folder, several)
 
 
-def test_one_process_at_a_time_has_the_folder(tmp_path):
+def test_one_process_at_a_time_uses_the_folder(tmp_path):
     fields, folder = single_fields(), tmp_path / "run"
     with claimed(folder, fields):
-        said = rf"in use by process {os.getpid()} on .*; wait for it to end"
-        with pytest.raises(OSError, match=said), claimed(folder, single_fields(devices=2)):
+        message = rf"in use by process {os.getpid()} on .*; wait for it to end"
+        with pytest.raises(OSError, match=message), claimed(folder, single_fields(devices=2)):
             pass
         assert json.loads((folder / "config.json").read_text())["devices"] == 1
-    with claimed(folder, fields) as said:
-        assert said == []
+    with claimed(folder, fields) as lines:
+        assert lines == []
 
 
 def test_a_lock_ends_with_its_process(tmp_path):
@@ -187,15 +187,15 @@ def test_without_file_locks_a_run_continues_with_a_warning(tmp_path, monkeypatch
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    said = f"can't be locked ({os.strerror(number)}); make sure that the same command is not started twice."
+    message = f"can't be locked ({os.strerror(number)}); make sure that the same command is not started twice."
     with claimed(tmp_path / "run", single_fields()) as lines:
-        assert lines == [f"warning: {tmp_path / 'run' / '.lock'} {said}"]
-    told, arguments = [], ("-c", "")
+        assert lines == [f"warning: {tmp_path / 'run' / '.lock'} {message}"]
+    printed, arguments = [], ("-c", "")
     member = SweepRun(0, "plain", 0, tmp_path / "run", "model", 2, False, arguments)
-    run_sweep([member], [{}], told.append)
-    assert told[0] == f"warning: {member.log} {said}" and "started" in told[1]
+    run_sweep([member], [{}], printed.append)
+    assert printed[0] == f"warning: {member.log} {message}" and "started" in printed[1]
     for text in ("old", "new"):
-        with pytest.warns(UserWarning, match=re.escape(said)), replacing(tmp_path / "export") as folder:
+        with pytest.warns(UserWarning, match=re.escape(message)), replacing(tmp_path / "export") as folder:
             (folder / "config.json").write_text(text)
     assert (tmp_path / "export" / "config.json").read_text() == "new"
 
@@ -241,8 +241,8 @@ def test_a_run_resumes_with_fewer_devices(small, whole, judged, tmp_path, monkey
             patch.setattr(trainer.RunLog, "add_metrics", dies)
             with pytest.raises(KeyboardInterrupt) if last < STEPS else nullcontext():
                 small.run(fields).train()
-    assert "resuming after step 4" in small.said
-    assert any("devices was 2, is 1" in line for line in small.said)
+    assert "resuming after step 4" in small.logged
+    assert any("devices was 2, is 1" in line for line in small.logged)
     history = json.loads((workdir / "manifest.json").read_text())["history"]
     assert [entry["step"] for entry in history] == [2, 4]
     mine, theirs = small.numbers(workdir), small.numbers(whole[1])
