@@ -221,7 +221,7 @@ def sampler_fields() -> ConfigDict:
 
 
 def get_stage(size: str = "") -> ConfigDict:
-    """The fields of a stage. Defaults are those of the article's first stage, or of its miniature."""
+    """The fields of a stage. Defaults are those of the recipe's first stage, or of its miniature."""
     stage = ConfigDict()
     stage.steps = 50  # maximum; the stage may end earlier, see `until`
     stage.until = ConfigDict(
