@@ -19,11 +19,14 @@ from models.qwen2 import Qwen2
 
 
 class Programs:
-    """One jitted function per program, compiled once per cache length; `traces` counts the compilations.
+    """The programs of `jaxrl.sampling.decode`, jitted and compiled once per shape; `traces` counts the compilations.
 
-    weights: shardings of the decode weights. Mesh axes that no weight uses shard the rows. A row shard is a single
-    device where weights are replicated, and a group of devices that hold one copy together where they are sharded; the
-    compiler then partitions the work inside the group.
+    `insert` and `decode` have two programs each, by whether a row of the request uses top-k, top-p or min-p.
+
+    weights: shardings of the decode weights. Mesh axes that no weight uses shard the rows. So a row shard is a single
+    device if the weights are replicated. If they are sharded, it is a group of devices that hold one copy together, and
+    the compiler partitions the work inside the group. slots_per_shard: slots of a batch on one row shard. chunk: most
+    decode steps of one call of `decode`.
     """
 
     def __init__(self, model: Qwen2, mesh: Mesh, weights: Any, slots_per_shard: int, chunk: int):
@@ -92,7 +95,7 @@ class Programs:
             self.traces[name] += 1  # runs only while JAX traces the function
             return jax.tree.map(self._constrain, function(*args), is_leaf=lambda x: isinstance(x, KVCache))
 
-        # Every output is sharded by rows. Nothing is replicated, so there is nothing to check (check_vma).
+        # check_vma=False: it would check that replicated outputs are equal on all devices, and no output is replicated.
         mapped = jax.shard_map(
             counted,
             mesh=self.mesh,
@@ -146,7 +149,7 @@ def row_axes(mesh: Mesh, weights: Any) -> tuple[str, ...]:
 
 
 def _by_layers(cache: KVCache, program: Callable[[KVCache], KVCache]) -> KVCache:
-    """Apply `program` layer by layer and free each old layer at once, so that two caches never exist side by side."""
+    """Apply `program` to one layer at a time and free the old layer at once, so that two caches never exist together."""
     keys, values = [], []
     for layer in zip(*cache, strict=True):
         changed = program(KVCache(*((side,) for side in layer)))

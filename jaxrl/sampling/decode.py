@@ -22,6 +22,8 @@ def sample_token(
 ) -> tuple[Int[Array, " B"], Float[Array, "B 2"], Bool[Array, " B"]]:
     """One token per row, its log-probability before and after truncation, and whether the row's logits are not finite.
 
+    truncated: whether any row uses top-k, top-p or min-p; if not, the truncation is left out of the program.
+
     Gumbel-max (Gumbel 1954) in exponential form, in two levels: argmax of weight / e with e ~ Exp(1) selects an entry
     with probability proportional to its weight. The first level selects a block of the vocabulary, the second an entry
     of it, so a token costs V / W + W random numbers instead of V. Greedy rows take the largest logit, the first of
@@ -40,8 +42,8 @@ def sample_token(
         mass = jnp.sum(jnp.exp(x - top[:, None, None]), axis=2)
         return block_max, mass, top, jnp.log(jnp.sum(mass, axis=1)) + top
 
-    # Reduced before truncation, which changes no value that it keeps and always keeps the largest: the untruncated
-    # logits are not needed after this line, which saves an array of their size.
+    # The normalizer before truncation is computed first, so that the untruncated logits are not needed afterwards, which
+    # saves an array of their size. Truncation changes no logit that it keeps, so both normalizers fit the kept logits.
     *_, normalizer = reduce_blocks(scaled.reshape(rows, vocabulary // width, width))
     kept = truncate(scaled, slots.top_k, slots.top_p, slots.min_p) if truncated else scaled
     kept = kept.reshape(rows, vocabulary // width, width)
@@ -87,7 +89,7 @@ def _logits(model: Qwen2, params: Params, hidden: Float[Array, "B D"]) -> Float[
 def prefill(
     model: Qwen2, params: Params, tokens: Int[Array, "P L"], lengths: Int[Array, " P"]
 ) -> tuple[KVCache, Float[Array, "P V"]]:
-    """The cache of prompts, and the logits after the last token of each."""
+    """The cache of right-padded prompts, and the logits after the last token of each. lengths: tokens of each prompt."""
     rows, length = tokens.shape
     cache = model.kernels.cache.init(model.config, rows, length, model.dtype)
     positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], tokens.shape)
@@ -113,8 +115,9 @@ def insert(
 ) -> tuple[KVCache, Slots, Int[Array, " B"], Float[Array, "B 2"]]:
     """Copy prefilled prompt source[i] into slot target[i] and sample the row's first token.
 
-    new: the rows' initial slots (see `initial_slots`); coordinates: prompt and sample index of each. A target beyond
-    the last slot is dropped.
+    logits: from `prefill`. new: the rows' initial slots (see `initial_slots`). coordinates: prompt and sample index of
+    each row. key: of the request's seed and step. A target beyond the last slot is dropped. Returns the cache, the
+    slots, and for each inserted row its first token and that token's log-probability before and after truncation.
     """
 
     def row_key(pair):
@@ -141,7 +144,8 @@ def decode(
 ) -> tuple[KVCache, Slots, Int[Array, "B chunk"], Float[Array, "B chunk 2"]]:
     """Up to `steps` (at most `chunk`) tokens for every live row; ends early when all rows are done.
 
-    Returned tokens and logp of a row are valid for as many columns as its `produced` grew.
+    Returns the cache, the slots, tokens, and log-probabilities before and after truncation. Of a row's columns, as many
+    are valid as its `produced` grew.
     """
 
     def step(carry):

@@ -15,23 +15,28 @@ from models.params import Params
 
 
 class Prefilled(NamedTuple):
-    """A few prompts of one length bucket per device, after the model."""
+    """The result of one prefill: at most `Sampler.prompt_rows` prompts per device, padded to one length bucket."""
 
     cache: KVCache
-    logits: jax.Array
+    logits: jax.Array  # [devices * prompt_rows, V] after the last token of each prompt
 
 
 class Insertion(NamedTuple):
     """A row of the request and the slot it is inserted into."""
 
-    batch: int
+    batch: int  # index in `Engine.batches`
     device: int
     slot: int
     row: int
 
 
 class Engine:
-    """The state of one call: insert rows, decode a chunk, collect its tokens, merge batches as rows end."""
+    """The state of one call: insert rows, decode a chunk, collect its tokens, merge batches as rows end.
+
+    A row is one completion of the request. `devices` counts row shards (see `Programs`); `rows` is the number of slots
+    of a batch on each of them. Results, by row: tokens [rows, C], logp [rows, C, 2] (before and after truncation),
+    produced and finished.
+    """
 
     def __init__(
         self,
@@ -41,7 +46,10 @@ class Engine:
         progress: Callable[[int, int], None] | None = None,
         subset: np.ndarray | None = None,
     ):
-        """subset: ascending rows of the request to sample (None: all); the others stay zero."""
+        """progress: called between chunks with the numbers of ended and of all rows; its exceptions end the call.
+
+        subset: ascending rows of the request to sample (None: all); the results of the others are zeros.
+        """
         self.sampler, self.params, self.request, self.programs = sampler, params, request, sampler.programs
         self.devices, self.rows, self.progress, self.ended = sampler.devices, sampler.rows, progress, 0
         self.limit = request.settings["max_new_tokens"]
@@ -63,10 +71,10 @@ class Engine:
         self.batches = [self._empty_batch() for _ in range(min(wanted, sampler.batches or wanted))]
 
     def run(self) -> Completions:
-        """Generate all rows."""
+        """Generate all rows. All device work of an iteration is started before the host waits for results."""
         while self.batches:
             first = self._insert_waiting() if len(self.queue) else []
-            self.batches = [batch for batch in self.batches if batch.live().any()]  # the queue may not fill all
+            self.batches = [batch for batch in self.batches if batch.live().any()]  # a short queue may leave some empty
             chunks = [(batch, *self._decode(batch)) for batch in self.batches]
             for rows, token, logp in first:
                 self._collect_first(rows, token, logp)
@@ -162,10 +170,10 @@ class Engine:
         live = batch.row[batch.row != FREE]
         steps = min(self.sampler.chunk, int((self.limit[live] - self.produced[live]).max()))
         end = self.request.length[live] + np.minimum(self.produced[live] + steps, self.limit[live])
-        size = max(self._fit(int(end.max()) - 1), self.shortest)
+        size = max(self._fit(int(end.max()) - 1), self.shortest)  # the last token is sampled, but not cached
         self._grow(batch, size)
-        # Without shrinking, positions that only an ended row used are read for all rows until the end of the call. Less
-        # than half is not worth the copy, since rows soon grow again.
+        # Without shrinking, positions that only an ended row used would be read for all rows until the end of the call.
+        # To free less than half of the positions is not worth the copy, since the rows soon need them.
         if 2 * size <= self.programs.layout.length(batch.cache):
             batch.cache = self.programs.shrink(batch.cache, size)
         batch.cache, batch.slots, tokens, logp = self.programs.decode[self.request.truncated](
@@ -246,7 +254,7 @@ class Engine:
         self.batches = [batch for batch in self.batches if batch.live().any()]
 
     def _shrink(self):
-        """Drop free slots of the last batch when no row waits for them.
+        """Remove free slots of the last batch when no row waits for them.
 
         A decode step reads the cache of every slot, and the longest rows run long after the others have ended.
         """

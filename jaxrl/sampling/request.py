@@ -8,6 +8,7 @@ import numpy as np
 from jaxrl.sampling.stop_strings import StopStrings
 from jaxrl.sampling.types import MAX_INT32, Coordinates, SamplingSpec
 
+# The settings that may differ from row to row, and their types.
 _KINDS = {
     "temperature": np.float32,
     "top_k": np.int32,
@@ -70,7 +71,10 @@ def make_request(
     vocab_size: int,
     longest: int,
 ) -> SampleRequest:
-    """Validate the arguments of `sample` and expand them to rows. Raises ValueError."""
+    """Validate the arguments of `Sampler.sample` and expand them to rows. Raises ValueError.
+
+    longest: most tokens of a prompt and its completion together.
+    """
     _check_prompts(prompts, vocab_size, longest)
     if group_size < 1:
         raise ValueError(f"group_size: expected at least 1, got {group_size}.")

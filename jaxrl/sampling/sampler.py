@@ -65,7 +65,10 @@ def default_batch_sizes(kernels: Kernels, config: Qwen2Config, rows: int, shorte
 
 
 def batches_within(memory: int, config: Qwen2Config, rows: int, longest: int, dtype: DTypeLike, split: int) -> int:
-    """Batches whose caches of `longest` positions take at most `memory` bytes of a device; at least one."""
+    """Batches whose caches of `longest` positions take at most `memory` bytes of a device; at least one.
+
+    rows, dtype, split: of one batch, see `cache_bytes`.
+    """
     return max(1, memory // cache_bytes(config, rows, longest, dtype, split))
 
 
@@ -95,9 +98,9 @@ class Sampler:
     longest: most tokens of prompt and completion together (default: max_position_embeddings). rows: slots of one batch
     on one device. memory: bytes of a device for caches; as many batches run at once as fit with the longest cache, and
     the other rows wait for free slots, largest limits first (default: unbounded; 0: one batch). slots: the same bound
-    as a number of rows over all devices; it lowers the default of `rows`. chunk: decode steps between two visits of the
-    host. cache_lengths, prompt_lengths: ascending sizes, one executable each. prompt_rows: prompts per device in one
-    prefill. kernels: operations of the backend (default: those for the mesh's platform).
+    as a number of rows over all devices; it lowers the default of `rows`. chunk: most decode steps before the host
+    reads tokens back. cache_lengths, prompt_lengths: ascending sizes, one executable each. prompt_rows: prompts per
+    device in one prefill. kernels: operations of the backend (default: those for the mesh's platform).
     """
 
     def __init__(
@@ -106,7 +109,7 @@ class Sampler:
         mesh: Mesh | None = None,
         *,
         weight_shardings: Any = None,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         longest: int | None = None,
         rows: int | None = None,
         memory: int | None = None,
@@ -244,7 +247,7 @@ def _sample_multiprocess(sampler: Sampler, params: Params, request: SampleReques
         completions = engine.run()
     except FloatingPointError as broken:
         error = str(broken)
-    # The others must learn of the error, or they would wait in the gather below forever.
+    # Without this message the other processes would wait forever in the gather below.
     message = np.zeros(MESSAGE_BYTES, np.uint8)
     message[: len(error.encode())] = np.frombuffer(error.encode(), np.uint8)
     for received in multihost_utils.process_allgather(message):

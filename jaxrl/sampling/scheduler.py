@@ -7,7 +7,7 @@ import numpy as np
 from jaxrl.sampling.types import Slots
 from models.cache import KVCache
 
-FREE = -1
+FREE = -1  # in `DecodeBatch.row`: no row is in this slot
 
 
 @dataclasses.dataclass
@@ -36,13 +36,14 @@ class Queue:
 
     def __init__(self, limit: np.ndarray, devices: int, rows: np.ndarray):
         parts = np.array_split(rows, devices)
+        # Each list is reversed, so that the next row is taken from its end in constant time.
         self.waiting = [list(part[np.argsort(-limit[part], kind="stable")][::-1]) for part in parts]
 
     def __len__(self) -> int:
         return sum(len(part) for part in self.waiting)
 
     def take(self, device: int) -> int:
-        """The next row for this device; if its own list is empty, the last row of the longest list."""
+        """The next row for this device; if its own list is empty, the row that the longest list would give last."""
         part = self.waiting[device]
         if part:
             return int(part.pop())

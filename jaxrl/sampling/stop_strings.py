@@ -20,8 +20,9 @@ class StopStrings:
 
         searched: leading tokens that were already searched and contain no stop string.
         """
-        # A stop string that ends in new tokens starts at most its own length before them. A token may be a part of a
-        # character or no text at all, so the length is counted in decoded characters, at most the string's bytes.
+        # A stop string that ends in new tokens starts at most its own length before them. A token may decode to a part
+        # of a character or to nothing. So the length is compared in decoded characters, not in tokens; a string has at
+        # most as many characters as bytes.
         reach = back = max((len(string.encode()) for string in self.strings), default=0)
         while back < searched and len(self.decode(list(tokens[searched - back : searched]))) < reach:
             back *= 2

@@ -12,9 +12,10 @@ def ordered(x: Float[Array, "B V"]) -> Int[Array, "B V"]:
 
 
 def _threshold(enough, keys: Int[Array, "B V"]) -> Int[Array, " B"]:
-    """The largest threshold of each row for which `enough(threshold)` holds; it must hold for the lowest int32.
+    """The largest threshold of each row for which `enough(threshold)` holds; the lowest int32 if it never holds.
 
-    It is at most the row's largest key, so at least one token is kept.
+    `enough` must not hold for a higher threshold than one for which it fails. The result is at most the row's largest
+    key, so at least one token is kept.
     """
 
     def halve(_, bounds):
@@ -28,7 +29,7 @@ def _threshold(enough, keys: Int[Array, "B V"]) -> Int[Array, " B"]:
 
 
 def top_k_mask(logits: Float[Array, "B V"], top_k: Int[Array, " B"]) -> Bool[Array, "B V"]:
-    """The top_k largest logits of each row; 0 keeps all. Tokens equal to the last one kept are kept too."""
+    """True for the top_k largest logits of each row. 0, or more than V, keeps all. Ties with the last one are kept."""
     keys = ordered(logits)
     wanted = jnp.where(top_k > 0, top_k, logits.shape[1])
 
@@ -39,10 +40,10 @@ def top_k_mask(logits: Float[Array, "B V"], top_k: Int[Array, " B"]) -> Bool[Arr
 
 
 def top_p_mask(logits: Float[Array, "B V"], top_p: Float[Array, " B"]) -> Bool[Array, "B V"]:
-    """The fewest likeliest tokens whose probability reaches top_p (Holtzman et al. 2020, equation 2).
+    """True for the smallest set of likeliest tokens whose probability reaches top_p (Holtzman et al. 2020, equation 2).
 
-    1 keeps all tokens. The likeliest is always kept, even where a tiny top_p is flushed to 0. Tokens as likely as the
-    last one kept are kept too. Logits of -inf are never counted.
+    1 keeps all tokens. The likeliest is always kept, even if a tiny top_p is flushed to 0. Tokens as likely as the last
+    one kept are kept too. Logits of -inf have probability 0.
     """
     keys, weights = ordered(logits), jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True))
     wanted = top_p * jnp.sum(weights, axis=1)
@@ -55,7 +56,7 @@ def top_p_mask(logits: Float[Array, "B V"], top_p: Float[Array, " B"]) -> Bool[A
 
 
 def min_p_mask(logits: Float[Array, "B V"], min_p: Float[Array, " B"]) -> Bool[Array, "B V"]:
-    """Tokens at least min_p times as likely as the best (Nguyen et al. 2024, arXiv 2407.01082); 0 is off."""
+    """True for tokens at least min_p times as likely as the likeliest (Nguyen et al. 2024, arXiv 2407.01082); 0: off."""
     return logits - jnp.max(logits, axis=1, keepdims=True) >= jnp.log(min_p)[:, None]
 
 

@@ -19,7 +19,7 @@ class SamplingSpec:
     """How tokens are sampled. A number is one value for all rows, or one for each row (P * G, prompt-major).
 
     temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off. stop: strings that end a row as an EOS does.
-    Changing a value recompiles nothing; another number of EOS ids and the first truncated row do.
+    Changing a value recompiles nothing; another number of EOS ids does, and the first use of top-k, top-p or min-p.
     """
 
     max_new_tokens: int | Sequence[int] | np.ndarray
@@ -63,12 +63,12 @@ class Coordinates(NamedTuple):
 
     seed: int
     step: int
-    prompt: Int[np.ndarray, " P"]  # index of each prompt in the whole data set
+    prompt: Int[np.ndarray, " P"]  # index of each prompt, in training in its stage's pool
     sample: Int[np.ndarray, " G"]  # index of each sample of a prompt
 
 
 class Completions(NamedTuple):
-    """Sampled completions on the host, prompt-major. Beyond `lengths`, tokens and logp are 0."""
+    """Sampled completions on the host, prompt-major. From `lengths` on, tokens and logp are 0."""
 
     tokens: Int[np.ndarray, "B C"]
     lengths: Int[np.ndarray, " B"]  # including the first EOS, or the token that completes a stop string
@@ -86,7 +86,7 @@ class Slots(NamedTuple):
     produced: Int[Array, " B"]  # tokens sampled so far
     limit: Int[Array, " B"]  # most tokens to sample
     done: Bool[Array, " B"]
-    finished: Bool[Array, " B"]  # done because of an EOS
+    finished: Bool[Array, " B"]  # done because of an EOS; the host finds stop strings
     broken: Bool[Array, " B"]  # done because of logits that are not finite
     key: UInt32[Array, "B 2"]  # folds in seed, step, prompt and sample; each token folds in its position
     temperature: Float[Array, " B"]

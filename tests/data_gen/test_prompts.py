@@ -8,6 +8,8 @@ from data_gen import names, prompts
 from data_gen.generate import PuzzleSpec, generate
 from data_gen.prompts import PromptSpec, build_messages, puzzle_instruction, puzzle_prompt, question_text
 
+pytestmark = pytest.mark.check
+
 PUZZLE = next(iter(generate(PuzzleSpec(3), 1, 1)))
 
 

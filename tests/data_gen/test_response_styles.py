@@ -7,6 +7,8 @@ from data_gen.generate import PuzzleSpec, generate
 from data_gen.response_styles import FORMATS, STYLES, ResponseSpec, classify_style, think, write_response
 from jaxrl.rewards import score
 
+pytestmark = pytest.mark.check
+
 PUZZLES = list(generate(PuzzleSpec(3, depth=1, wording="plain"), 5, 60))
 DEEP = list(generate(PuzzleSpec(4, depth=3, wording="plain"), 5, 20))
 

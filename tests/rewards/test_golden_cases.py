@@ -8,6 +8,8 @@ import pytest
 
 from jaxrl.rewards import SUSPECTS, VERDICTS, score
 
+pytestmark = pytest.mark.check
+
 CASES = [
     json.loads(line)
     for line in (Path(__file__).parents[1] / "golden" / "scored_cases.jsonl").read_text(encoding="utf-8").splitlines()

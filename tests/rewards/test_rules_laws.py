@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from jaxrl.rewards import RULES, VERDICTS, RewardValues, score
 from jaxrl.rewards.unicode import has_mark_flood
 
+pytestmark = pytest.mark.check
+
 LAWS = settings(
     max_examples=150,
     deadline=None,
