@@ -149,7 +149,7 @@ def row_axes(mesh: Mesh, weights: Any) -> tuple[str, ...]:
 
 
 def _by_layers(cache: KVCache, program: Callable[[KVCache], KVCache]) -> KVCache:
-    """Apply `program` to one layer at a time and free the old layer at once, so that two caches never exist together."""
+    """Apply `program` to one layer at a time and free the old layer at once, so that there are never two caches."""
     keys, values = [], []
     for layer in zip(*cache, strict=True):
         changed = program(KVCache(*((side,) for side in layer)))

@@ -42,7 +42,7 @@ def sample_token(
         mass = jnp.sum(jnp.exp(x - top[:, None, None]), axis=2)
         return block_max, mass, top, jnp.log(jnp.sum(mass, axis=1)) + top
 
-    # The normalizer before truncation is computed first, so that the untruncated logits are not needed afterwards, which
+    # The normalizer before truncation is computed first, so that the untruncated logits are not needed afterwards: this
     # saves an array of their size. Truncation changes no logit that it keeps, so both normalizers fit the kept logits.
     *_, normalizer = reduce_blocks(scaled.reshape(rows, vocabulary // width, width))
     kept = truncate(scaled, slots.top_k, slots.top_p, slots.min_p) if truncated else scaled
@@ -89,7 +89,7 @@ def _logits(model: Qwen2, params: Params, hidden: Float[Array, "B D"]) -> Float[
 def prefill(
     model: Qwen2, params: Params, tokens: Int[Array, "P L"], lengths: Int[Array, " P"]
 ) -> tuple[KVCache, Float[Array, "P V"]]:
-    """The cache of right-padded prompts, and the logits after the last token of each. lengths: tokens of each prompt."""
+    """The cache of right-padded prompts of `lengths` tokens, and the logits after the last token of each."""
     rows, length = tokens.shape
     cache = model.kernels.cache.init(model.config, rows, length, model.dtype)
     positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], tokens.shape)

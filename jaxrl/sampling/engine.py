@@ -71,7 +71,7 @@ class Engine:
         self.batches = [self._empty_batch() for _ in range(min(wanted, sampler.batches or wanted))]
 
     def run(self) -> Completions:
-        """Generate all rows. All device work of an iteration is started before the host waits for results."""
+        """Generate all rows. Inserts and chunks are started before the host waits for their results."""
         while self.batches:
             first = self._insert_waiting() if len(self.queue) else []
             self.batches = [batch for batch in self.batches if batch.live().any()]  # a short queue may leave some empty

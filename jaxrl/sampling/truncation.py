@@ -56,7 +56,7 @@ def top_p_mask(logits: Float[Array, "B V"], top_p: Float[Array, " B"]) -> Bool[A
 
 
 def min_p_mask(logits: Float[Array, "B V"], min_p: Float[Array, " B"]) -> Bool[Array, "B V"]:
-    """True for tokens at least min_p times as likely as the likeliest (Nguyen et al. 2024, arXiv 2407.01082); 0: off."""
+    """True for tokens at least min_p times as likely as the best; 0: off (Nguyen et al. 2024, arXiv 2407.01082)."""
     return logits - jnp.max(logits, axis=1, keepdims=True) >= jnp.log(min_p)[:, None]
 
 
