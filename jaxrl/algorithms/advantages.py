@@ -1,6 +1,6 @@
 """Advantage estimators: from the rewards of a step, [P, G], to one number per token, [B, T].
 
-The equations come first. The table `ADVANTAGES` at the end turns each into a function from `Signals` to [B, T].
+The equations come first. The table `ADVANTAGES` at the end has each of them as a function from `Signals` to [B, T].
 Rows are prompt-major: the G samples of the first prompt, then those of the second.
 """
 
@@ -20,7 +20,7 @@ WHITEN_EPS = 1e-8
 def group_zscore(rewards: Float[Array, "P G"], eps: float = 1e-6) -> Float[Array, "P G"]:
     """(r - mean) / (std + eps) within each group, std with ddof 1 (GRPO, arXiv 2402.03300, section 4.1.2).
 
-    A group of equal rewards gives exact zeros. Raises ValueError for groups of one sample.
+    A group of equal rewards gets exact zeros. Raises ValueError for groups of one sample.
     """
     centered = group_center(rewards)
     samples = rewards.shape[1]
@@ -167,7 +167,7 @@ def compute_advantages(
 
 
 def _by_row(equation):
-    """A [P, G] equation as a function of `Signals`. The penalties of a row are summed into its reward."""
+    """A [P, G] equation as a function of `Signals`. The penalties of a row are subtracted from its reward."""
 
     def advantages(s):
         rows = equation(s.rewards - jnp.sum(s.penalty, axis=1).reshape(s.rewards.shape)).reshape(-1)

@@ -16,8 +16,8 @@ def value_loss(
     """max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2) / 2, mean over the loss tokens of the step; c: value_clip.
 
     V: `values`. V_old: `batch.values`, predicted before the update. R: `batch.returns`. With `totals` the results are
-    shares of a step, as in `losses.policy_loss`. Source: the public code of PPO (github.com/openai/baselines, ppo2);
-    the factor 1/2 as in verl and TRL.
+    shares of a step, as in `losses.policy_loss`. Raises ValueError if V_old or R is missing. Source: the public code of
+    PPO (github.com/openai/baselines, ppo2); the factor 1/2 as in verl and TRL.
     """
     if batch.values is None or batch.returns is None:
         raise ValueError("a critic's loss needs batch.values and batch.returns, got None; fill them before the update")

@@ -12,7 +12,7 @@ Head = Callable[[Float[Array, "B T D"], Float[Array, "V D"]], Float[Array, "B T 
 
 
 def head_logits(hidden: Float[Array, "B T D"], kernel: Float[Array, "V D"]) -> Float[Array, "B T V"]:
-    """hidden kernel', accumulated in float32."""
+    """hidden @ kernel.T, accumulated in float32."""
     return jnp.einsum("btd,vd->btv", hidden, kernel, preferred_element_type=jnp.float32)
 
 
@@ -30,9 +30,9 @@ def token_logp(
 
     Shifted by one (see `shift`, the only place where that happens): both results at t refer to `tokens[:, t]`, and
     are 0 at t = 0. `hidden` is the model's output (final norm applied), `kernel` the head, `logits` their product in
-    float32. Logits are divided by `temperature`, which may be traced: the distribution the sampler samples from, before
-    truncation. The head runs over chunks of T of about `chunk_tokens` tokens (all rows and devices together), each
-    recomputed in the backward pass. The entropy carries a gradient only if `entropy_gradient`.
+    float32. Logits are divided by `temperature`, which may be traced; this gives the sampler's distribution before
+    top-k, top-p and min-p. The head runs over chunks of T of about `chunk_tokens` tokens (all rows and devices
+    together), each recomputed in the backward pass. The entropy has a gradient only if `entropy_gradient`.
     """
     rows, length, width = hidden.shape
     targets = jnp.roll(tokens, -1, axis=1)

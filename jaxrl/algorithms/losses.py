@@ -107,7 +107,7 @@ class LossSpec:
 
     @property
     def unread(self) -> dict[str, str]:
-        """Fields that this algorithm ignores -> what an algorithm that reads them would have."""
+        """The fields that this algorithm ignores, each with a description of the algorithms that use it."""
         clips = self.surrogate in ("clip", "sequence_clip")
         readers = {
             "a surrogate of clip or sequence_clip": (clips, "clip_low dual_clip"),
@@ -141,6 +141,7 @@ def policy_loss(
     the metric. totals: denominators of the step that this batch is a part of (None: the batch is the step).
     kl_coefficient: replaces that of `spec`, and may be traced. Means are over the loss tokens of the step. Losses,
     gradients and metrics of all micro-batches add up to those of the step, except `*_max`, see `combine_info`.
+    Raises ValueError if `spec` needs an array that is missing: entropy, batch.ref_logp or batch.sample_logp.
     """
     if spec.entropy_coefficient and entropy is None:
         raise ValueError(
@@ -173,7 +174,7 @@ def policy_loss(
         if spec.entropy_coefficient:
             loss = loss - spec.entropy_coefficient * reduce_tokens(hide(entropy, mask), mask, totals, spec)
     if batch.sample_logp is not None:
-        gap = jnp.abs(old_logp - hide(batch.sample_logp, mask))  # of the weights that sampled, not the current ones
+        gap = jnp.abs(old_logp - hide(batch.sample_logp, mask))  # old_logp is of the weights that sampled
         info |= {"logp_gap_mean": masked_sum(gap, mask) / totals.tokens, "logp_gap_max": masked_max(gap, mask)}
     info |= {
         "loss": loss,
@@ -209,7 +210,7 @@ def combine_info(total: dict[str, Array], part: dict[str, Array]) -> dict[str, A
 def reduce_tokens(
     values: Float[Array, "B T"], mask: Float[Array, "B T"], totals: Totals, spec: LossSpec
 ) -> Float[Array, ""]:
-    """`values` reduced as `spec.reduction` says, as a share of the whole step."""
+    """`values` reduced by `spec.reduction` (see `LossSpec`), as a share of the whole step."""
     if spec.reduction == "token_mean":
         return masked_sum(values, mask) / totals.tokens
     if spec.reduction == "sequence_mean":
@@ -256,6 +257,7 @@ def likelihood(logp, old_logp, advantages, mask, spec):
 
 
 def _clipped(ratio, advantages, spec):
+    """The clipped objective of each token, and whether clipping changed it. Both [B, T]."""
     unclipped = ratio * advantages
     bounded = jnp.clip(ratio, 1.0 - spec.clip_low, 1.0 + spec.clip_high) * advantages
     objective, clipped = jnp.minimum(unclipped, bounded), bounded < unclipped

@@ -105,6 +105,7 @@ def maxima_by_row_block(
 
 
 def _apply(optimizer, learned, total, learning_rate):
+    """One optimizer step with the accumulated gradient, and its metrics. No change if the gradient is not finite."""
     norm = optax.tree.norm(total.grads)
     finite = jnp.isfinite(norm)
     grads = jax.tree.map(lambda x, p: x.astype(p.dtype), total.grads, learned.params)

@@ -1,8 +1,9 @@
 """Splits rows of many lengths into micro-batches of a few shapes, on the host.
 
 Rows are sorted by length and split, longest first, into micro-batches of about equally many tokens, each padded to the
-smallest bucket that fits. A micro-batch may have half of the rows where lengths fall fast, and the last ones, which the
-remaining rows seldom fill, a quarter. So at most three shapes per bucket are compiled, usually one or two.
+smallest bucket that fits. If the next rows are much shorter, a micro-batch may have half the usual number of rows, so
+that fewer tokens are padding; the last ones may also have a quarter. So at most three shapes per bucket are compiled,
+usually one or two.
 """
 
 import dataclasses
@@ -75,7 +76,7 @@ def micro_batch_sizes(length: int, micro_tokens: int, shards: int) -> list[int]:
 
 
 def split_into_micro_batches(lengths: Int[np.ndarray, " B"], layout: LayoutSpec, shards: int) -> list[MicroBatch]:
-    """Micro-batches that contain every row once, with the least cost of padding and overhead.
+    """Micro-batches that together contain every row once, with the least cost of padding and overhead.
 
     lengths: tokens of each row. Raises ValueError for a row longer than the last bucket.
     """
@@ -101,7 +102,7 @@ def _best_sizes(padded: list[int], micro_tokens: int, shards: int) -> list[int]:
     costs, best = [0.0] * (count + 1), [0] * count
     for start in range(count - 1, -1, -1):
         sizes = micro_batch_sizes(padded[start], micro_tokens, shards)
-        # Less than half (rounded down) only at the end: further shapes would take longer to compile than they save.
+        # Less than half (rounded down) only at the end: elsewhere a third shape takes longer to compile than it saves.
         allowed = [size for size in sizes if 3 * size >= sizes[-1] or start + size >= count]
         cost = {size: size * padded[start] + costs[min(start + size, count)] for size in allowed}
         best[start] = min(reversed(allowed), key=lambda size: cost[size])

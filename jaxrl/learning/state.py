@@ -122,7 +122,8 @@ def init_state(
     """The state at step 0 with a copy of these parameters, sharded over the mesh.
 
     A critic starts with the same trunk, a moving reference with the same weights. With adapters, `params` become the
-    frozen base (not copied if they have its sharding already), and the adapters are initialized with `key`.
+    frozen base (not copied if they have its sharding already), and the adapters are initialized with `key`. A critic
+    together with adapters is not supported.
     """
     abstract = abstract_state(model, optimizer, mesh, critic, moving_reference=moving_reference)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
@@ -168,6 +169,7 @@ def _trained(model, params):
 
 
 def _boxed(params, optimizer):
+    """Boxed shapes of these parameters and of their optimizer state."""
     return Learned(params, jax.eval_shape(optimizer.init, params))
 
 

@@ -190,12 +190,12 @@ class Update:
         return self.policy.traces
 
     def __call__(self, state: TrainState, batch: Batch, scalars: Scalars) -> tuple[TrainState, dict[str, Any]]:
-        """All optimizer steps of one rollout. `state` is donated."""
+        """All optimizer steps of one rollout. batch: host arrays. `state` is donated. Returns the state and `info`."""
         scalars = Scalars(*(np.float32(value) for value in scalars))
         parts = self._minibatches(batch)
         if not parts:  # nothing to learn from, but momentum and weight decay would change the weights
             return state, dict.fromkeys(("tokens", "loss_tokens", "padding_share", "micro_batches", "model_flops"), 0)
-        # Before the first step: old log-probabilities are those of the weights that sampled.
+        # All parts are prepared before the first step, because old log-probabilities are of the weights that sampled.
         steps = [self.micro_batches(part, state.model_params, scalars) for part in parts]
         infos = []
         for _ in range(self.spec.epochs):
@@ -218,6 +218,7 @@ class Update:
         return micros, Totals(np.float32(max(tokens, 1)), np.float32(max(rows, 1)))
 
     def _step(self, state, micros, totals, scalars):
+        """One optimizer step of the policy and, if there is one, of the critic."""
         policy, info = self.policy.step(state.policy, state.base, micros, totals, scalars, scalars.learning_rate)
         state = state._replace(step=state.step + 1, params=policy.params, opt_state=policy.opt_state)
         if self.critic:
