@@ -50,6 +50,14 @@ class CommandParser(argparse.ArgumentParser):
         return f"unknown flag {flag}; {f'did you mean {near[0]}?' if near else 'see --help.'}"
 
 
+def whole_numbers(text: str) -> list[int]:
+    """The type of a flag with whole numbers, such as `2,3,5`."""
+    numbers = text.split(",")
+    if not all(number.isdecimal() for number in numbers):
+        raise argparse.ArgumentTypeError(f"expected whole numbers, such as 2,3,5, got {text!r}")
+    return [int(number) for number in numbers]
+
+
 def _with_dashes(argument: str) -> str:
     """`--top_k=1` -> `--top-k=1`; values are unchanged."""
     flag, equals, value = argument.partition("=")

@@ -40,9 +40,18 @@ class ConfigParser(CommandParser):
 
     `config` of the namespace is a `Config`, or None.
     example: the file in configs/ whose fields --help lists. instead: a flag that may be given in place of --config.
+    workdir: help of --workdir; None: the command has no such flag.
     """
 
-    def __init__(self, name: str, description: str | None, example: str, instead: str | None = None):
+    def __init__(
+        self,
+        name: str,
+        description: str | None,
+        example: str,
+        *,
+        instead: str | None = None,
+        workdir: str | None = "the run folder (the field workdir)",
+    ):
         super().__init__(name, description)
         self._example, self._instead = example, instead
         self.add_argument(
@@ -55,7 +64,8 @@ class ConfigParser(CommandParser):
             metavar="VALUE",
             help="overrides a field of the config, for example --config.sampling.temperature=1.2; see the list below",
         )
-        self.add_argument("--workdir", type=Path, metavar="FOLDER", help="the run folder (the field workdir)")
+        if workdir:
+            self.add_argument("--workdir", type=Path, metavar="FOLDER", help=workdir)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
         """See `CommandParser`. Raises ValueError also for a config or an override that can't be read."""
@@ -262,7 +272,10 @@ def _field_list(config: ConfigDict, example: str) -> str:
     lines = [f"fields of configs/{example}, --config.FIELD=VALUE:", wrapped(", ".join(groups.pop("", [])))]
     lines += ["groups of fields, --config.GROUP.FIELD=VALUE:"]
     lines += [wrapped(f"{group}: {', '.join(names)}") for group, names in groups.items()]
-    lines += ["With several stages a stage's fields are in --config.stages.NAME. configs/base.py explains each field."]
+    if "algorithm" in config:
+        lines += [
+            "With several stages a stage's fields are in --config.stages.NAME. configs/base.py explains each field."
+        ]
     return "\n".join(lines) + "\n"
 
 

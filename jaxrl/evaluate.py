@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_gen.command_parser import whole_numbers
 from jaxrl.command_line import CommandParser, default_fields, run
 from jaxrl.evaluation.endpoint import KEY_VARIABLE, LIMIT_FIELDS, is_endpoint, make_endpoint
 
@@ -43,7 +44,7 @@ def make_parser() -> CommandParser:
         help="use task, prompts, rule and evaluation settings of this run; default: those of the first --model that is "
         "a run, else those of configs/base.py",
     )
-    parser.add_argument("--people", type=_whole_numbers, metavar="2,3,5", help="puzzles with these numbers of people")
+    parser.add_argument("--people", type=whole_numbers, metavar="2,3,5", help="puzzles with these numbers of people")
     parser.add_argument(
         "--data",
         type=Path,
@@ -156,25 +157,25 @@ def evaluation_request(given: argparse.Namespace, defaults: dict[str, Any]) -> "
     like = given.like or next((name for name in given.model if is_run(name)), None)
     automatic = {"rows": None, "devices": SAMPLER_DEVICES, "memory": None}
     fields = defaults | (stored_config(like) if like else {"sampler": automatic})
-    usual = defaults["evaluation"] | fields["evaluation"]
-    fields = fields | {"reward": fields["reward"] | {"rule": usual["rule"] or fields["reward"]["rule"]}}
-    pool, count = dict(usual["pool"]), 100 if given.count is None else given.count
+    evaluation = defaults["evaluation"] | fields["evaluation"]
+    fields = fields | {"reward": fields["reward"] | {"rule": evaluation["rule"] or fields["reward"]["rule"]}}
+    pool, count = dict(evaluation["pool"]), 100 if given.count is None else given.count
     if given.data:
         fields, pool = use_data_file(fields, given.data), {given.data.stem: count}
     elif given.people:
         pool = {f"p{people}": count for people in given.people}
     elif given.count is not None:
-        pool = {kind: count for kind, usual_count in pool.items() if usual_count}
+        pool = {kind: count for kind, default_count in pool.items() if default_count}
     if given.form:
         fields = fields | {"prompt": {"form": given.form, "opens_think": given.opens_think}}
     elif not like and any(map(is_endpoint, given.model)):
         fields = fields | {"prompt": defaults["prompt"] | {"opens_think": False}}
 
-    def chosen(name: str) -> Any:
-        return usual[name] if getattr(given, name) is None else getattr(given, name)
+    def setting(name: str) -> Any:
+        return evaluation[name] if getattr(given, name) is None else getattr(given, name)
 
     seed = fields["seed"] if given.seed is None else given.seed
-    settings = [chosen(name) for name in ("samples", "temperature", "max_new_tokens")]
+    settings = [setting(name) for name in ("samples", "temperature", "max_new_tokens")]
     return EvaluationRequest(fields, pool_table("evaluation", pool), *settings, seed, given.greedy)
 
 
@@ -210,10 +211,6 @@ def _prepare(
 def _beside(output: Path, name: str, names: Sequence[str], ending: str) -> Path:
     """--output with another ending, and with the result's name if there are two."""
     return output.with_name(f"{output.stem}.{ending}" if len(names) == 1 else f"{output.stem}.{name}.{ending}")
-
-
-def _whole_numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -85,10 +85,10 @@ def generate(given: argparse.Namespace) -> int:
 def check_flags(given: argparse.Namespace) -> None:
     """Raises ValueError for flags that are missing, that belong to the other use, or that are out of range."""
     generating, replaying = ("model", "prompts", "output"), ("step", "prompt", "sample")
-    needed, foreign = (replaying, generating) if given.replay else (generating, replaying)
+    needed, excluded = (replaying, generating) if given.replay else (generating, replaying)
     if missing := [f"--{name}" for name in needed if getattr(given, name) is None]:
         raise ValueError(f"expected {', '.join(missing)}.")
-    if extra := [f"--{name}" for name in foreign if getattr(given, name) is not None]:
+    if extra := [f"--{name}" for name in excluded if getattr(given, name) is not None]:
         raise ValueError(f"expected no {', '.join(extra)} {'with' if given.replay else 'without'} --replay.")
     for name in ("batch", "samples", "rows"):
         if getattr(given, name) is not None and getattr(given, name) < 1:

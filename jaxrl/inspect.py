@@ -25,6 +25,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_gen.command_parser import whole_numbers
 from jaxrl.command_line import CommandParser, run
 
 
@@ -36,7 +37,7 @@ def make_parser() -> CommandParser:
     )
     parser.add_argument("--prompts", type=Path, required=True, help="JSON lines: id, prompt or messages, response")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.npz", help="written atomically at the end")
-    parser.add_argument("--layers", type=_layers, metavar="0,2,3", help="from 0 (all layers)")
+    parser.add_argument("--layers", type=whole_numbers, metavar="0,2,3", help="from 0 (all layers)")
     parser.add_argument("--top", type=int, default=8, help="tokens of the logit lens at each position (8)")
     parser.add_argument("--batch", type=int, default=8, help="texts at a time (8)")
     parser.add_argument(
@@ -67,10 +68,6 @@ def inspect(given: argparse.Namespace) -> None:
         np.savez(stream, **arrays, prompt_lengths=np.array(prompt_lengths, np.int32))
     sizes = " x ".join(map(str, arrays["hidden"].shape))
     print(f"hidden states: {given.output} (texts x layers x tokens x width: {sizes})")
-
-
-def _layers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

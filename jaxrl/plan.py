@@ -22,7 +22,7 @@ PROMPT_TOKENS = 400
 
 def make_parser() -> ConfigParser:
     """The flags of the command."""
-    parser = ConfigParser("jaxrl.plan", __doc__, "stage1.py")
+    parser = ConfigParser("jaxrl.plan", __doc__, "stage1.py", workdir=None)
     parser.add_argument("--devices", metavar="4xA100-80GB", help="cpu, or such as 4xA100-80GB, 1xH200, 64xH100-80GB")
     parser.add_argument("--hosts", type=int, help="number of hosts; default: 8 GPUs per host")
     parser.add_argument(

@@ -25,7 +25,7 @@ from jaxrl.command_line import CommandParser, run
 from jaxrl.rewards import RULES, SUSPECTS, VERDICTS, RewardValues, score
 
 # Rules that need no verifier function of a task, which JSON can't hold.
-RULES_BY_TEXT = [name for name, rule in RULES.items() if rule.needs != "verifier"]
+RULES_WITHOUT_VERIFIER = [name for name, rule in RULES.items() if rule.needs != "verifier"]
 
 
 def score_line(line: bytes, rule: str, values: RewardValues) -> dict[str, Any]:
@@ -58,8 +58,8 @@ def score_line(line: bytes, rule: str, values: RewardValues) -> dict[str, Any]:
 def _field(record: dict, name: str, kind: type, default: Any = None) -> Any:
     value = record.get(name, default)
     if not isinstance(value, kind):
-        came = "nothing" if name not in record else type(value).__name__
-        raise ValueError(f"expected field {name!r} to be {kind.__name__}, got {came}")
+        found = "nothing" if name not in record else type(value).__name__
+        raise ValueError(f"expected field {name!r} to be {kind.__name__}, got {found}")
     return value
 
 
@@ -158,8 +158,10 @@ def make_parser() -> CommandParser:
     parser = CommandParser("jaxrl.score", __doc__)
     parser.add_argument("--input", type=Path, required=True, help="JSON lines to score")
     parser.add_argument("--output", type=Path, required=True, help="the file for the scored lines")
-    rules = "; ".join(f"{name}: {rule.summary}" for name, rule in RULES.items() if name in RULES_BY_TEXT)
-    parser.add_argument("--rule", choices=RULES_BY_TEXT, default="strict-1", help=f"{rules} (default strict-1)")
+    rules = "; ".join(f"{name}: {rule.summary}" for name, rule in RULES.items() if name in RULES_WITHOUT_VERIFIER)
+    parser.add_argument(
+        "--rule", choices=RULES_WITHOUT_VERIFIER, default="strict-1", help=f"{rules} (default strict-1)"
+    )
     for field in dataclasses.fields(RewardValues):
         flag, default = field.name.replace("_", "-"), field.default
         parser.add_argument(f"--{flag}", type=float, default=default, help=f"reward (default {default})")

@@ -31,7 +31,9 @@ from models.source import resolve_model
 
 def make_parser() -> ConfigParser:
     """The flags of the command."""
-    parser = ConfigParser("jaxrl.sweep", __doc__, "ablations/kl.py")
+    parser = ConfigParser(
+        "jaxrl.sweep", __doc__, "ablations/kl.py", workdir="the folder of the sweep; each run has a folder in it"
+    )
     parser.add_argument("--list", action="store_true", help="only print index, setting, seed, folder and state of runs")
     parser.add_argument("--report", action="store_true", help="only write table, plot and page from existing results")
     parser.add_argument("--index", type=int, help="execute only this run, for example as one task of a job array")

@@ -188,12 +188,12 @@ def learned_parts(run: Path, state: TrainState, step: int | None = None) -> list
     note = json.loads((folder.parent / "note" / "metadata").read_text(encoding="utf-8"))
     saved = {tuple(leaf) for leaf in note["leaves"]}
 
-    def wanted(part: str) -> set[tuple[str, ...]]:
+    def required(part: str) -> set[tuple[str, ...]]:
         leaves = jax.tree_util.tree_leaves_with_path(getattr(state, part))
         return {(f".{part}{jax.tree_util.keystr(path)}", str(list(x.shape)), str(x.dtype)) for path, x in leaves}
 
     stored = {part: {leaf for leaf in saved if leaf[0].startswith(f".{part}")} for part in ("opt_state", "critic")}
-    return [part for part, leaves in stored.items() if leaves and leaves == wanted(part)]
+    return [part for part, leaves in stored.items() if leaves and leaves == required(part)]
 
 
 def inherit(run: Path, state: TrainState, step: int | None = None) -> TrainState:

@@ -98,17 +98,17 @@ def prepare_endpoint(
     problems = request.problems()
     for problem in problems:
         prompt_format.messages(problem)
-    asking = RemoteEvaluationSpec(
+    spec = RemoteEvaluationSpec(
         request.samples, request.temperature, request.max_new_tokens, request.seed, request.greedy, concurrency
     )
-    log = AnswerLog(answers, asking.settings(endpoint))
+    log = AnswerLog(answers, spec.settings(endpoint))
 
     def evaluate_server() -> EvaluationResult:
         with log:
             return evaluate_endpoint(
                 endpoint,
                 problems,
-                asking,
+                spec,
                 log,
                 messages=prompt_format.messages,
                 judge=prompt_format.judge,

@@ -57,9 +57,9 @@ def split(text: str, *, prompt_opens_think: bool, truncated: bool) -> Parts:
     expected = (0 if prompt_opens_think else 1, 1, 1, 1)
     counts = tuple(body.count(tag) for tag in _TAGS)
     tag_errors = [
-        f"{tag} occurs {count} times, expected {wanted}"
-        for tag, count, wanted in zip(_TAGS, counts, expected, strict=True)
-        if count != wanted
+        f"{tag} occurs {count} times, expected {required}"
+        for tag, count, required in zip(_TAGS, counts, expected, strict=True)
+        if count != required
     ]
     if counts[2] > 1:
         suspects.append("second_answer")

@@ -19,9 +19,9 @@ def prepare_cpu(devices: int, sampling: int = 0) -> None:
     devices: virtual devices that learn together (0: one). sampling: devices that only sample (see `sampling_count`).
     Must be called before JAX initializes a backend.
     """
-    wanted = max(devices, sampling_count(sampling))
-    if wanted > max(jax.config.jax_num_cpu_devices, 0):
-        jax.config.update("jax_num_cpu_devices", wanted)
+    required = max(devices, sampling_count(sampling))
+    if required > max(jax.config.jax_num_cpu_devices, 0):
+        jax.config.update("jax_num_cpu_devices", required)
     if devices > 1:
         _avoid_collective_deadlocks()
     keep_memory()

@@ -67,8 +67,8 @@ class Engine:
         self.key, self.eos = jax.device_put((key, eos), self.programs.replicated)
         need = request.length + np.minimum(self.limit, sampler.chunk)
         self.shortest = self._fit(int(need.max()))  # holds any prompt and its first chunk
-        wanted = -(-len(subset) // (self.devices * self.rows))
-        self.batches = [self._empty_batch() for _ in range(min(wanted, sampler.batches or wanted))]
+        required = -(-len(subset) // (self.devices * self.rows))
+        self.batches = [self._empty_batch() for _ in range(min(required, sampler.batches or required))]
 
     def run(self) -> Completions:
         """Generate all rows. Inserts and chunks are started before the host waits for their results."""
@@ -121,10 +121,10 @@ class Engine:
         self.prefilled = {key: value for key, value in self.prefilled.items() if key[1] in waiting}
         return first
 
-    def _prefill(self, wanted: set[tuple[int, int]]):
+    def _prefill(self, required: set[tuple[int, int]]):
         """Prefill prompts on the devices that need them; a prompt's bucket depends only on its own length."""
         waiting: dict[int, list[list[int]]] = {}
-        for device, prompt in sorted(wanted - self.prefilled.keys()):
+        for device, prompt in sorted(required - self.prefilled.keys()):
             size = len(self.request.prompts[prompt])
             bucket = next(length for length in self.sampler.prompt_lengths if length >= size)
             waiting.setdefault(bucket, [[] for _ in range(self.devices)])[device].append(prompt)

@@ -31,10 +31,10 @@ def _threshold(enough, keys: Int[Array, "B V"]) -> Int[Array, " B"]:
 def top_k_mask(logits: Float[Array, "B V"], top_k: Int[Array, " B"]) -> Bool[Array, "B V"]:
     """True for the top_k largest logits of each row. 0, or more than V, keeps all. Ties with the last one are kept."""
     keys = ordered(logits)
-    wanted = jnp.where(top_k > 0, top_k, logits.shape[1])
+    required = jnp.where(top_k > 0, top_k, logits.shape[1])
 
     def enough(threshold):
-        return jnp.sum(keys >= threshold[:, None], axis=1, dtype=jnp.int32) >= wanted
+        return jnp.sum(keys >= threshold[:, None], axis=1, dtype=jnp.int32) >= required
 
     return keys >= _threshold(enough, keys)[:, None]
 
@@ -46,10 +46,10 @@ def top_p_mask(logits: Float[Array, "B V"], top_p: Float[Array, " B"]) -> Bool[A
     one kept are kept too. Logits of -inf have probability 0.
     """
     keys, weights = ordered(logits), jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True))
-    wanted = top_p * jnp.sum(weights, axis=1)
+    required = top_p * jnp.sum(weights, axis=1)
 
     def enough(threshold):
-        return jnp.sum(jnp.where(keys >= threshold[:, None], weights, 0.0), axis=1) >= wanted
+        return jnp.sum(jnp.where(keys >= threshold[:, None], weights, 0.0), axis=1) >= required
 
     kept = keys >= _threshold(enough, keys)[:, None]
     return kept | (top_p >= 1.0)[:, None]

@@ -9,7 +9,7 @@ from jaxrl.reporting.curves import STYLE, WIDTH, ticks
 from jaxrl.sweeps.table import Outcome, before_and_after, mean_accuracy
 
 LEFT, RIGHT, TOP, LINE = 190, 24, 44, 34  # left margin (labels), right margin, top margin, height of a row
-SEEDS = """
+SEED_STYLE = """
 .before { fill: #9aa1ab } .seed { fill: #2a78d6; fill-opacity: .45 } .mean { fill: #2a78d6 }
 .interval { stroke: #2a78d6; stroke-width: 2.2 }
 """
@@ -28,7 +28,7 @@ def sweep_svg(title: str, outcomes: Sequence[Outcome]) -> str:
     bottom = TOP + LINE * len(settings)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + 30}" role="img">',
-        f"<title>{html.escape(title)}</title><style>{STYLE}{SEEDS}</style>",
+        f"<title>{html.escape(title)}</title><style>{STYLE}{SEED_STYLE}</style>",
         f'<rect class="page" width="{WIDTH}" height="{bottom + 30}"/>',
         f'<text class="title" x="12" y="22">{html.escape(title)}: held-out accuracy, before (grey) and after</text>',
     ]

@@ -106,7 +106,7 @@ def _table(kind: str, mode: Mode, settings: Sequence[str], rows_by_run: dict[tup
 def mean_accuracy(seeds: Sequence[Row]) -> Estimate:
     """Mean over seeds with Student's interval, clipped to [0, 1]."""
     mean, low, high = mean_over_seeds([row.accuracy.value for row in seeds])
-    return Estimate(mean, max(0.0, low) if low == low else low, min(1.0, high) if high == high else high)
+    return Estimate(mean, low if math.isnan(low) else max(0.0, low), high if math.isnan(high) else min(1.0, high))
 
 
 def _mean(seeds: Sequence[Row], field: str) -> float:
