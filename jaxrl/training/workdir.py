@@ -1,4 +1,4 @@
-"""The run folder: which config it belongs to, and who may write in it."""
+"""The run folder: the config that it belongs to, and the lock that lets one run write in it."""
 
 import json
 import os
@@ -15,12 +15,13 @@ from jaxrl.runtime.multihost import is_primary, run_on_primary, wait_until_visib
 from jaxrl.training.run_spec import RunSpec
 from models.file_lock import lock
 
-# Fields that may change when a run is resumed. Output fields change no number. Fields about storage and the guard
-# change no number before the guard trips, and have to change after it gave up. Layout fields change rounding only.
+# Fields that may change when a run is resumed. Output fields affect no number. Fields of storage and the guard affect
+# none until the guard rejects a step, and have to change after the guard has ended a run. Layout fields affect rounding
+# only.
 _OUTPUT_FIELDS = ("workdir", "wandb", "compile_cache", "export", "output")
 _STORAGE_FIELDS = ("checkpoint", "guard", "bounds", "rollouts")
 _LAYOUT_FIELDS = ("devices", "mesh", "sampler", "layout", "remat", "attention", "unroll")
-_FIRST_WRITES = ("config.json*.partial", ".lock")  # what a run leaves that is killed before it writes config.json
+_FIRST_WRITES = ("config.json*.partial", ".lock")  # left by a run that is killed before config.json is complete
 
 
 def check_start(spec: RunSpec) -> None:
@@ -60,9 +61,9 @@ def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
 def claimed(workdir: Path, config: Mapping[str, Any]) -> Iterator[list[str]]:
     """Own the run folder for the duration of the block: create and lock it, and write config.json.
 
-    Yields one line for each field that changed since the last start. Raises OSError if another process has the folder
-    or it cannot be written, and ValueError as `check_workdir`. Of several processes the primary one locks and writes,
-    and the others wait for it.
+    Yields warnings, and one line for each field that changed since the last start. Raises OSError if another process
+    uses the folder or it cannot be written, and ValueError as `check_workdir`. Of several processes the primary one
+    locks and writes, and the others wait for it.
     """
     with ExitStack() as stack:
         changes = run_on_primary(lambda: _claim(workdir, config, stack))
