@@ -10,7 +10,7 @@ IMPLEMENTATIONS = ("plain", "cudnn")
 # A block of queries is multiplied with the keys up to the end of the block, which halves the work of a full [T, T]
 # product. At least QUERIES queries per block; long rows use longer blocks, so that there are at most BLOCKS products.
 QUERIES, BLOCKS = 128, 16
-MASKED = -1e30  # finite, so that an empty slot gives a finite result and never NaN
+MASKED = -1e30  # the score of an invisible position; finite, so that a row without visible positions gives no NaN
 
 
 def attend(
@@ -23,7 +23,7 @@ def attend(
     """Causal attention of right-padded rows: no true position (one below `lengths`) ever sees padding.
 
     implementation: 'plain' runs everywhere; 'cudnn' is the fused GPU kernel (bfloat16, T a multiple of 128 is best).
-    Outputs at padding positions are finite but meaningless.
+    Outputs at padding positions are finite but meaningless. Raises ValueError for another implementation.
     """
     if implementation == "cudnn":
         lengths = lengths.astype(jnp.int32)
@@ -56,7 +56,7 @@ def _blocks(length: int) -> list[slice]:
 def _attend_plain(
     query: Float[Array, "B T N H"], key: Float[Array, "B T K H"], value: Float[Array, "B T K H"]
 ) -> Float[Array, "B T N H"]:
-    """softmax(query key' / sqrt(H)) value, one block of queries at a time.
+    """softmax(query @ key.T / sqrt(H)) @ value per head, one block of queries at a time.
 
     The custom gradient makes fewer passes over [queries, keys] arrays than autodiff, and none for the mask.
     """
@@ -102,7 +102,7 @@ _attend_plain.defvjp(_attend_plain_forward, _attend_plain_backward)
 
 
 def _rows(part: Float[Array, "B Q N H"], groups: int) -> Float[Array, "B K R H"]:
-    """Queries of a block with the heads of a group, which share a key, one after another in one axis."""
+    """Queries of a block, grouped by KV head: R = N / K * Q, head after head of a group."""
     batch, count, heads, size = part.shape
     return part.swapaxes(1, 2).reshape(batch, groups, (heads // groups) * count, size)
 
@@ -116,8 +116,8 @@ def _positions(parts: list[Float[Array, "B K _ H"]], heads: int) -> Float[Array,
 def _add_up(parts: list[Float[Array, "B K H _"]], blocks: list[slice]) -> Float[Array, "B T K H"]:
     """Sum of the blocks' gradients of keys or values; a block has a gradient only for the positions it sees.
 
-    parts: [.., H, T], because these products take two thirds of the time of [.., T, H] on a CPU. The sum is transposed
-    once, behind a barrier; without it XLA transposes each part.
+    parts: by block, [.., H, positions], because such products take two thirds of the time of [.., positions, H] on a
+    CPU. The sum is transposed once, behind a barrier; without it XLA transposes each part.
     """
     sums = [
         functools.reduce(jnp.add, (part[..., block] for part in parts[first:])) for first, block in enumerate(blocks)

@@ -19,6 +19,7 @@ from models.config import Qwen2Config
 BLOCK = 64
 
 Layer = tuple[Float[Array, "B K S ..."], Float[Array, "B K S ..."]]
+"""Keys and values of one layer, in the layout of a `CacheLayout`."""
 
 
 class KVCache(NamedTuple):
@@ -102,7 +103,7 @@ class CacheLayout:
 
 @functools.lru_cache(maxsize=4096)  # a plan computes it hundreds of times
 def cache_bytes(config: Qwen2Config, rows: int, positions: int, dtype: DTypeLike, split: int = 1) -> int:
-    """Bytes of a cache in any layout, per device. split: devices that share the KV heads, where these are divisible.
+    """Bytes of a cache per device, in any layout. split: devices that the KV heads are sharded over, if divisible.
 
     `positions` is rounded up to a multiple of BLOCK.
     """

@@ -2,8 +2,8 @@
 
 Loading maps the files into memory and copies to each device only its shard. Layers are written into the stacked arrays
 in place, so that the host needs memory for one tensor besides the arrays. `open_params` reads nothing: its leaves read
-slices on access. Saving accepts both, writes to a temporary folder, re-reads and compares all bytes, and then replaces
-the target folder atomically.
+slices on access. Saving takes arrays or such leaves, writes to a temporary folder, re-reads and compares all bytes, and
+then replaces the target folder atomically.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from models.safetensors_file import CODES, DTYPES, TensorEntry, map_tensor, read
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
 SPARE_BYTES = 1 << 20  # disk space for config and index
-BLOCK_BYTES = 16 << 20  # written at a time; the C library returns larger buffers to the system, which zeroes them again
+BLOCK_BYTES = 16 << 20  # written at a time; malloc returns larger buffers to the system, and each new one is zeroed
 
 
 def load_params(

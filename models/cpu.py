@@ -90,7 +90,7 @@ class BlockedCache(CacheLayout):
         return (*blocks, size, BLOCK), (*blocks, BLOCK, size)
 
     def _zeros(self, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-        """Behind a barrier: otherwise the compiler makes a pad of the concatenation, a loop over single elements."""
+        """Zeros behind a barrier. Without it the compiler pads instead of concatenating, element by element."""
         return jax.lax.optimization_barrier(super()._zeros(shape, dtype))
 
 
@@ -127,7 +127,7 @@ class DecodeKernels(Kernels):
         return TransposedDense(features, unit=self.row_unit, kernel_init=kernel_init(axes[::-1]), **options)
 
     def rms_norm(self, x: Float[Array, "B ... D"], scale: Float[Array, " D"], eps: float) -> Float[Array, "B ... D"]:
-        """The norm; small arrays are padded, because the compiler sums them in another order."""
+        """`models.kernels.rms_norm`. Small arrays are padded, because the compiler sums them in another order."""
         rows = x.shape[0]
         padded = max(self.row_unit, -(-SMALLEST_ARRAY // math.prod(x.shape[1:]))) if self.row_unit else 0
         if rows >= padded:
@@ -139,7 +139,7 @@ class DecodeKernels(Kernels):
     def gated_mlp(self, x: Float[Array, "B T D"], gate: Linear, up: Linear, down: Linear) -> Float[Array, "B T D"]:
         rows = x.reshape(-1, x.shape[-1])
         gated, linear = gate(rows), up(rows)
-        # `dot_by_rows` returns and takes rows as columns.
+        # `dot_by_rows` has rows as columns inside, so these transposes and its own cancel.
         mixed = swiglu(gated.T, linear.T).T if self.row_unit else swiglu(gated, linear)
         return down(mixed).reshape(x.shape)
 
@@ -154,11 +154,11 @@ class DecodeKernels(Kernels):
         return PartitionSpec(*(*spec, None)[1::-1]) if spec and _is_kernel(path) else spec
 
     def shortest_cache(self, rows: int, heads: int) -> int:
-        """Attention's scores [rows, heads, positions] reach SMALLEST_ARRAY."""
+        """At least two blocks; the attention scores [rows, heads, positions] have at least SMALLEST_ARRAY elements."""
         return max(2 * BLOCK, SMALLEST_ARRAY // (rows * heads))
 
     def can_shrink_to(self, rows: int, width: int) -> bool:
-        """Only to batches that give the same numbers, bit for bit."""
+        """True only for batches that give the same numbers as larger ones, bit for bit."""
         return rows % FEWEST_ROWS == 0 and rows * width >= SMALLEST_ARRAY
 
 
@@ -188,7 +188,7 @@ class TransposedDense(nn.Module):
 
 
 def dot_by_rows(unit: int, x: Float[Array, "B K"], kernel: Float[Array, "N K"], **options: Any) -> Float[Array, "B N"]:
-    """x kernel', `unit` rows at a time. options: of `jax.lax.dot_general`.
+    """x @ kernel.T, `unit` rows at a time. options: of `jax.lax.dot_general`.
 
     All products have one shape (fewer rows are padded), so each row is summed in the same order for any number of
     rows; the kernels for other numbers of rows may sum in another order. Rows are passed as columns and the weights as
@@ -213,9 +213,9 @@ def multiply(
     axis: the kernel's contracted axis, 0 for a dense layer's [K, N], 1 for a head's [N, K].
     wide: accumulation and result type (None: that of the operands).
 
-    The gradient of the kernel, x'dy, contracts the rows of its left operand. XLA's CPU compiler runs such products at
-    half the speed of x dy, and merges a plain transpose of the operand into the product. So the narrower operand is
-    transposed first, behind a barrier.
+    The gradient of the kernel, x.T @ dy, contracts the rows of x. XLA's CPU compiler runs such products at half the
+    speed of those that contract columns, and it merges a plain transpose of x back into the product. So the narrower of
+    x and dy is transposed first, behind a barrier.
     """
     return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (axis,)), ((), ())), preferred_element_type=wide)
 

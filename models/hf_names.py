@@ -1,4 +1,4 @@
-"""The mapping between our parameter paths and Hugging Face's tensor names, and checks of both sides."""
+"""The mapping between this project's parameter paths and Hugging Face's tensor names, and checks of both sides."""
 
 import functools
 from collections.abc import Mapping
@@ -35,12 +35,12 @@ HF_NAMES = {
     "final_norm/scale": "model.norm.weight",
     "lm_head/embedding": "lm_head.weight",
 }
-"""Our path -> Hugging Face name, with `{}` for the layer. Kernels are [in, out] here and [out, in] there."""
+"""Parameter path -> Hugging Face name, with `{}` for the layer. Kernels are [in, out] here, [out, in] in the files."""
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 class TensorSpec(NamedTuple):
-    """A Hugging Face tensor: our path, layer (None: the leaf is not stacked) and shape in the file."""
+    """A Hugging Face tensor: parameter path, layer (None: the leaf is not stacked) and shape in the file."""
 
     path: str
     layer: int | None

@@ -18,8 +18,8 @@ from models.cache import BLOCK, CacheLayout
 from models.params import Params
 
 PROJECTION = "projection"
-"""Checkpoint name of a linear layer's output, for kernels that hide the product from remat policies in a custom
-gradient."""
+"""Name of a linear layer's output for remat policies (`jax.ad_checkpoint.checkpoint_name`). Kernels with a custom
+gradient need it, because policies do not see the product inside."""
 
 Linear = Callable[[jax.Array], jax.Array]
 
@@ -49,7 +49,7 @@ class Kernels:
 
     cache: ClassVar[CacheLayout] = CacheLayout()  # layout of the key-value cache, with its attention
     decode_rows: ClassVar[int] = 128  # default slots of a decode batch on one device
-    decode_chunk: ClassVar[int] = 64  # default decode steps between two visits of the host
+    decode_chunk: ClassVar[int] = 64  # default decode steps before the host reads tokens back
 
     def for_length(self, length: int) -> "Kernels":
         """The kernels for inputs of `length` positions per row; 1 is a decode step."""
@@ -62,7 +62,7 @@ class Kernels:
         return nn.Dense(features, kernel_init=kernel_init(axes), **options)
 
     def rms_norm(self, x: Float[Array, "B ... D"], scale: Float[Array, " D"], eps: float) -> Float[Array, "B ... D"]:
-        """See `rms_norm`."""
+        """The function `rms_norm` of this module, or a form of it that is better for the backend."""
         return rms_norm(x, scale, eps)
 
     def gated_mlp(self, x: Float[Array, "B T D"], gate: Linear, up: Linear, down: Linear) -> Float[Array, "B T D"]:
@@ -70,7 +70,7 @@ class Kernels:
         return down(swiglu(gate(x), up(x)))
 
     def logits(self, hidden: Float[Array, "... D"], kernel: Float[Array, "V D"]) -> Float[Array, "... V"]:
-        """hidden kernel', accumulated in float32."""
+        """hidden @ kernel.T, accumulated in float32."""
         contract = (((hidden.ndim - 1,), (1,)), ((), ()))
         return jax.lax.dot_general(hidden, kernel, contract, preferred_element_type=jnp.float32)
 

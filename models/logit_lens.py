@@ -11,7 +11,7 @@ from models.config import Qwen2Config
 from models.params import Params, head_kernel
 from models.qwen2 import Block, Qwen2, RMSNorm
 
-# Tokens whose logits [V] are in memory at once.
+# Positions, over all rows and layers, whose logits [V] are in memory at once.
 TOKENS_PER_BATCH = 1024
 
 

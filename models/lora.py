@@ -17,7 +17,7 @@ A, B = "_lora_A", "_lora_B"
 
 @dataclasses.dataclass(frozen=True)
 class LoRASpec:
-    """x W becomes x W + alpha / rank x A B (equation 3, where W multiplies from the left and A B is called BA)."""
+    """x W becomes x W + (alpha / rank) x A B. Equation 3 of the paper has W and BA at the left of x instead."""
 
     rank: int
     alpha: float

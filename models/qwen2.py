@@ -1,4 +1,4 @@
-"""The Qwen2 decoder as a pure linen module: `apply(params, tokens, positions, lengths, cache)`.
+"""The decoder of Qwen2 and dense Qwen3 as a pure linen module: `apply(params, tokens, positions, lengths, cache)`.
 
 One Block serves training (scanned over stacked layers: short compilation, least memory) and decoding (unrolled:
 per-layer weights and caches are never copied). Precision: parameters in `param_dtype`, products in `dtype`, norms and
@@ -24,7 +24,7 @@ Constrain = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
 """A sharding constraint by logical axis names: (array, names) -> the same array; see `jaxrl.learning.mesh`."""
 REMAT: dict[str, Callable[..., bool]] = {
     "none": jax.checkpoint_policies.everything_saveable,
-    "dots": jax.checkpoint_policies.save_from_both_policies(  # of linear layers, not of attention
+    "dots": jax.checkpoint_policies.save_from_both_policies(  # products of linear layers, not of attention
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
         jax.checkpoint_policies.save_only_these_names(PROJECTION),
     ),
@@ -38,8 +38,9 @@ def _linear(
 ) -> Callable[[jax.Array], jax.Array]:
     """A linear layer whose matrix [in, out] has logical axis names, with an adapter beside it where `module` has LoRA.
 
-    The adapter is a separate path, x A B, so the gradient never needs x'dy [in, out] (a third of the products of a full
-    update) and no merged matrix is stored. Initialization as in Hugging Face's PEFT: A uniform in +-1/sqrt(in), B zero.
+    The adapter is a separate path, x A B. So no merged matrix is stored, and the gradient never needs x.T @ dy
+    [in, out], a third of the products of a full update. Initialization as in Hugging Face's PEFT: A uniform in
+    +-1/sqrt(in), B zero.
     """
     dense = module.kernels.dense(
         features,
@@ -86,7 +87,10 @@ class RMSNorm(nn.Module):
 
 
 def rotary_embedding(positions: Int[Array, "B T"], head_dim: int, theta: float) -> Float[Array, "B T 2 H2"]:
-    """Cosines and sines of the rotary embedding at each position (Su et al. 2021, arXiv 2104.09864, equation 34)."""
+    """Cosines and sines of the rotary embedding at each position; H2 = head_dim / 2.
+
+    Source: Su et al. 2021, arXiv 2104.09864, equation 34.
+    """
     power = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
     angle = positions[..., None].astype(jnp.float32) * (theta**-power)[None, None]
     return jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=2)
@@ -100,7 +104,10 @@ def apply_rotary(x: Float[Array, "B T N H"], rotary: Float[Array, "B T 2 H2"]) -
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with biased query, key and value projections and rotary positions."""
+    """Grouped-query attention with rotary positions.
+
+    Qwen2 has biases in the query, key and value projections, Qwen3 norms of queries and keys; see `Qwen2Config`.
+    """
 
     config: Qwen2Config
     dtype: DTypeLike
@@ -111,6 +118,11 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x, rotary, positions, lengths, layer_cache):
+        """The attention's output [B, T, D], and the layer's cache with these tokens written.
+
+        x: [B, T, D], normed. rotary: from `rotary_embedding`. positions: [B, T]. lengths: [B]. layer_cache: keys and
+        values of the layer (`models.cache.Layer`), or None. With a cache, T > 1 is a prefill and T == 1 a decode step.
+        """
         c, cache = self.config, self.kernels.cache
         batch, length, _ = x.shape
 
@@ -168,6 +180,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, rotary, positions, lengths, layer_cache=None):
+        """The residual stream [B, T, D] after the layer, and the layer's cache. Arguments: see `Attention`."""
         c, kernels = self.config, self.kernels.for_length(x.shape[1])
         fields = self.dtype, self.param_dtype, kernels
         norm = partial(RMSNorm, c.rms_norm_eps, self.param_dtype, kernels)
@@ -182,7 +195,7 @@ class Block(nn.Module):
 
 
 def _constrain_rows(x: Float[Array, "B T D"], constrain: Constrain | None) -> Float[Array, "B T D"]:
-    """Activations sharded by rows. Unconstrained, the compiler shards them as the weights, with sums in each layer."""
+    """Activations sharded by rows. Otherwise the compiler shards them like the weights, with sums over devices."""
     return x if constrain is None else constrain(x, ("batch", None, None))
 
 
@@ -230,7 +243,8 @@ class Qwen2(nn.Module):
         """Hidden states after the final norm, and the cache with these tokens written.
 
         lengths: true tokens of each row; later positions are padding. With a cache, T > 1 writes positions 0 .. T-1
-        (prefill) and T == 1 writes position `positions[:, 0]` (decode).
+        (prefill) and T == 1 writes position `positions[:, 0]` (decode). Raises ValueError for an unknown `remat`, and
+        for a cache with scanned layers.
         """
         c = self.config
         if self.remat not in REMAT:
