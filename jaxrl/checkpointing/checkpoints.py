@@ -34,8 +34,8 @@ class Checkpoints:
     """The checkpoints of one run folder. Use as a context manager, or call `close`.
 
     A checkpoint is written to a temporary folder and renamed when it is complete; before it is deleted it is renamed
-    again. So a run that is killed at any moment leaves only complete checkpoints behind. The remains of others are
-    deleted when the folder is opened again.
+    again. So a run that is killed at any moment leaves only complete checkpoints behind. The remains of interrupted
+    writes and deletions are deleted when the folder is opened again.
 
     `save` starts a write in the background, one at a time. `poll` and `wait` return or raise its result; every method
     that reads or deletes checkpoints waits for it first, and raises as `wait`. In a run of several processes all must
@@ -73,7 +73,7 @@ class Checkpoints:
             self._manager.close()
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints, rising."""
+        """The steps of all checkpoints, in increasing order."""
         self.wait()
         return sorted(self._manager.all_steps())
 
@@ -82,7 +82,7 @@ class Checkpoints:
         return self._retention.best(self.steps())
 
     def last_due(self, before: int) -> int | None:
-        """The checkpoint of at most step `before` that a run goes back to, or None: see `Retention.last_due`."""
+        """The checkpoint of at most step `before` that a run rolls back to, or None: see `Retention.last_due`."""
         return self._retention.last_due([step for step in self.steps() if step <= before])
 
     def meta(self, step: int | None = None) -> dict[str, Any]:
@@ -204,8 +204,8 @@ class Checkpoints:
     def _recover(self, step: int) -> None:
         """Delete what is left of a failed write and open the folder anew.
 
-        The checkpoint may exist all the same: complete, if only the deletion of others failed, or the one that it was
-        to replace, which is put back. So the notes must be read again.
+        A checkpoint of this step may still exist: the new one, if only the deletion of others failed, or the old one
+        that it was to replace, which is restored here. So the caller must read the notes again.
         """
         self._retention.remove(step)
         for partial in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
@@ -243,7 +243,7 @@ class Checkpoints:
         wait_until_visible(is_visible, self.folder / str(steps[-1]) if steps else self.folder)
 
     def _delete_remains(self) -> None:
-        """Delete what interrupted deletions left, also those of old versions, which did not rename first."""
+        """Delete what interrupted deletions left. Old versions did not rename first and left incomplete folders."""
         for path in self.folder.glob("*"):
             if path.name.isdigit() and not is_complete(path):
                 shutil.rmtree(path)
@@ -256,7 +256,7 @@ class Checkpoints:
             self._deletion.start()
 
     def _join_deletion(self) -> None:
-        """Wait for it, before other checkpoints are renamed into the same folder."""
+        """Wait for the deletion in the background, before other checkpoints are renamed into the same folder."""
         if self._deletion:
             self._deletion.join()
             self._deletion = None
@@ -284,8 +284,8 @@ def is_complete(folder: Path) -> bool:
 
 
 def _copy_on_cpu(leaf: Any) -> Any:
-    """A copy of an array on a CPU device. Orbax writes such arrays from their buffers, and copies all others to the
-    host before `save` returns."""
+    """A copy of an array on a CPU device; other arrays unchanged. Orbax writes arrays on a CPU from their own buffers,
+    and copies all others to the host before `save` returns."""
     if isinstance(leaf, jax.Array) and next(iter(leaf.sharding.device_set)).platform == "cpu":
         return jax.device_put(leaf, leaf.sharding, may_alias=False)
     return leaf

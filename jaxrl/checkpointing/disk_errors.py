@@ -14,7 +14,7 @@ _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EE
 
 @contextmanager
 def explain_disk_errors(folder: Path) -> Iterator[None]:
-    """Raise errors of the disk, TensorStore's among them, as OSError with one sentence; other errors as they are."""
+    """Replace disk errors, also those of TensorStore, by an OSError with one sentence. Other errors are not changed."""
     try:
         yield
     except Exception as error:

@@ -13,14 +13,13 @@ from jaxtyping import Array, UInt32
 
 from jaxrl.runtime.multihost import gather_to_host
 
-BLOCK_BYTES = 64 << 20  # read at a time from an array in files
+BLOCK_BYTES = 64 << 20  # read at a time from a leaf that is stored in files
 
 
 def fingerprint(params: Any, dtype: DTypeLike = jnp.float32) -> str:
     """32 hexadecimal digits of the names, shapes and float32 bits of all arrays. Does not depend on the mesh.
 
-    dtype: round values to it first. Leaves may read their parts from files, like `FileArray`.
-
+    params: arrays, or leaves that read their parts from files, like `FileArray`. dtype: values are rounded to it first.
     The same values in other shards, in bfloat16 or in a checkpoint have the same fingerprint. It is computed on the
     devices of the arrays, in integers, so the order of summation does not matter. It detects accidental differences
     (2 x 32 bits per array) and is not cryptographic.
@@ -35,6 +34,7 @@ def fingerprint(params: Any, dtype: DTypeLike = jnp.float32) -> str:
 
 
 def _sums_of(leaf: Any, dtype: np.dtype) -> UInt32[Array, "2"]:
+    """`_sums` of a leaf; one that is stored in files is read in blocks of rows."""
     if isinstance(leaf, jax.Array | np.ndarray):
         return _sums(leaf, np.uint32(0), dtype)
     row = leaf.size // leaf.shape[0]

@@ -46,7 +46,7 @@ def with_step(name: str) -> str:
 
 
 def origin(run: Path, init_from: str) -> str:
-    """`init_from` as the manifest of a started run has it, with the step that was resolved then; else `init_from`."""
+    """`init_from` with the step that was resolved when the run started, from its manifest; without one, `init_from`."""
     path = run / "manifest.json"
     stored = json.loads(path.read_text(encoding="utf-8")).get("init_from") if path.is_file() else ""
     return stored or init_from
@@ -117,8 +117,8 @@ def open_params(
 ) -> tuple[dict[str, Any], int]:
     """Scanned parameters of checkpoint `step` (None: the newest), each leaf still in its files, and the step.
 
-    Leaves are read when indexed, and adapters are merged then. Only the base of adapters is read at once, to check its
-    fingerprint. folder: the model of the run, if it has moved. Raises as `restore_params`.
+    Leaves are read when they are indexed, and adapters are merged then. Only the base of adapters is read at once, to
+    check its fingerprint. folder: of the run's model, if it was moved. Raises as `restore_params`.
     """
     lora = run_lora(run)
     if lora is None:
@@ -145,6 +145,7 @@ def _stored(folder: Path) -> dict[str, Any]:
 
 
 def _opened(folder: Path, shapes: Any) -> dict[str, Any]:
+    """A `StoredArray` for each parameter."""
     return unflatten_dict({path: open_array(folder, ("params", *path)) for path in flatten_dict(shapes)})
 
 
@@ -181,8 +182,8 @@ def restore_params(
 def learned_parts(run: Path, state: TrainState, step: int | None = None) -> list[str]:
     """Parts of `state`, of "opt_state" and "critic", that checkpoint `step` (None: the newest) can restore.
 
-    Those whose arrays have the same names, shapes and dtypes in both. None for a checkpoint of weights alone, or of a
-    run with another optimizer or with adapters.
+    A part can be restored if its arrays have the same names, shapes and dtypes in both. No part can if the checkpoint
+    has weights alone, or is of a run with another optimizer or with adapters.
     """
     folder, _ = checkpoint_folder(run, step)
     note = json.loads((folder.parent / "note" / "metadata").read_text(encoding="utf-8"))

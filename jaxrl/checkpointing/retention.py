@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, and which one a run goes back to."""
+"""Which checkpoints are kept, and which one a run rolls back to."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,9 @@ from typing import Any
 class CheckpointSpec:
     """When checkpoints are made, and which are kept besides the newest.
 
-    every: steps between two checkpoints. keep: how many of the newest of these are kept; one that is made in between,
-    at a signal or after an evaluation, does not displace them. keep_every: multiples of it are kept forever (0: none).
-    best: how many with the highest score are kept. patience: failed writes in a row that a run survives.
+    every: steps between two checkpoints. keep: how many of the newest of these are kept; a checkpoint made in between,
+    at a signal or after an evaluation, does not count. keep_every: multiples of it are kept forever (0: none). best:
+    how many with the highest score are kept. patience: failed writes in a row that a run survives.
     """
 
     every: int = 1
@@ -32,8 +32,8 @@ DEFAULT_SPEC = CheckpointSpec()
 class Retention:
     """Scores and due steps of the checkpoints in a folder, and the policy on them.
 
-    A checkpoint is due if a run that is never stopped makes it too. Each one notes the newest due step of its time:
-    itself if it is due, 0 if there was none.
+    A checkpoint is due if a run that is never stopped makes it too. Each stores the newest due step when it was made:
+    its own if it is due, 0 if there was none.
     """
 
     def __init__(self, spec: CheckpointSpec):
@@ -63,10 +63,10 @@ class Retention:
         return sorted(scored, key=lambda pair: (pair[1], pair[0]), reverse=True)
 
     def last_due(self, steps: Sequence[int]) -> int | None:
-        """The checkpoint among `steps` that a run goes back to; None: to its beginning.
+        """The checkpoint among `steps` that a run rolls back to; None: to its beginning.
 
-        It is the newest due one, so that the result does not depend on when a run was stopped. If the newest of all is
-        not due and the due one that it notes is gone, it is that newest one.
+        It is the newest due one, so that the result does not depend on when a run was stopped. If no due one is left,
+        it is the newest of all, or None if no checkpoint was due before that one.
         """
         due = [step for step in steps if self.is_due(step)]
         if due or not steps:
@@ -74,7 +74,7 @@ class Retention:
         return None if self._due.get(max(steps)) == 0 else max(steps)
 
     def is_due(self, step: int) -> bool:
-        """Whether a checkpoint was due. Old versions did not note it: then multiples of `every` are."""
+        """Whether a checkpoint is due. Old versions did not store it; for theirs, multiples of `every` are due."""
         return self._due[step] == step if step in self._due else step % self.spec.every == 0
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:

@@ -10,7 +10,8 @@ class RetryingWriter:
     """Queue of the writes of the primary process, and a limit on failures in a row.
 
     Background writes, such as checkpoints, report their own failures by `fail`. The run survives `patience` failures
-    (checkpoint.patience) until everything is on disk again, which `succeed` reports. warn: gets a sentence a failure.
+    (checkpoint.patience) until everything is on disk again, which `succeed` reports. warn: called with one sentence
+    for each failure.
     """
 
     def __init__(self, patience: int, warn: Callable[[str], None]):
@@ -47,7 +48,7 @@ class RetryingWriter:
             raise _final_error(name, error) from error
 
     def succeed(self) -> None:
-        """Everything is on disk: the next failure is the first again."""
+        """Call it when the background writes are on disk. If the queue is empty too, failures are counted from 0."""
         if self.is_empty:
             self.failures = 0
 

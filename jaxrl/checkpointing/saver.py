@@ -24,9 +24,10 @@ class Saver:
     ) -> None:
         """Save every `checkpoint.every` steps, at the last step, and if `score` may make this one of the best.
 
-        score: of an evaluation of this state. Waits for the previous save if another one is due, and for its own at the
-        last step. A checkpoint must not be ahead of the metrics of its steps: it waits until the writer's queue is
-        empty. Raises OSError as `RetryingWriter.fail`, and if the save of the last step fails.
+        note: the run's progress, the `meta` of the checkpoint. score: of an evaluation of this state. Waits for the
+        previous save if another one is due, and for its own at the last step. A checkpoint must not be ahead of the
+        metrics of its steps, so none is started while the writer's queue has writes. Raises OSError as
+        `RetryingWriter.fail`, and if the save of the last step fails.
         """
         spec = self.checkpoints.spec
         scored = spec.best > 0 and score is not None

@@ -49,8 +49,8 @@ def sampling_count(sampling: int) -> int:
 def _avoid_collective_deadlocks() -> None:
     """Run one program at a time and each kernel in one thread, so that virtual devices deadlock less often.
 
-    The devices share thread pools of as many threads as cores, and a device that waits in an all-reduce holds some of
-    them. About once in a thousand all-reduces one of two devices never arrived, and XLA ended the process after a
+    The devices share thread pools with one thread per core, and a device that waits in an all-reduce holds some of the
+    threads. In about one of a thousand all-reduces one of two devices never arrived, and XLA ended the process after a
     minute; these settings make that rarer but do not prevent it. So use one device, and several only to test sharding.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -58,13 +58,14 @@ def _avoid_collective_deadlocks() -> None:
 
 
 def keep_memory() -> bool:
-    """Make malloc keep freed memory for reuse; whether that was done. Must be called before JAX initializes a backend.
+    """Make malloc keep freed memory for reuse. Returns whether that was done.
 
-    A compiled program allocates its temporaries as one block at each call. glibc maps blocks above 32 MiB from the
-    system and unmaps them again, so each call zeroed every page anew: a quarter of an update's time. Now all blocks are
-    in one arena that never shrinks, so the process holds its peak memory.
+    Must be called before JAX initializes a backend. A compiled program allocates its temporaries as one block at each
+    call. By default glibc maps blocks above 32 MiB from the system and unmaps them when they are freed, so the system
+    zeroes every page again at each call, which took a quarter of an update's time. With this setting all blocks are in
+    one arena that never shrinks, so the process keeps its peak memory.
 
-    Only with glibc and where JAX runs on the CPU: beside a GPU, host memory is for copies that come and go. Settings of
+    Done only with glibc and if JAX runs on the CPU: with a GPU, host memory is only for short-lived copies. Settings of
     malloc in the environment take precedence.
     """
     if _malloc_is_configured() or not _on_cpu() or platform.libc_ver()[0] != "glibc":

@@ -135,7 +135,7 @@ class Devices:
 
 
 def check_attention(attention: str, devices: Devices) -> None:
-    """Raises ValueError for cuDNN's attention without a GPU, before a first rollout is sampled."""
+    """Raises ValueError for cuDNN's attention without a GPU. Call it before the first rollout is sampled."""
     if devices.on_cpu and attention == "cudnn":
         raise ValueError(
             "attention: expected plain on a CPU, which has no cuDNN, got cudnn; set --config.attention=plain, or take "
@@ -164,17 +164,17 @@ def read_devices(text: str, cpus: int = 1, hosts: int = 0) -> Devices:
 
 
 def present_devices(devices: Sequence[jax.Device]) -> Devices:
-    """Describe the devices of all processes, with the memory that this process may use."""
+    """Describe the devices of all processes. Each process counts as a host. memory: as this process sees it."""
     kind, hosts = devices[0].device_kind, jax.process_count()
     if devices[0].platform == "cpu":
         return Devices("cpu", len(devices), hosts, host_memory() * hosts // len(devices), None)
     name = next((name for name, known in ACCELERATORS.items() if known.description == kind), kind)
-    stats = jax.local_devices()[0].memory_stats() or {"bytes_limit": 0}  # the allocator has no statistics
+    stats = jax.local_devices()[0].memory_stats() or {"bytes_limit": 0}  # None: an allocator without statistics
     return Devices(name, len(devices), hosts, stats["bytes_limit"], ACCELERATORS.get(name))
 
 
 def host_memory() -> int:
-    """Bytes of this machine's memory, or the limit of the container."""
+    """Bytes of this machine's memory, or the lower limit of the container (cgroup v2)."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and limit.read_text().strip().isdigit():

@@ -1,4 +1,4 @@
-"""All of `jax.distributed`: several processes, on one host or many, that make one run.
+"""Runs of several processes, on one host or many; the only module that uses `jax.distributed`.
 
 All processes execute the same host code with the same values, so that they call the same collectives in the same order.
 A value that may differ between processes (a clock, a signal, the state of a disk) is decided by one process and
@@ -26,7 +26,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 HEARTBEAT_SECONDS = 30
-"""A process without a heartbeat for so long is lost, and the run with it."""
+"""After this time without a heartbeat a process counts as lost, and the others end too."""
 VISIBLE_SECONDS = 90
 """Time after which every host sees a file that another host has written. NFS clients cache the contents of a folder for
 `acdirmin` to `acdirmax` seconds, by default 30 to 60."""
@@ -37,7 +37,7 @@ _COLLECTIVE = re.compile(r"\b(Gloo|NCCL)\b")  # in the error messages of collect
 
 
 def is_multiprocess() -> bool:
-    """Whether this is one of several processes. Unlike `jax.process_count` it never waits for the others."""
+    """Whether this is one of several processes. Unlike `jax.process_count` it never waits for other processes."""
     return jax.distributed.is_initialized()
 
 
@@ -168,7 +168,7 @@ class WriteBarrier:
         return _PeerFailed(errno.EIO, "another process could not write its part of a checkpoint; see its message")
 
     def cause(self, error: Exception) -> Exception:
-        """The process's own error, if it had one before it arrived at the barrier."""
+        """The error of this process's own write if there was one before the barrier failed, else `error`."""
         return error.__context__ or error if isinstance(error, _PeerFailed) else error
 
 
@@ -195,7 +195,7 @@ def launched_by_scheduler() -> bool:
 
 
 def join_processes(coordinator: str | None = None, count: int | None = None, index: int | None = None) -> None:
-    """Make this process number `index` of `count` that make one run. Must be called before JAX initializes a backend.
+    """Make this process number `index` of the `count` processes of a run. Call it before JAX initializes a backend.
 
     coordinator: host:port of process 0, as all processes reach it. Without arguments JAX takes all three from Slurm or
     Kubernetes. A process uses all devices of its host; if Slurm has put several processes on a host, each uses the
@@ -228,7 +228,7 @@ def join_processes(coordinator: str | None = None, count: int | None = None, ind
 
 
 def _call_in_thread(function: Callable[[], None]) -> None:
-    """Call it in a thread and wait, so that signals are handled meanwhile; they are not while C++ code waits."""
+    """Call `function` in a thread and wait. So signals are handled meanwhile; no handler runs while C++ code waits."""
     errors: list[Exception] = []
 
     def call() -> None:

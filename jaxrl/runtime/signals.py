@@ -1,4 +1,4 @@
-"""Stop requests by SIGTERM, SIGINT or SIGHUP: the first one stops the run in good order, the second one kills it.
+"""Stop requests by SIGTERM, SIGINT or SIGHUP: the first saves the state and ends the run, the second kills it.
 
 No handler raises. Python drops an exception that a handler raises during a destructor or a callback of the garbage
 collector, and the request would be lost. A handler sets a flag, or ends the process.
@@ -63,11 +63,11 @@ class StopRequest:
             raise Stopped(_message(self.received.name if self.received else "a signal to another process"))
 
     def _receive(self, number: int, frame: object) -> None:
-        if self.received is not None:  # a duplicate, during the sleep below
+        if self.received is not None:  # a duplicate that arrives during the sleep below
             return
         self.received = signal.Signals(number)
         self._on_signal()
-        time.sleep(DUPLICATE_SECONDS)  # here, so that no long XLA program delays the handling of duplicates
+        time.sleep(DUPLICATE_SECONDS)  # in the handler: while an XLA program runs, duplicates would be handled too late
         for other in _SIGNALS:
             if signal.getsignal(other) == self._receive:
                 signal.signal(other, signal.SIG_DFL)  # the second request kills the process
@@ -75,7 +75,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal(on_signal: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
-    """While the block runs, a signal sets the flag of the `StopRequest`. Raises Stopped at the end if it was not read.
+    """While the block runs, a signal sets the flag of the `StopRequest`. Raises Stopped at the end if it is set.
 
     on_signal: called at once by the handler of the first signal.
     """

@@ -19,7 +19,8 @@ class _DroppingFile(io.FileIO):
 def drop_write_errors(stream: TextIO | None) -> TextIO | None:
     """A stream to the same file that drops output instead of raising OSError. A stream in memory is returned unchanged.
 
-    For the messages of a run, which its folder has too. A command whose result is its output must fail instead.
+    Use it for the messages of a run, which are also in the run folder. A command whose result is its standard output
+    must fail instead.
     """
     try:
         file = _DroppingFile(stream.fileno(), "wb", closefd=False)
