@@ -14,9 +14,10 @@ _targets = jax.jit(value_targets, static_argnames=("gamma", "lam"))
 
 
 def make_batch(rollout: Rollout, longest: int) -> Batch:
-    """Rows of prompt and response, right-padded to `longest`: one shape for a whole run, so nothing recompiles.
+    """The batch of a rollout: rows of prompt and response, right-padded to `longest` tokens. Arrays are on the host.
 
-    B = P * G rows, prompt-major. `add_advantages` fills in the advantages.
+    B = P * G rows, prompt-major. One shape for the whole run, so nothing recompiles. Advantages are zeros until
+    `add_advantages`.
     """
     group = rollout.rewards.shape[1]
     prompt_lengths = np.repeat(np.array([len(prompt) for prompt in rollout.prompts], np.int32), group)
@@ -50,9 +51,9 @@ def add_advantages(
 
 
 def shaped_rewards(rollout: Rollout, loss: LossSpec, max_new_tokens: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """The rule's rewards [P, G] minus the overlong penalty, and the same of the greedy completions [P], if any.
+    """The rule's rewards [P, G] lowered by the overlong penalty, and the same of the greedy completions [P], if any.
 
-    Advantages are computed from these; the rollout keeps the rule's own rewards.
+    Advantages are computed from these. The rollout keeps the rule's own rewards.
     """
     if not loss.overlong_buffer:
         return rollout.rewards, rollout.greedy

@@ -32,7 +32,7 @@ def export_run(
             )
         else:
             save_adapter(workdir / "adapter", params, lora, spec.model.path)
-        params, _ = open_params(workdir, config, folder=model_folder)  # merged in the precision of the base
+        params, _ = open_params(workdir, config, folder=model_folder)  # base and adapters, merged leaf by leaf
     if is_primary():
         save_params(workdir / "export", params, config, source_folder=model_folder)
     broadcast_from_primary(True)  # no process ends before everything is written

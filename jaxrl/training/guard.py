@@ -1,4 +1,7 @@
-"""The guard: bounds on a step's metrics, and what is stored of a step that leaves them."""
+"""The guard: bounds on a step's metrics, and what is stored of a step that leaves them.
+
+A trip is one rejection of a step. Trips are counted from 1; folder guard/trip_N has the step of trip N.
+"""
 
 import dataclasses
 import json
@@ -83,7 +86,7 @@ _FINITE = {
 class GuardSpec:
     """Bounds (0: off), and the remedy if a step leaves them; `configs/base.py` describes each field.
 
-    own: the bounds that a stage overrides.
+    own: the bounds that come from the stage's `bounds`, not from `guard`.
     """
 
     remedy: str
@@ -114,7 +117,7 @@ class GuardSpec:
                 raise ValueError(f"{self.config_field(field)}: expected 0 (off) or more, got {getattr(self, field)}.")
 
     def config_field(self, field: str) -> str:
-        """The config field that sets a bound."""
+        """The config field that sets the bound `field`: `bounds.FIELD` of the stage, or `guard.FIELD`."""
         return f"{'bounds' if field in self.own else 'guard'}.{field}"
 
 
@@ -155,7 +158,7 @@ def dump(
 
 
 def drop_trips_after(folder: Path, trips: int) -> None:
-    """Delete the stored steps of all trips after the first `trips`; a resumed run takes those steps again."""
+    """Delete the folders of all trips after the first `trips`. A resumed run takes those steps again."""
     for path in folder.glob("trip_*"):
         if int(path.name.removeprefix("trip_")) > trips:
             shutil.rmtree(path)

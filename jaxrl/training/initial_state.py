@@ -19,8 +19,8 @@ from models.params import Params
 def resolve_init_from(spec: RunSpec) -> RunSpec:
     """The specification with `init_from` as `RUN@step`.
 
-    Without a step the newest checkpoint is meant. It is looked up once, since the other run may still be training; a
-    resumed run keeps the step in its manifest. Raises as `with_step`.
+    Without a step it is the newest checkpoint. It is looked up once, since the other run may still be training; a
+    resumed run takes the step from its own manifest. Raises as `with_step`.
     """
     if not spec.model.init_from:
         return spec

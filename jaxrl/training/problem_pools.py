@@ -20,7 +20,7 @@ _SPARE = 0x5BA2E  # separates the random order of spare problems from that of an
 
 @dataclasses.dataclass(frozen=True)
 class ProblemSet:
-    """Held-out problems and a pool of training problems for each stage, by its name; and how they are prompted."""
+    """Held-out problems, a pool of training problems for each stage (by its name), and the format of their prompts."""
 
     prompt_format: PromptFormat
     held_out: Sequence[Problem]
@@ -29,7 +29,8 @@ class ProblemSet:
     def select(self, plan: StepPlan, *, with_spare: bool = False) -> np.ndarray:
         """Indices of the problems of a step in its stage's pool: `plan.stage.prompts` of them.
 
-        with_spare: followed by all other problems of the pool, in the order in which dynamic sampling refills groups.
+        with_spare: followed by all other problems of the pool, in the order in which dynamic sampling uses them to
+        replace groups without variance.
         """
         pool, seed = len(self.pools[plan.stage.name]), (plan.seed, plan.stage_index)
         indices = epoch_indices(pool, plan.stage.prompts, seed, plan.stage_step)
@@ -44,7 +45,7 @@ class ProblemSet:
         return [self.pools[stage][index] for index in indices]
 
     def prompts(self, stage: str, indices: np.ndarray) -> list[list[int]]:
-        """Their prompts as token ids."""
+        """The prompts of the problems at these indices of a stage's pool, as token ids."""
         return [self.prompt_format.encode(problem) for problem in self.problems(stage, indices)]
 
     def longest_prompt(self) -> int:

@@ -18,8 +18,8 @@ class Progress(NamedTuple):
     """State of the run's schedule after `step` steps.
 
     stage: index of the stage that the next step belongs to. stage_step: steps of it already taken.
-    passed: evaluations in a row, up to the last one, that reached the stage's `until.accuracy`.
-    trips: how often the guard undid steps. reseeds: how often it changed the seed. learning_rate_scale,
+    passed: how many of the latest evaluations, in a row, reached the stage's `until.accuracy`.
+    trips: how many steps the guard rejected. reseeds: how often it changed the seed. learning_rate_scale,
     temperature_scale: its factors on the schedules.
     """
 
@@ -111,10 +111,10 @@ def advance(stages: Sequence[StageSpec], progress: Progress, record: Mapping[str
 
 
 def roll_back(spec: GuardSpec, saved: Progress, current: Progress) -> Progress:
-    """Progress after the guard tripped at `current`: that of the checkpoint, `saved`, with one more remedy in force.
+    """Progress after the guard rejected the step after `current`: the checkpoint's, `saved`, with the remedy applied.
 
-    If no step lies between the two, a lower learning rate alone would sample the rejected step's tokens again from the
-    same weights. The step is therefore reseeded as well.
+    spec.remedy: any but "stop". If the checkpoint is of the step before the rejected one, a lower learning rate alone
+    would sample the same tokens again from the same weights; the step is therefore reseeded as well.
     """
     restored = saved._replace(
         trips=current.trips + 1,

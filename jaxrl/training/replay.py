@@ -35,7 +35,7 @@ class Replay(NamedTuple):
 
     @property
     def differences(self) -> list[str]:
-        """What differs, one phrase each."""
+        """One phrase for each field that differs."""
         pairs = zip(StoredResponse._fields, self.stored, self.again, strict=True)
         return [
             name if name == "text" else f"{name} (stored {stored}, now {again})"

@@ -25,8 +25,8 @@ class ResponseSource(Protocol):
     ) -> tuple[list[list[int]], Completions]:
         """Prompts and completions for the problems at `indices` [P] of the stage's pool, samples `samples` [G] of each.
 
-        Rows of the completions are prompt-major. The result depends on nothing but the arguments (law 1), so any
-        completion of a step can be sampled again on its own.
+        Rows of the completions are prompt-major. The result depends on nothing but the arguments, so any completion of
+        a step can be sampled again on its own.
         """
 
 

@@ -49,8 +49,9 @@ def collect_rollout(
     """Complete the prompts of a step and score the responses. Returns the rollout and the number of refills.
 
     complete: (indices [P], samples [G]) -> prompts and completions.
-    With dynamic sampling (DAPO, arXiv 2503.14476, section 3.2) groups whose responses all got the same reward are
-    refilled: as many further problems of the pool are completed, at most `loss.refills` times.
+    With dynamic sampling (DAPO, arXiv 2503.14476, section 3.2) each group whose responses all got the same reward is
+    replaced by a further problem of the pool, in at most `loss.refills` rounds. The rollout has the groups of all
+    rounds; `groups_to_learn_from` selects those of the update.
     """
     stage = plan.stage
     queue = problem_set.select(plan, with_spare=loss.refills > 0)

@@ -108,7 +108,7 @@ class BatchLayoutSpec:
 
 @dataclasses.dataclass(frozen=True)
 class SamplerSpec:
-    """Size of the sampler. See `configs/base.py` for units."""
+    """Size of the sampler, as `sampler` in `configs/base.py`. memory: GiB of a device for caches."""
 
     rows: int
     chunk: int
@@ -207,7 +207,7 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
 
 
 def _check_fields(c: dict[str, Any]) -> None:
-    """Checks of single fields that no specification makes. Raises ValueError."""
+    """Checks the fields that no specification class checks. Raises ValueError."""
     for field, known in (
         ("dtype", ("bfloat16", "float32")),
         ("attention", ("cudnn", "plain")),

@@ -76,7 +76,10 @@ class Step:
         return Collected(rollout, groups, batch, refills)
 
     def learn(self, state: TrainState, batch: Batch, plan: StepPlan) -> tuple[TrainState, dict[str, Any]]:
-        """All optimizer steps of the batch, and their measures on the host. `state` is donated."""
+        """All optimizer steps of the batch, then the update of a moving reference. `state` is donated.
+
+        Returns the new state, and the info of `Update` on the host.
+        """
         scalars = Scalars(
             learning_rate=plan.learning_rate,
             temperature=plan.temperature,
@@ -102,7 +105,10 @@ class Step:
         return batch._replace(ref_logp=self._logp(reference, batch, plan))
 
     def _move_kl_to_reward(self, batch: Batch, state: TrainState, plan: StepPlan) -> tuple[Batch, np.ndarray | None]:
-        """The KL penalty [B, T] of algorithms that subtract it from the reward, else None."""
+        """The batch, and the KL penalty [B, T] that `add_advantages` subtracts from the reward; None without one.
+
+        With several optimizer steps per rollout the batch also gets `old_logp`, which is computed here anyway.
+        """
         loss = self.algorithm.loss
         if batch.ref_logp is None or loss.kl_placement != "reward":
             return batch, None
@@ -113,5 +119,5 @@ class Step:
         return batch, plan.stage.kl_coefficient * np.asarray(divergence) * batch.loss_mask
 
     def _logp(self, params: Any, batch: Batch, plan: StepPlan) -> np.ndarray:
-        """Log-probability [B, T] of every sampled token, 0 elsewhere."""
+        """Log-probability [B, T] of every sampled token by the learner's model with `params`, 0 elsewhere."""
         return self.components.logp(params, batch.tokens, batch.lengths, plan.temperature) * batch.loss_mask

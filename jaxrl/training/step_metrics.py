@@ -61,7 +61,7 @@ def step_record(
 ) -> dict[str, Any]:
     """All metrics of a step: one line of metrics.jsonl.
 
-    info: the measures of `update`. sampled: whether a sampler wrote the responses; else its metrics are left out.
+    info: as `Update` returns it. sampled: whether a sampler wrote the responses; else its metrics are left out.
     """
     record = {
         "step": plan.step,
@@ -147,7 +147,7 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
 
 
 def update_metrics(info: Mapping[str, Any]) -> dict[str, float]:
-    """The update's measures by their metric names."""
+    """The info of `Update` by the metric names of docs/metrics.md; entries without such a name are left out."""
     return {name: float(info[key]) for key, name in _UPDATE_NAMES.items() if key in info}
 
 

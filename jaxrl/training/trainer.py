@@ -68,6 +68,7 @@ class Trainer:
     config: the config as plain dicts, for the run folder.
     """
 
+    # Set by `train`.
     saver: Saver
     run_log: RunLog
     evaluations: dict[str, EvaluationResult]
@@ -83,13 +84,13 @@ class Trainer:
             responses = SampledResponses(self.components, self.problem_set, self._show_and_poll)
         self.step = Step(spec.algorithm, self.components, self.problem_set, responses)
         self.shown_stage: StageSpec | None = None
-        self.stop: StopRequest | None = None  # while steps are taken
+        self.stop: StopRequest | None = None  # set before the first step
 
     def train(self) -> dict[str, EvaluationResult]:
         """Take all remaining steps, and export. Returns the evaluations by name, `BEFORE` and `AFTER` among them.
 
         Raises ValueError before anything is written if the run cannot continue in this folder, Stopped at a signal,
-        with the state saved, and Ended if the guard gives up.
+        with the state saved, and Ended if the guard ends the run.
         """
         workdir = self.spec.workdir
         devices = present_devices(self.components.mesh.devices.flat)
@@ -115,7 +116,10 @@ class Trainer:
         return make_manifest(self.spec.reward.rule, problems, weights, self.spec.model.init_from)
 
     def _run(self, changes: Sequence[str]) -> TrainState:
-        """All steps, with everything that is opened for them. changes: fields that differ from the last start."""
+        """Open checkpoints and log, restore the state, and take all steps. Returns the final state.
+
+        changes: lines about fields that differ from the last start.
+        """
         spec = self.spec
         with ExitStack() as stack:
             checkpoints = stack.enter_context(Checkpoints(spec.workdir / "checkpoints", spec.checkpoint))
@@ -203,7 +207,7 @@ class Trainer:
         return progress
 
     def _reject(self, step: Rejected, plan: StepPlan, progress: Progress) -> tuple[TrainState, Progress]:
-        """Undo a rejected step and all steps since the last due checkpoint.
+        """Store a rejected step, and roll back to the last due checkpoint (see `Retention`).
 
         Raises Ended if the guard's remedy is "stop" or its retries are used up.
         """
@@ -250,7 +254,7 @@ class Trainer:
         return state._replace(base=base), Progress(**note)
 
     def _log_start(self, state: TrainState, progress: Progress) -> None:
-        """Say what the run resumes or starts from."""
+        """Log what the run resumes or starts from."""
         init_from = self.spec.model.init_from
         if progress.step:
             self.terminal.log(f"resuming after step {progress.step}")
