@@ -21,13 +21,13 @@ def train(given: argparse.Namespace) -> None:
     from jaxrl.base_model.spec import supervised_spec
     from jaxrl.base_model.trainer import train_supervised
     from jaxrl.runtime.devices import prepare_devices
-    from jaxrl.training.workdir import check_workdir, claimed
+    from jaxrl.training.workdir import check_workdir, claim_run_folder
 
     fields = plain(given.config.value) | ({"workdir": str(given.workdir)} if given.workdir else {})
     workdir, spec = Path(fields["workdir"]), supervised_spec(fields)
     check_workdir(workdir, fields)
     prepare_devices(fields["devices"], "")
-    with claimed(workdir, fields) as changes:
+    with claim_run_folder(workdir, fields) as changes:
         for line in changes:
             print(line)
         train_supervised(spec, workdir, Path(fields["output"]), lambda line: print(line, flush=True))

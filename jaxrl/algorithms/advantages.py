@@ -1,6 +1,6 @@
 """Advantage estimators: from the rewards of a step, [P, G], to one number per token, [B, T].
 
-The equations come first. The table `ADVANTAGES` at the end has each of them as a function from `Signals` to [B, T].
+The equations come first. The table `ADVANTAGES` at the end has each of them as a function of `AdvantageInputs`.
 Rows are prompt-major: the G samples of the first prompt, then those of the second.
 """
 
@@ -123,7 +123,7 @@ def value_targets(
     return gae(token_rewards(rewards.reshape(-1), mask, penalty), values, mask, gamma, lam)[1]
 
 
-class Signals(NamedTuple):
+class AdvantageInputs(NamedTuple):
     """The inputs of an advantage estimator.
 
     penalty: subtracted from the reward of each token (kl_coefficient times the KL estimate, for KL in the reward).
@@ -150,7 +150,7 @@ def compute_advantages(
     gamma: float = 1.0,
     lam: float = 1.0,
 ) -> Float[Array, "B T"]:
-    """Advantages of a step by the estimator `name` of `ADVANTAGES`; zeros outside `mask`. Arguments: see `Signals`.
+    """Advantages of a step by the estimator `name` of `ADVANTAGES`; zeros outside `mask`. See `AdvantageInputs`.
 
     Raises ValueError for an unknown name, for B other than P x G, and if required values or greedy rewards are missing.
     """
@@ -163,11 +163,11 @@ def compute_advantages(
         missing = "the critic's values" if needs is Needs.CRITIC else "the rewards of greedy completions"
         raise ValueError(f"advantage {name!r} needs {missing}, got None; pass them, or choose another advantage")
     penalty = jnp.zeros_like(mask) if penalty is None else hide(penalty, mask)
-    return equation(Signals(rewards, mask, penalty, values, greedy, gamma, lam))
+    return equation(AdvantageInputs(rewards, mask, penalty, values, greedy, gamma, lam))
 
 
 def _by_row(equation):
-    """A [P, G] equation as a function of `Signals`. The penalties of a row are subtracted from its reward."""
+    """A [P, G] equation as a function of `AdvantageInputs`. The penalties of a row are subtracted from its reward."""
 
     def advantages(s):
         rows = equation(s.rewards - jnp.sum(s.penalty, axis=1).reshape(s.rewards.shape)).reshape(-1)
@@ -227,12 +227,12 @@ class Needs(enum.Enum):
 
 
 class Advantage(NamedTuple):
-    """A row of `ADVANTAGES`: a function from `Signals` to [B, T], and what it needs besides rewards.
+    """A row of `ADVANTAGES`: a function from `AdvantageInputs` to [B, T], and what it needs besides rewards.
 
     over_time: the advantage of a token depends on later rewards of its row, discounted by gamma.
     """
 
-    equation: Callable[[Signals], Array]
+    equation: Callable[[AdvantageInputs], Array]
     needs: Needs = Needs.NOTHING
     over_time: bool = False
 

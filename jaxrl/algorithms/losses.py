@@ -106,7 +106,7 @@ class LossSpec:
         return ADVANTAGES[self.advantage].needs
 
     @property
-    def unread(self) -> dict[str, str]:
+    def unused_fields(self) -> dict[str, str]:
         """The fields that this algorithm ignores, each with a description of the algorithms that use it."""
         clips = self.surrogate in ("clip", "sequence_clip")
         readers = {

@@ -39,13 +39,13 @@ def split_run(name: str) -> tuple[Path, int | None]:
     return run, int(step) if step else None
 
 
-def with_step(name: str) -> str:
+def pin_step(name: str) -> str:
     """`RUN` -> `RUN@step` with the step of its newest checkpoint. Raises as `split_run` and `checkpoint_folder`."""
     run, step = split_run(name)
     return f"{run}@{checkpoint_folder(run, step)[1]}"
 
 
-def origin(run: Path, init_from: str) -> str:
+def resolved_init_from(run: Path, init_from: str) -> str:
     """`init_from` with the step that was resolved when the run started, from its manifest; without one, `init_from`."""
     path = run / "manifest.json"
     stored = json.loads(path.read_text(encoding="utf-8")).get("init_from") if path.is_file() else ""
@@ -129,7 +129,7 @@ def open_params(
     adapters, step = open_adapters(run, step)
     fields = run_config(run)
     if fields["init_from"]:
-        source, source_step = split_run(origin(run, fields["init_from"]))
+        source, source_step = split_run(resolved_init_from(run, fields["init_from"]))
         base, _ = open_params(source, config, source_step, folder=folder)
     else:
         base = open_model(folder or resolve_model(fields["model"]), config)
@@ -167,7 +167,7 @@ def restore_params(
         return restore_tree(folder, {"params": _with_shardings(shapes, shardings)})["params"], step
     fields = run_config(run)
     if fields["init_from"]:
-        source, source_step = split_run(origin(run, fields["init_from"]))
+        source, source_step = split_run(resolved_init_from(run, fields["init_from"]))
         base, _ = restore_params(source, config, source_step, shardings=shardings)
     else:
         base = load_params(resolve_model(fields["model"]), config, shardings=shardings, dtype=jnp.float32)

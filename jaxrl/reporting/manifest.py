@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from jaxrl.checkpointing.restore import origin
+from jaxrl.checkpointing.restore import resolved_init_from
 from jaxrl.reporting.files import write_text
 from jaxrl.runtime.multihost import is_primary
 
@@ -119,7 +119,10 @@ def read_past_run(manifest: Path, workdir: Path) -> tuple[dict[str, Any], dict[s
             f"{manifest} and its config.json: expected those of a run of jaxrl.train, "
             f"missing {', '.join(sorted(missing)) or 'task'}."
         )
-    return stored, fields | {"workdir": str(workdir), "init_from": origin(manifest.parent, fields["init_from"])}
+    return stored, fields | {
+        "workdir": str(workdir),
+        "init_from": resolved_init_from(manifest.parent, fields["init_from"]),
+    }
 
 
 def compare_manifests(

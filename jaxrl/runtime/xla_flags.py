@@ -8,6 +8,7 @@ def add_xla_flags(*flags: str) -> None:
 
     Must be called before JAX initializes the backend that reads them.
     """
-    present = os.environ.get("XLA_FLAGS", "")
-    new = [flag for flag in flags if flag.partition("=")[0] not in present]
-    os.environ["XLA_FLAGS"] = " ".join([*present.split(), *new])
+    present = os.environ.get("XLA_FLAGS", "").split()
+    names = {flag.partition("=")[0] for flag in present}
+    new = [flag for flag in flags if flag.partition("=")[0] not in names]
+    os.environ["XLA_FLAGS"] = " ".join([*present, *new])

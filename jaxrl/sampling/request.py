@@ -9,7 +9,7 @@ from jaxrl.sampling.stop_strings import StopStrings
 from jaxrl.sampling.types import MAX_INT32, Coordinates, SamplingSpec
 
 # The settings that may differ from row to row, and their types.
-_KINDS = {
+_DTYPES = {
     "temperature": np.float32,
     "top_k": np.int32,
     "top_p": np.float32,
@@ -54,7 +54,7 @@ def _check_prompts(prompts: Sequence[Sequence[int]], vocab_size: int, longest: i
 
 def _settings(spec: SamplingSpec, total: int) -> dict[str, np.ndarray]:
     settings = {}
-    for name, kind in _KINDS.items():
+    for name, kind in _DTYPES.items():
         value = np.asarray(getattr(spec, name), kind)
         if value.shape not in ((), (total,)):
             raise ValueError(f"{name}: expected one value or one per row ({total}), got shape {value.shape}.")

@@ -234,7 +234,7 @@ def _check_lengths(sampler: Sampler) -> None:
         lengths = getattr(sampler, name)
         if not lengths or list(lengths) != sorted(set(lengths)) or lengths[-1] < longest or lengths[0] < 2:
             raise ValueError(
-                f"{name}: expected ascending lengths from at least 2 up to longest = {longest}, got {lengths}; add one."
+                f"{name}: expected ascending lengths from at least 2 up to longest = {longest}, got {lengths}."
             )
 
 

@@ -86,7 +86,7 @@ _FINITE = {
 class GuardSpec:
     """Bounds (0: off), and the remedy if a step leaves them; `configs/base.py` describes each field.
 
-    own: the bounds that come from the stage's `bounds`, not from `guard`.
+    stage_fields: the bounds that come from the stage's `bounds`, not from `guard`.
     """
 
     remedy: str
@@ -100,7 +100,7 @@ class GuardSpec:
     length_min: float
     length_max: float
     suspects_warn: float
-    own: tuple[str, ...] = ()
+    stage_fields: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.remedy not in REMEDIES:
@@ -118,7 +118,7 @@ class GuardSpec:
 
     def config_field(self, field: str) -> str:
         """The config field that sets the bound `field`: `bounds.FIELD` of the stage, or `guard.FIELD`."""
-        return f"{'bounds' if field in self.own else 'guard'}.{field}"
+        return f"{'bounds' if field in self.stage_fields else 'guard'}.{field}"
 
 
 def find_cause(spec: GuardSpec, record: Mapping[str, Any]) -> str:
@@ -139,7 +139,7 @@ def find_cause(spec: GuardSpec, record: Mapping[str, Any]) -> str:
     return ""
 
 
-def dump(
+def store_rejected_step(
     folder: Path, step: int, cause: str, record: Mapping[str, Any], batch: Batch | None, groups: Sequence[GroupRecord]
 ) -> None:
     """Write a rejected step: cause.json with its metrics, its responses, and the batch of its update.

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl.checkpointing.restore import inherit, origin, restore_params, split_run, with_step
+from jaxrl.checkpointing.restore import inherit, pin_step, resolved_init_from, restore_params, split_run
 from jaxrl.learning.state import TrainState
 from jaxrl.runtime.multihost import run_on_primary
 from jaxrl.training.components import Components, param_shardings
@@ -20,11 +20,11 @@ def resolve_init_from(spec: RunSpec) -> RunSpec:
     """The specification with `init_from` as `RUN@step`.
 
     Without a step it is the newest checkpoint. It is looked up once, since the other run may still be training; a
-    resumed run takes the step from its own manifest. Raises as `with_step`.
+    resumed run takes the step from its own manifest. Raises as `pin_step`.
     """
     if not spec.model.init_from:
         return spec
-    resolved = run_on_primary(lambda: with_step(origin(spec.workdir, spec.model.init_from)))
+    resolved = run_on_primary(lambda: pin_step(resolved_init_from(spec.workdir, spec.model.init_from)))
     return spec.changed(model={"init_from": resolved})
 
 

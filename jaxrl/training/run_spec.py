@@ -261,10 +261,10 @@ def _algorithm(c: dict[str, Any], stages: dict[str, Any]) -> tuple[LossSpec, dic
     # Dr.GRPO divides by the length limit of the run's responses.
     limit = max(fields["sampling"]["max_new_tokens"] for fields in stages.values())
     loss = recipe(c["recipe"], **{"max_length": limit} | changes)
-    for field in changes.keys() & loss.unread.keys():
+    for field in sorted(changes.keys() & loss.unused_fields.keys()):
         raise ValueError(
             f"algorithm.{field}: expected none, since recipe {c['recipe']} does not use it, got "
-            f"{changes[field]}; it needs {loss.unread[field]}."
+            f"{changes[field]}; it needs {loss.unused_fields[field]}."
         )
     if loss.needs is Needs.SOLVER and loss.kl_placement == "reward":
         raise ValueError(

@@ -119,7 +119,7 @@ def stage_spec(name: str, c: dict[str, Any], loss: LossSpec, guard: GuardSpec) -
         learning_rate=ScheduleSpec(steps=schedule_steps, **learning_rate),
         kl_coefficient=coefficient,
         fresh_optimizer=c["fresh_optimizer"],
-        guard=dataclasses.replace(guard, **bounds, own=tuple(bounds)),
+        guard=dataclasses.replace(guard, **bounds, stage_fields=tuple(bounds)),
     )
 
 

@@ -69,7 +69,7 @@ class Step:
             with timed("reference"):
                 batch = self._add_values(batch, state)
                 batch = self._add_reference_logprobs(batch, state, reference, plan)
-                batch, kl_penalty = self._move_kl_to_reward(batch, state, plan)
+                batch, kl_penalty = self._kl_penalty(batch, state, plan)
                 batch = add_advantages(batch, kept, loss, limit, kl_penalty)
         if not self.responses.sampled:
             batch = batch._replace(sample_logp=None)
@@ -104,7 +104,7 @@ class Step:
             return batch
         return batch._replace(ref_logp=self._logp(reference, batch, plan))
 
-    def _move_kl_to_reward(self, batch: Batch, state: TrainState, plan: StepPlan) -> tuple[Batch, np.ndarray | None]:
+    def _kl_penalty(self, batch: Batch, state: TrainState, plan: StepPlan) -> tuple[Batch, np.ndarray | None]:
         """The batch, and the KL penalty [B, T] that `add_advantages` subtracts from the reward; None without one.
 
         With several optimizer steps per rollout the batch also gets `old_logp`, which is computed here anyway.

@@ -171,8 +171,8 @@ def warnings(record: Mapping[str, Any]) -> list[str]:
     found = []
     if record.get("groups/no_variance") == 1:
         found.append(
-            "all samples of every problem got the same reward, so there was nothing to learn from; use easier puzzles, "
-            "more samples or a higher temperature."
+            "all samples of every problem got the same reward, so there was nothing to learn from; use easier "
+            "problems, more samples or a higher temperature."
         )
     if record["share/truncated"] == 1:
         found.append(

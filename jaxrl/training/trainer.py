@@ -25,7 +25,7 @@ from jaxrl.runtime.multihost import broadcast_from_primary, is_primary
 from jaxrl.runtime.signals import Ended, Stopped, StopRequest, stop_on_signal
 from jaxrl.training.components import build_components
 from jaxrl.training.export import export_run
-from jaxrl.training.guard import drop_trips_after, dump, find_cause
+from jaxrl.training.guard import drop_trips_after, find_cause, store_rejected_step
 from jaxrl.training.held_out import evaluate_held_out
 from jaxrl.training.initial_state import first_state, first_weights, frozen_reference
 from jaxrl.training.problem_pools import load_problem_set
@@ -38,7 +38,7 @@ from jaxrl.training.stage_spec import StageSpec
 from jaxrl.training.step import Collected, Step
 from jaxrl.training.step_metrics import stage_warnings, step_record, suspect_warnings
 from jaxrl.training.timing import PhaseTimer
-from jaxrl.training.workdir import claimed
+from jaxrl.training.workdir import claim_run_folder
 
 BEFORE, AFTER = "before", "after"
 
@@ -97,7 +97,7 @@ class Trainer:
         check_attention(self.spec.model.attention, devices)
         if broadcast_from_primary(manifest_weights(workdir)):
             check_manifest(workdir, self.manifest())
-        with claimed(workdir, self.config) as changes:
+        with claim_run_folder(workdir, self.config) as changes:
             state = self._run(changes)
             if self.spec.export:
                 self.terminal.phase("export")
@@ -219,13 +219,13 @@ class Trainer:
             if collected:
                 batch = collected.batch
                 records = rollout_records(plan, collected, self.problem_set.prompt_format)
-            write = partial(dump, folder, plan.step, step.cause, step.record, batch, records)
+            write = partial(store_rejected_step, folder, plan.step, step.cause, step.record, batch, records)
             self.saver.writer.write_now(f"the rejected step {plan.step}", write)
         message = f"the guard rejected step {plan.step}: {step.cause} The step is stored in {folder}."
         if guard.remedy == "stop" or trips > guard.retries:
             raise Ended(
-                f"{message} The run had gone back {progress.trips} times; to resume from the last checkpoint, run the "
-                "same command with another --config.guard.remedy, other bounds or more retries."
+                f"{message} The run has rolled back {progress.trips} times; to resume from the last checkpoint, "
+                "run the same command with another --config.guard.remedy, other bounds or more retries."
             )
         base = step.state.base
         for leaf in jax.tree.leaves(step.state._replace(base=None)):
@@ -234,7 +234,9 @@ class Trainer:
         self.saver.checkpoints.delete_after(saved.step)
         self.run_log.drop_after(saved.step)
         self.evaluations = {name: result for name, result in self.evaluations.items() if result.step <= saved.step}
-        self.terminal.log(f"{message} Back to step {saved.step}, remedy {trips} of {guard.retries}: {guard.remedy}.")
+        self.terminal.log(
+            f"{message} Rolled back to step {saved.step}; remedy {trips} of {guard.retries}: {guard.remedy}."
+        )
         return state, roll_back(guard, saved, progress)
 
     def _restore(self, step: int | None, base: Any = None) -> tuple[TrainState, Progress]:

@@ -58,7 +58,7 @@ def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def claimed(workdir: Path, config: Mapping[str, Any]) -> Iterator[list[str]]:
+def claim_run_folder(workdir: Path, config: Mapping[str, Any]) -> Iterator[list[str]]:
     """Own the run folder for the duration of the block: create and lock it, and write config.json.
 
     Yields warnings, and one line for each field that changed since the last start. Raises OSError if another process

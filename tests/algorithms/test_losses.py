@@ -247,7 +247,7 @@ def test_unread_fields_change_nothing_and_all_others_do(name):
     for field, other in others.items():
         changed = dataclasses.replace(spec, **{field: other})
         same = all(everything(changed, sign) == everything(spec, sign) for sign in (1, -1))
-        assert same == (field in spec.unread), field
+        assert same == (field in spec.unused_fields), field
 
 
 def test_unknown_recipes_and_fields_are_errors():

@@ -61,7 +61,7 @@ def test_no_scalar_and_no_length_traces_again(monkeypatch):
     for name in ("forward", "forward_values"):
         monkeypatch.setattr(learner, name, counted(name, getattr(learner, name)))
     optimizer = optax.GradientTransformationExtraArgs(DESCENT.init, counted("finish", DESCENT.update))
-    mesh, loss = make_mesh(MeshSpec()), recipe("ppo", kl_placement="loss", kl="k3")
+    mesh, loss = make_mesh(MeshSpec(), jax.devices()[:1]), recipe("ppo", kl_placement="loss", kl="k3")
     critic = critic_of(loss, optimizer)
     state = init_state(MODEL, optimizer, mesh, init_params(MODEL, mesh, jax.random.key(0)), critic)
     spec = UpdateSpec(LayoutSpec((8, 16, 24), 96), epochs=2)

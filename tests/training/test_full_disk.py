@@ -108,7 +108,7 @@ def test_the_guard_rolls_back_to_a_checkpoint_that_was_written_late(small, judge
     """The save of step 2 fails and is repeated at step 3; the guard's trip at step 4 undoes only that step."""
     full.steps = (2,)
     small.run(small.fields(tmp_path / "run", SPARSE)).train()
-    assert any("rejected step 4" in line and "Back to step 3" in line for line in small.logged)
+    assert any("rejected step 4" in line and "Rolled back to step 3" in line for line in small.logged)
 
 
 def test_a_disk_that_stays_full_ends_the_run_with_the_last_checkpoint_complete(small, whole, judged, full, tmp_path):
@@ -244,7 +244,7 @@ def test_the_guard_waits_for_the_write_in_progress(
         patch.setattr(os, "rename", rename_late)
         patch.setattr(trainer.Trainer, "_reject", reject_and_release)
         small.run(small.fields(tmp_path / "run", {**SPARSE, "evaluation.every": 3})).train()
-    assert any(f"Back to step {complete}" in line for line in small.logged)
+    assert any(f"Rolled back to step {complete}" in line for line in small.logged)
     warnings = [line for line in small.logged if "the checkpoint of step 2 cannot be written: no space left" in line]
     assert [line.split("next attempt ")[1][:19] for line in warnings] == ["after the next step"] * (complete == 0)
     if complete:

@@ -13,7 +13,7 @@ import pytest
 from jaxrl.algorithms.batch import Batch
 from jaxrl.command_line import plain
 from jaxrl.reporting.rollouts import GroupRecord, ResponseRecord, read_rollouts
-from jaxrl.training.guard import GuardSpec, dump, find_cause
+from jaxrl.training.guard import GuardSpec, find_cause, store_rejected_step
 from jaxrl.training.run_spec import run_spec
 
 TINY = Path(__file__).parents[2] / "models" / "tiny"
@@ -53,7 +53,7 @@ FINE = {
         (
             "share/bad_format",
             0.9,
-            {"bad_format_max": 0.8, "own": ("bad_format_max",)},
+            {"bad_format_max": 0.8, "stage_fields": ("bad_format_max",)},
             "over bounds.bad_format_max = 0.8",
         ),
         ("length/mean", 1.0, {}, "the mean length .* is 1, under guard.length_min = 1.5"),
@@ -81,7 +81,7 @@ def test_a_bound_of_zero_is_off_and_a_missing_metric_is_accepted():
         ({"retries": -1}, "retries of 0 or more"),
         ({"kl_max": -1.0}, "guard.kl_max: expected 0"),
         ({"entropy_max": math.nan}, "guard.entropy_max"),
-        ({"kl_max": -1.0, "own": ("kl_max",)}, "bounds.kl_max: expected 0"),
+        ({"kl_max": -1.0, "stage_fields": ("kl_max",)}, "bounds.kl_max: expected 0"),
         ({"suspects_warn": 2.0}, "guard.suspects_warn"),
     ],
 )
@@ -95,7 +95,9 @@ def test_a_rejected_step_is_stored_completely_even_if_it_is_not_finite(tmp_path)
     batch = Batch(rows.astype(np.int32), np.array([3, 2], np.int32), rows, np.full_like(rows, np.nan))
     response = ResponseRecord("", "bad_format", (), (), -1.0, -2.0, -3.0, None, 1, True)
     group = GroupRecord(7, "stage1", 0, "id", "p3", "prompt", "solution", (response, response))
-    dump(tmp_path / "trip_1", 7, "loss/total is nan.", {"step": 7, "loss/total": math.nan}, batch, [group])
+    store_rejected_step(
+        tmp_path / "trip_1", 7, "loss/total is nan.", {"step": 7, "loss/total": math.nan}, batch, [group]
+    )
     stored = np.load(tmp_path / "trip_1" / "step_000007.npz")
     assert set(stored) == {"tokens", "lengths", "loss_mask", "advantages"}
     np.testing.assert_array_equal(stored["advantages"], batch.advantages)
@@ -113,7 +115,9 @@ def test_all_of_a_trip_is_forced_to_disk(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fsync)
     rows, folder = np.zeros((1, 2), np.float32), tmp_path / "trip_1"
-    dump(folder, 7, "why", {"step": 7}, Batch(rows.astype(np.int32), np.array([2], np.int32), rows, rows), [])
+    store_rejected_step(
+        folder, 7, "why", {"step": 7}, Batch(rows.astype(np.int32), np.array([2], np.int32), rows, rows), []
+    )
     assert len(list(folder.iterdir())) == 3
     assert synced == {entry.stat().st_ino for entry in (folder, *folder.iterdir())}
 

@@ -13,11 +13,11 @@ from jaxrl.reporting.run_folder import read_run
 from jaxrl.runtime.signals import Ended, Stopped, exit_on_signal
 from jaxrl.tasks.prompting import PromptFormat
 from jaxrl.training import export, trainer
-from jaxrl.training.guard import dump
+from jaxrl.training.guard import store_rejected_step
 from jaxrl.training.progress import StepPlan
 from jaxrl.training.replay import replay
 from jaxrl.training.step import Step
-from jaxrl.training.workdir import claimed
+from jaxrl.training.workdir import claim_run_folder
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ def no_duplicates(monkeypatch):
 def test_a_poisoned_step_is_undone_stored_and_reseeded(small, whole, poisoned_run):
     """The run rolls back to checkpoint 2: steps 1 and 2 are those of the undisturbed run, 3 to 6 are others."""
     workdir, messages = poisoned_run
-    assert any("rejected step 4: loss/total is nan" in line and "Back to step 2" in line for line in messages)
+    assert any("rejected step 4: loss/total is nan" in line and "Rolled back to step 2" in line for line in messages)
     mine, theirs = small.numbers(workdir), small.numbers(whole[1])
     assert [record["step"] for record in mine] == list(range(STEPS + 1))
     assert mine[:3] == theirs[:3]
@@ -95,7 +95,7 @@ def test_a_stop_between_the_checkpoint_and_a_trip_changes_nothing(
     """A signal saves the state after step 3. The trip at step 4 rolls back to the checkpoint that was due before, also
     if checkpoint.every has changed in the meantime. A kill at that moment leaves no trace."""
     small.run(small.fields(tmp_path / "whole", {**SPARSE, "checkpoint.every": every})).train()
-    assert any(f"Back to step {back}" in line for line in small.logged)
+    assert any(f"Rolled back to step {back}" in line for line in small.logged)
     real, fields = Step.collect, small.fields(tmp_path / "run", {**SPARSE, "checkpoint.every": every})
 
     def disturbed(self, state, reference, plan, timed):
@@ -133,7 +133,7 @@ def test_infinite_parameters_are_undone(small, whole, judged, tmp_path, monkeypa
 
     monkeypatch.setattr(Step, "learn", learn)
     small.run(small.fields(tmp_path / "run", {**SPARSE, "evaluation.every": every})).train()
-    assert any(f"rejected step {refused}" in line and "Back to step 2" in line for line in small.logged)
+    assert any(f"rejected step {refused}" in line and "Rolled back to step 2" in line for line in small.logged)
     records = small.numbers(tmp_path / "run")
     assert [record["step"] for record in records] == list(range(STEPS + 1))
     assert {record["guard/trips"] for record in records[3:]} == {1}
@@ -155,9 +155,9 @@ def test_the_guard_ends_the_run_with_its_cause(small, judged, tmp_path, changes,
 
 def test_a_trip_replaces_the_stored_trip_of_the_same_number(tmp_path):
     """A run that was killed after a trip trips again, perhaps at another step."""
-    dump(tmp_path / "trip_1", 3, "too long.", {"step": 3}, None, [])
+    store_rejected_step(tmp_path / "trip_1", 3, "too long.", {"step": 3}, None, [])
     (tmp_path / "trip_1" / "step_000003.npz").touch()
-    dump(tmp_path / "trip_1", 4, "too short.", {"step": 4}, None, [])
+    store_rejected_step(tmp_path / "trip_1", 4, "too short.", {"step": 4}, None, [])
     assert [path.name for path in (tmp_path / "trip_1").iterdir()] == ["cause.json"]
 
 
@@ -194,7 +194,7 @@ def test_a_signal_during_the_export_ends_it_and_the_same_command_writes_it(small
     before = exported.read_bytes()
 
     def interrupted(*_, **__):
-        with pytest.raises(OSError, match="in use"), claimed(workdir, run.config):
+        with pytest.raises(OSError, match="in use"), claim_run_folder(workdir, run.config):
             pass
         signal.raise_signal(signal.SIGTERM)
 

@@ -21,7 +21,7 @@ from jaxrl.reporting.metrics import deterministic_part
 from jaxrl.reporting.writers import read_metrics
 from jaxrl.sweeps.runner import SweepRun, run_sweep
 from jaxrl.training import trainer
-from jaxrl.training.workdir import check_workdir, claimed
+from jaxrl.training.workdir import check_workdir, claim_run_folder
 from models.folder import replacing
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def test_a_folder_whose_run_was_killed_at_its_first_write_is_reused(tmp_path):
     subprocess.run([sys.executable, "-c", killed, str(tmp_path / "config.json")], cwd=ROOT)
     (half,) = tmp_path.iterdir()
     check_workdir(tmp_path, single_fields())
-    with claimed(tmp_path, single_fields()):
+    with claim_run_folder(tmp_path, single_fields()):
         assert not half.exists()
     (tmp_path / "config.json").unlink()
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
@@ -81,7 +81,7 @@ def test_a_folder_whose_run_was_killed_at_its_first_write_is_reused(tmp_path):
 )
 def test_changes_of_results_are_errors(tmp_path, changes, message):
     folder = stored(tmp_path / "run", single_fields())
-    with pytest.raises(ValueError, match=message), claimed(folder, single_fields(**changes)):
+    with pytest.raises(ValueError, match=message), claim_run_folder(folder, single_fields(**changes)):
         pass
     assert json.loads((folder / "config.json").read_text()) == single_fields()
 
@@ -99,7 +99,7 @@ def test_changes_of_the_layout_are_allowed_and_logged_once(tmp_path):
         "unroll": 1,
     }
     now = single_fields(**changes, **{"rollouts.every": 3, "guard.retries": 9, "export": False})
-    with claimed(folder, now) as lines:
+    with claim_run_folder(folder, now) as lines:
         assert len(lines) == len(changes) + 2  # a change of `export` is not logged
         assert (
             "changed since the last start: layout.micro_tokens was 1536, is 512; from here on numbers may differ in "
@@ -107,7 +107,7 @@ def test_changes_of_the_layout_are_allowed_and_logged_once(tmp_path):
         )
         assert "changed since the last start: guard.retries was 3, is 9" in lines
     assert json.loads((folder / "config.json").read_text()) == now
-    with claimed(folder, now) as lines:
+    with claim_run_folder(folder, now) as lines:
         assert lines == []
 
 
@@ -117,9 +117,9 @@ def test_a_change_is_in_the_history_even_if_its_start_was_killed(tmp_path):
     first = {"versions": {}, "commit": "a", "hardware": {}, "weights": "w", "rule": "r", "problems": {}}
     write_manifest(folder, first, 0)
     (folder / "checkpoints" / "7" / "state").mkdir(parents=True)
-    with claimed(folder, single_fields(**{"guard.retries": 9})) as lines:
+    with claim_run_folder(folder, single_fields(**{"guard.retries": 9})) as lines:
         pass
-    with claimed(folder, single_fields(**{"guard.retries": 9})) as again:
+    with claim_run_folder(folder, single_fields(**{"guard.retries": 9})) as again:
         assert write_manifest(folder, first, 7) == again == []
     history = json.loads((folder / "manifest.json").read_text())["history"]
     assert history == [{"step": 7, "changes": lines}] and "guard.retries was 3, is 9" in lines[0]
@@ -140,12 +140,12 @@ def test_bounds_of_a_stage_may_change(tmp_path):
 
 def test_one_process_at_a_time_uses_the_folder(tmp_path):
     fields, folder = single_fields(), tmp_path / "run"
-    with claimed(folder, fields):
+    with claim_run_folder(folder, fields):
         message = rf"in use by process {os.getpid()} on .*; wait for it to end"
-        with pytest.raises(OSError, match=message), claimed(folder, single_fields(devices=2)):
+        with pytest.raises(OSError, match=message), claim_run_folder(folder, single_fields(devices=2)):
             pass
         assert json.loads((folder / "config.json").read_text())["devices"] == 1
-    with claimed(folder, fields) as lines:
+    with claim_run_folder(folder, fields) as lines:
         assert lines == []
 
 
@@ -161,11 +161,11 @@ def test_a_lock_ends_with_its_process(tmp_path):
         stdout=subprocess.PIPE,
     )
     held.stdout.readline()
-    with pytest.raises(OSError, match="in use by another process"), claimed(tmp_path, single_fields()):
+    with pytest.raises(OSError, match="in use by another process"), claim_run_folder(tmp_path, single_fields()):
         pass
     held.kill()
     held.communicate()
-    with claimed(tmp_path, single_fields()):
+    with claim_run_folder(tmp_path, single_fields()):
         pass
 
 
@@ -175,7 +175,7 @@ def test_both_errors_of_a_locked_file_are_recognized(tmp_path, monkeypatch, numb
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with pytest.raises(BlockingIOError, match="is in use"), claimed(tmp_path / "run", single_fields()):
+    with pytest.raises(BlockingIOError, match="is in use"), claim_run_folder(tmp_path / "run", single_fields()):
         pass
 
 
@@ -188,7 +188,7 @@ def test_without_file_locks_a_run_continues_with_a_warning(tmp_path, monkeypatch
 
     monkeypatch.setattr("fcntl.flock", refuse)
     message = f"can't be locked ({os.strerror(number)}); make sure that the same command is not started twice."
-    with claimed(tmp_path / "run", single_fields()) as lines:
+    with claim_run_folder(tmp_path / "run", single_fields()) as lines:
         assert lines == [f"warning: {tmp_path / 'run' / '.lock'} {message}"]
     printed, arguments = [], ("-c", "")
     member = SweepRun(0, "plain", 0, tmp_path / "run", "model", 2, False, arguments)
@@ -203,7 +203,7 @@ def test_without_file_locks_a_run_continues_with_a_warning(tmp_path, monkeypatch
 def test_a_second_start_during_the_first_writes_nothing(small, whole):
     run, workdir = whole
     before = (workdir / "metrics.jsonl").read_bytes()
-    with claimed(workdir, run.config), pytest.raises(OSError, match="is in use"):
+    with claim_run_folder(workdir, run.config), pytest.raises(OSError, match="is in use"):
         small.run(run.config).train()
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
