@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROJECT := setup.cfg pyproject.toml
 # The tests of a file run in one process, because they share fixtures. A process uses up to 5 GB.
-PYTEST := $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile
+# A crashed process ends the run, since pytest-xdist does not recover its remaining tests.
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --max-worker-restart=0
 TYPED := models jaxrl/algorithms jaxrl/sampling jaxrl/learning
 
 .PHONY: demo check test test-all test-browser test-gpu-compile lint format types base clean
