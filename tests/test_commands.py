@@ -37,7 +37,7 @@ def test_help_names_every_flag(module, capsys):
     assert f"python -m {module}" in shown and all(flag in shown for flag in flags) and len(flags) > 3
     assert not any("_" in flag for flag in flags)
     if "--config" in flags:
-        assert {"--workdir", "--config.FIELD"} <= set(flags)
+        assert "--config.FIELD" in flags and ("--workdir" in flags) == (module != "jaxrl.plan")  # it writes nothing
         field = "  optimizer: b1, b2" if module == "jaxrl.sft" else "  sampling: max_new_tokens, "
         assert field in shown
 

@@ -220,5 +220,5 @@ def test_a_past_run_is_not_reproduced_from_other_weights(small, whole, tmp_path)
 def test_a_past_run_is_not_reproduced_into_its_own_folder(whole):
     with pytest.raises(ValueError, match="is the folder of the run to reproduce"):
         read_past_run(whole[1] / "manifest.json", whole[1])
-    with pytest.raises(FileNotFoundError, match=r"found no .*no_such/manifest\.json"):
+    with pytest.raises(FileNotFoundError, match=r"got no .*no_such/manifest\.json"):
         read_past_run(whole[1] / "no_such" / "manifest.json", whole[1])
