@@ -210,7 +210,7 @@ def test_a_run_that_cannot_write_its_lines_ends_and_can_be_resumed(
 
 def test_a_rejected_step_that_cannot_be_stored_ends_the_run(small, whole, judged, full_at, monkeypatch, tmp_path):
     fields, refused = small.fields(tmp_path / "run", SPARSE), {4}
-    full_at(trainer, "dump", refused)
+    full_at(trainer, "store_rejected_step", refused)
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "find_cause", lambda spec, record: "too wild." if record["step"] == 4 else "")
         with pytest.raises(OSError, match=f"the rejected step 4 cannot be written: No space .* {RESUME}"):

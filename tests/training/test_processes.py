@@ -308,7 +308,7 @@ import orbax.checkpoint as ocp
 from jaxrl.checkpointing.checkpoints import Checkpoints
 from jaxrl.command_line import CommandParser, run
 from jaxrl.runtime import multihost
-from jaxrl.training.workdir import claimed
+from jaxrl.training.workdir import claim_run_folder
 
 folder, address, index, seconds, patience = os.environ["WORKER"].split()
 multihost.VISIBLE_SECONDS, multihost.HEARTBEAT_SECONDS = float(patience), 5
@@ -328,7 +328,7 @@ def work(given):
         hide(pathlib.Path, "is_file", False)
         hide(pathlib.Path, "exists", False)
         hide(ocp.CheckpointManager, "_load_checkpoint_infos", [])
-    with claimed(pathlib.Path(folder), {"seed": 0}):
+    with claim_run_folder(pathlib.Path(folder), {"seed": 0}):
         until = time.monotonic() + float(seconds)
         with Checkpoints(f"{folder}/checkpoints") as checkpoints:
             print(checkpoints.steps())
