@@ -33,6 +33,16 @@ class Progress(NamedTuple):
     temperature_scale: float = 1.0
 
 
+def read_progress(note: Mapping[str, Any]) -> Progress:
+    """The progress that a checkpoint stores. Raises ValueError if another version of jaxrl wrote it."""
+    if set(note) != set(Progress._fields):
+        raise ValueError(
+            f"checkpoint: expected a note with {', '.join(Progress._fields)}, got {', '.join(sorted(note))}; another "
+            "version wrote it. Resume with the commit in the run's manifest.json, or start in a new --workdir."
+        )
+    return Progress(**note)
+
+
 class StepPlan(NamedTuple):
     """All settings of one step.
 

@@ -29,7 +29,7 @@ from jaxrl.training.guard import drop_trips_after, find_cause, store_rejected_st
 from jaxrl.training.held_out import evaluate_held_out
 from jaxrl.training.initial_state import first_state, first_weights, frozen_reference
 from jaxrl.training.problem_pools import load_problem_set
-from jaxrl.training.progress import Progress, StepPlan, advance, plan_step, roll_back
+from jaxrl.training.progress import Progress, StepPlan, advance, plan_step, read_progress, roll_back
 from jaxrl.training.responses import Demonstrations, SampledResponses
 from jaxrl.training.rollout_records import rollout_records
 from jaxrl.training.run_log import RunLog
@@ -253,7 +253,7 @@ class Trainer:
         if spec.model.lora and base is None:
             base = first_weights(components, spec, self.model_folder)
             check_base(spec.workdir, base, spec.model.dtype)
-        return state._replace(base=base), Progress(**note)
+        return state._replace(base=base), read_progress(note)
 
     def _log_start(self, state: TrainState, progress: Progress) -> None:
         """Log what the run resumes or starts from."""

@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from jaxrl.command_line import plain
-from jaxrl.training.progress import Progress, advance, plan_step, reseed, roll_back, stored_plan
+from jaxrl.training.progress import Progress, advance, plan_step, read_progress, reseed, roll_back, stored_plan
 from jaxrl.training.run_spec import run_spec
 
 pytestmark = pytest.mark.check
@@ -142,3 +142,12 @@ def test_every_reseed_has_another_seed():
 def test_early_ends_and_best_checkpoints_without_evaluations_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         spec_of(**changes)
+
+
+def test_a_note_of_another_version_is_refused():
+    note = Progress(step=3, reseeds=1)._asdict()
+    assert read_progress(note) == Progress(step=3, reseeds=1)
+    old = {("draw" if name == "reseeds" else name): value for name, value in note.items()}
+    for wrong in (old, note | {"place": 1}, {"step": 3}, {}):
+        with pytest.raises(ValueError, match=r"expected a note with step, .*another version wrote it"):
+            read_progress(wrong)
