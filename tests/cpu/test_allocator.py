@@ -32,24 +32,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def faults(**environment):
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
-    )
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout)
-
-
 def test_the_third_call_of_a_program_gets_no_new_pages():
-    assert faults() < 1000
-
-
-def test_malloc_settings_of_the_user_take_precedence():
-    """16 MiB are 4096 pages of 4 KiB."""
-    assert faults(MALLOC_TOP_PAD_="131072") > 4096
+    """With malloc's defaults it is about 29,500 pages of 4 KiB, and fewer where the system maps huge pages."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 1000
 
 
 @pytest.fixture
@@ -83,7 +71,7 @@ def test_memory_is_kept_only_where_jax_runs_on_the_cpu(monkeypatch, no_settings,
         jax.config.update("jax_platforms", before)
 
 
-@pytest.mark.parametrize("variable", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
+@pytest.mark.parametrize("variable", ["MALLOC_ARENA_MAX", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES"])
 def test_mallopt_is_not_called_beside_settings_of_the_user(monkeypatch, no_settings, variable):
     monkeypatch.setenv(variable, "glibc.malloc.hugetlb=1")
     assert not cpu.keep_memory() and not no_settings
