@@ -12,10 +12,11 @@ from data_gen.canonical import canonical, split_of
 from data_gen.generate import generate
 from data_gen.prompts import puzzle_instruction, question_text
 from data_gen.puzzle import Puzzle
+from data_gen.reasoning import check_reasoning
 from data_gen.response_styles import ResponseSpec, answer_text, classify_style, write_response
 from data_gen.spec import PuzzleSpec
 from jaxrl.tasks.problem import Problem
-from jaxrl.tasks.task import Pool, Task, check_splits, known_fields
+from jaxrl.tasks.task import Pool, Reasoning, Task, check_splits, known_fields
 
 _CAREFUL = ResponseSpec((("careful", 1.0),))
 
@@ -35,6 +36,7 @@ class PuzzleTask(Task):
     split_seed: int
     answers = "people"
     has_solver = True
+    verifies_reasoning = True
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
@@ -72,6 +74,10 @@ class PuzzleTask(Task):
     def classify(self, response: str, form: str) -> str:
         """See `Task`; only the embedded model, which has terse prompts, distinguishes styles."""
         return classify_style(response) if form == "terse" else ""
+
+    def check_reasoning(self, problem: Problem, response: str, form: str) -> Reasoning | None:
+        """See `Task`; only the embedded model, which has terse prompts, writes a text that a program can parse."""
+        return Reasoning(*check_reasoning(problem.content, response)) if form == "terse" else None
 
     def _spec(self, kind: str) -> PuzzleSpec:
         people = re.fullmatch(r"p(\d+)", kind)

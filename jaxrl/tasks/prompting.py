@@ -8,7 +8,7 @@ from data_gen.prompts import PromptSpec, build_messages, build_prompt
 from jaxrl.rewards import RewardValues, Verdict, score
 from jaxrl.sampling import SamplingSpec, StopStrings
 from jaxrl.tasks.problem import Problem
-from jaxrl.tasks.task import Task
+from jaxrl.tasks.task import Reasoning, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,3 +66,7 @@ class PromptFormat:
     def classify(self, response: str) -> str:
         """The response's style, as the task names it; "" where the task doesn't distinguish styles."""
         return self.task.classify(response, self.prompt.form)
+
+    def check_reasoning(self, problem: Problem, response: str) -> Reasoning | None:
+        """What the task's verifier finds in the reasoning; None where the task can't verify it."""
+        return self.task.check_reasoning(problem, response, self.prompt.form) if self.task.verifies_reasoning else None

@@ -3,12 +3,23 @@
 import dataclasses
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from jaxrl.tasks.problem import Problem
 
 Pool = Sequence[tuple[str, int]]
 """(kind, number of problems) pairs, such as ("p3", 600)."""
+
+
+class Reasoning(NamedTuple):
+    """What a task's verifier finds in the reasoning of a response. It is reported, and never rewarded."""
+
+    sound: bool
+    """Every step of the reasoning is right, and together they lead to the answer."""
+    error: str
+    """The kind of the first wrong step: a short fixed phrase, which reports count. "" if the reasoning is sound."""
+    span: tuple[int, int]
+    """The characters of the response that hold the first wrong step; (0, 0) if the reasoning is sound."""
 
 
 class Task(Protocol):
@@ -18,6 +29,8 @@ class Task(Protocol):
     """What a rule needs to judge a response: "people", "target" or "verifier" (`jaxrl.rewards.Rule.needs`)."""
     has_solver: bool = False
     """Whether `demonstration` is implemented."""
+    verifies_reasoning: bool = False
+    """Whether `check_reasoning` is implemented."""
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
@@ -43,6 +56,14 @@ class Task(Protocol):
         """The style of a response to a prompt of this form, for reports; "" if the task distinguishes no styles."""
         del response, form
         return ""
+
+    def check_reasoning(self, problem: Problem, response: str, form: str) -> Reasoning | None:
+        """Verify the reasoning of a response to a prompt of this form; None if this task can't.
+
+        A pure function of its arguments. Verified by program, not by a model: an unreadable step is a wrong step.
+        """
+        del problem, response, form
+        return None
 
 
 def known_fields(task: type, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -201,3 +201,19 @@ def test_only_terse_responses_to_puzzles_have_a_style(sums):
     ]
     assert styles == ["unchecked", ""]
     assert PromptFormat(sums, PromptSpec("terse"), "gsm8k-1", VALUES, None, ()).classify("That will do.") == ""
+
+
+def test_only_the_reasoning_of_terse_responses_to_puzzles_is_verified(sums):
+    task = PuzzleTask(1, 2, "plain", (("lies", 1.0), ("and", 1.0)), (("train", 0.5), ("test", 0.5)), 0)
+    (problem,) = task.select("test", [("p3", 1)], seed=0)
+    found = {
+        form: PromptFormat(task, PromptSpec(form), "strict-1", VALUES, None, ()).check_reasoning(
+            problem, task.demonstration(problem)
+        )
+        for form in ("terse", "base")
+    }
+    assert found == {"terse": (True, "", (0, 0)), "base": None}
+    (sum_problem,) = sums.select("train", [("sums", 1)], seed=0)
+    assert (
+        PromptFormat(sums, PromptSpec("terse"), "gsm8k-1", VALUES, None, ()).check_reasoning(sum_problem, "3") is None
+    )
