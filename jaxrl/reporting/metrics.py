@@ -1,6 +1,7 @@
 """The table of all metric names, with their units and meanings."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -28,6 +29,11 @@ METRICS: tuple[Metric, ...] = (
         "reward/greedy", "reward", "mean reward of the greedy completions, where the algorithm uses them as baseline"
     ),
     Metric("share/correct", "share", "responses with the right format and the right answer"),
+    Metric(
+        "share/sound",
+        "share",
+        "correct responses in which the task verified every step of the reasoning; absent if it can't; never rewarded",
+    ),
     Metric("share/wrong_answer", "share", "well-formed responses with a wrong answer"),
     Metric("share/unparseable", "share", "well-formed responses whose answer could not be parsed"),
     Metric("share/bad_format", "share", "responses that violate the format"),
@@ -51,6 +57,11 @@ METRICS: tuple[Metric, ...] = (
     Metric("groups/collected", "count", "groups sampled in the step, with dynamic sampling (`drop_equal`)"),
     Metric("groups/dropped", "count", "sampled groups that were not used in the update"),
     Metric("groups/refills", "count", "additional rounds of sampling that replaced dropped groups"),
+    Metric(
+        "reasoning_errors/<name>",
+        "share",
+        "responses whose first wrong step of reasoning is of this kind; absent without any",
+    ),
     Metric("suspects/<name>", "share", "responses that match a known reward hack"),
     Metric("behaviour/<name>", "share", "responses that show a behaviour"),
     Metric("behaviour/<name>/count", "count", "mean number of occurrences per response"),
@@ -145,6 +156,11 @@ def find_metric(name: str) -> Metric:
         if name.startswith(prefix) and len(name) > len(prefix):
             return metric
     raise KeyError(f"unknown metric {name!r}; add it to METRICS in jaxrl/reporting/metrics.py")
+
+
+def error_name(error: str) -> str:
+    """The kind of a wrong step of reasoning as part of a metric's name: "check: wrong role" -> "check_wrong_role"."""
+    return re.sub(r"\W+", "_", error)
 
 
 def check_record(record: Mapping[str, object]) -> None:

@@ -27,6 +27,9 @@ class ResponseRecord(NamedTuple):
     length: int  # tokens, including the end-of-sequence token
     finished: bool  # False: truncated at the length limit
     style: str = ""  # response style, if the task classifies its responses
+    sound: bool | None = None  # whether every step of the reasoning is right; None: the task could not verify it
+    error: str = ""  # the kind of the first wrong step
+    span: tuple[int, int] = (0, 0)  # characters of the response that hold the first wrong step
 
 
 class GroupRecord(NamedTuple):
@@ -115,5 +118,6 @@ def _from_line(line: str, path: str | os.PathLike[str], number: int) -> GroupRec
 
 
 def _from_response(entry: dict[str, object]) -> ResponseRecord:
-    lists: dict[str, Sequence[str]] = {name: entry.pop(name) for name in ("reasons", "suspects")}
+    lists: dict[str, Sequence] = {name: entry.pop(name) for name in ("reasons", "suspects")}
+    lists["span"] = entry.pop("span", (0, 0))  # files of earlier versions have no verified reasoning
     return ResponseRecord(**entry, **{name: tuple(values) for name, values in lists.items()})

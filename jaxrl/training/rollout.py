@@ -12,6 +12,7 @@ from jaxrl.rewards import Verdict
 from jaxrl.sampling import Completions
 from jaxrl.tasks.problem import Problem
 from jaxrl.tasks.prompting import PromptFormat
+from jaxrl.tasks.task import Reasoning
 from jaxrl.training.problem_pools import ProblemSet
 from jaxrl.training.progress import StepPlan
 
@@ -19,8 +20,10 @@ from jaxrl.training.progress import StepPlan
 class Rollout(NamedTuple):
     """P problems with G completions each, and the rule's verdicts. Rows of B = P * G are prompt-major.
 
-    indices: positions [P] of the problems in the stage's pool. greedy, greedy_lengths: reward and tokens [P] of one
-    more completion of each problem, decoded greedily, for algorithms that use it as a baseline (else None).
+    indices: positions [P] of the problems in the stage's pool. reasoning: what the task's verifier finds in each of the
+    B responses, None for those that it can't verify; it does not change rewards. greedy, greedy_lengths: reward and
+    tokens [P] of one more completion of each problem, decoded greedily, for algorithms that use it as a baseline (else
+    None).
     """
 
     indices: np.ndarray
@@ -29,6 +32,7 @@ class Rollout(NamedTuple):
     completions: Completions
     responses: list[str]
     verdicts: list[Verdict]
+    reasoning: Sequence[Reasoning | None] = ()
     greedy: np.ndarray | None = None
     greedy_lengths: np.ndarray | None = None
 
@@ -81,13 +85,14 @@ def score_completions(
 ) -> Rollout:
     """Decode and judge every completion. If a problem has `samples` + 1 of them, the last one is its greedy one."""
     group = len(completions.lengths) // len(problems)
-    responses, verdicts = [], []
+    responses, verdicts, reasoning = [], [], []
     for row, length in enumerate(completions.lengths):
         response = prompt_format.decode(completions.tokens[row, :length].tolist())
         responses.append(response)
         verdicts.append(prompt_format.judge(problems[row // group], response, not completions.finished[row]))
+        reasoning.append(prompt_format.check_reasoning(problems[row // group], response))
     if group == samples:
-        return Rollout(indices, problems, prompts, completions, responses, verdicts)
+        return Rollout(indices, problems, prompts, completions, responses, verdicts, reasoning)
     sampled = [row for row in range(len(verdicts)) if row % group < samples]
     return Rollout(
         indices,
@@ -96,6 +101,7 @@ def score_completions(
         _rows(completions, sampled),
         [responses[row] for row in sampled],
         [verdicts[row] for row in sampled],
+        [reasoning[row] for row in sampled],
         greedy=np.array([verdict.reward for verdict in verdicts[samples::group]], np.float32),
         greedy_lengths=completions.lengths[samples::group],
     )
@@ -108,16 +114,16 @@ def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
     *arrays, occupancy = zip(*(part.completions for part in parts), strict=True)
     tokens = [part.completions.lengths.sum() for part in parts]
     completions = Completions(*map(np.concatenate, arrays), float(np.average(occupancy, weights=tokens)))
-    problems, prompts, responses, verdicts = (
+    problems, prompts, responses, verdicts, reasoning = (
         [item for part in parts for item in getattr(part, field)]
-        for field in ("problems", "prompts", "responses", "verdicts")
+        for field in ("problems", "prompts", "responses", "verdicts", "reasoning")
     )
     greedy = (
         None if parts[0].greedy is None else np.concatenate([getattr(part, field) for part in parts])
         for field in ("greedy", "greedy_lengths")
     )
     indices = np.concatenate([part.indices for part in parts])
-    return Rollout(indices, problems, prompts, completions, responses, verdicts, *greedy)
+    return Rollout(indices, problems, prompts, completions, responses, verdicts, reasoning, *greedy)
 
 
 def groups_with_variance(rewards: np.ndarray) -> np.ndarray:
@@ -144,6 +150,7 @@ def select_groups(rollout: Rollout, groups: np.ndarray) -> Rollout:
         _rows(rollout.completions, rows),
         [rollout.responses[row] for row in rows],
         [rollout.verdicts[row] for row in rows],
+        [rollout.reasoning[row] for row in rows] if rollout.reasoning else (),
         *greedy,
     )
 

@@ -48,6 +48,7 @@ def _response_record(
 ) -> ResponseRecord:
     rollout = collected.rollout
     response, verdict = rollout.responses[row], rollout.verdicts[row]
+    reasoning = rollout.reasoning[row] if rollout.reasoning else None
     return ResponseRecord(
         response,
         verdict.verdict,
@@ -60,4 +61,5 @@ def _response_record(
         int(rollout.completions.lengths[row]),
         bool(rollout.completions.finished[row]),
         prompt_format.classify(response),
+        *(reasoning or ()),
     )

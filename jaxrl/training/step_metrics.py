@@ -2,15 +2,17 @@
 
 import resource
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxrl.reporting.behaviours import behaviour_metrics, count_behaviours
+from jaxrl.reporting.metrics import error_name
 from jaxrl.rewards import SUSPECTS, VERDICTS
 from jaxrl.runtime.hardware import peak_flops
+from jaxrl.tasks.task import Reasoning
 from jaxrl.training.components import Components
 from jaxrl.training.guard import TRY_FLOAT32
 from jaxrl.training.progress import StepPlan
@@ -110,7 +112,7 @@ def _peak_bytes() -> int:
 
 
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:
-    """Rewards, verdict shares, lengths, suspects and behaviours of a rollout."""
+    """Rewards, verdict shares, soundness, lengths, suspects and behaviours of a rollout."""
     verdicts, lengths, rewards = rollout.verdicts, rollout.completions.lengths, rollout.rewards
     names = np.array([verdict.verdict for verdict in verdicts])
     correct = names == "correct"
@@ -122,6 +124,7 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
         "reward/format": float(np.mean([verdict.format_reward for verdict in verdicts])),
         "reward/answer": float(np.mean([verdict.answer_reward for verdict in verdicts])),
         **{f"share/{name}": counts[name] / len(verdicts) for name in VERDICTS},
+        **soundness_metrics(rollout.reasoning, correct),
         "share/truncated": float(1 - rollout.completions.finished.mean()),
         "length/mean": float(lengths.mean()),
         "length/min": int(lengths.min()),
@@ -144,6 +147,19 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
         for row, response in enumerate(rollout.responses)
     ]
     return metrics | behaviour_metrics(behaviour_counts, correct, group)
+
+
+def soundness_metrics(reasoning: Sequence[Reasoning | None], correct: np.ndarray) -> dict[str, float]:
+    """The share of responses that are correct and soundly reasoned, and where reasoning first goes wrong.
+
+    Empty unless the task has verified every response. correct: whether the verdict of each response is correct.
+    """
+    if not reasoning or None in reasoning:
+        return {}
+    sound = np.array([each.sound for each in reasoning])
+    errors = Counter(each.error for each in reasoning if not each.sound)
+    shares = {f"reasoning_errors/{error_name(error)}": errors[error] / len(reasoning) for error in sorted(errors)}
+    return {"share/sound": float((sound & correct).mean())} | shares
 
 
 def update_metrics(info: Mapping[str, Any]) -> dict[str, float]:

@@ -30,6 +30,21 @@ def test_round_trip_and_reproducible_bytes(tmp_path):
     assert path.read_bytes() == write_rollouts(tmp_path / "b", 12, groups).read_bytes()
 
 
+def test_reasoning_is_stored_and_absent_in_earlier_files(tmp_path):
+    one = group(3)
+    wrong = one.responses[0]._replace(sound=False, error="check: wrong role", span=(7, 8))
+    path = write_rollouts(tmp_path, 3, [one._replace(responses=(wrong, one.responses[1]))])
+    (found,) = read_rollouts(path)
+    assert found.responses[0][-3:] == (False, "check: wrong role", (7, 8))
+    lines = gzip.decompress(path.read_bytes()).decode()
+    for field in ('"sound": false', '"sound": null', '"error": "check: wrong role"', '"error": ""', '"span": [7, 8]',
+                  '"span": [0, 0]'):  # fmt: skip
+        lines = lines.replace(f", {field}", "")
+    assert "sound" not in lines and "span" not in lines
+    path.write_bytes(gzip.compress(lines.encode()))
+    assert read_rollouts(path) == [one]
+
+
 def test_resume_removes_later_steps_and_partial_files(tmp_path):
     assert rollout_steps(tmp_path / "none") == []
     for step in (3, 1, 2):

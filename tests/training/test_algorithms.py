@@ -259,18 +259,23 @@ class FirstTokenFormat:
     def judge(self, problem, response, truncated):
         return VERDICT._replace(reward=float(response))
 
+    def check_reasoning(self, problem, response):
+        return f"reasoning {response}"
+
 
 def test_groups_are_split_joined_and_selected_with_all_their_fields():
     scored = score_completions(["a", "b"], np.array([5, 3]), [[1], [2]], completions(6), 2, FirstTokenFormat())
     assert scored.rewards.tolist() == [[0, 1], [3, 4]] and scored.greedy.tolist() == [2, 5]
     assert scored.greedy_lengths.tolist() == [3, 3]
     assert scored.completions.tokens[:, 0].tolist() == [0, 1, 3, 4] and scored.responses == ["0", "1", "3", "4"]
+    assert scored.reasoning == [f"reasoning {row}" for row in (0, 1, 3, 4)]
     both = join_rollouts([scored, scored._replace(problems=["c", "d"])])
     chosen = select_groups(both, np.array([3, 0]))
     assert chosen.problems == ["d", "a"] and chosen.prompts == [[2], [1]] and chosen.greedy.tolist() == [5, 2]
     assert chosen.greedy_lengths.tolist() == [3, 3]
     assert chosen.rewards.tolist() == [[3, 4], [0, 1]]
     assert chosen.completions.tokens[:, 0].tolist() == [3, 4, 0, 1]
+    assert chosen.reasoning == [f"reasoning {row}" for row in (3, 4, 0, 1)]
     assert groups_with_variance(np.array([[1, 1], [0, 1], [2, 2]])).tolist() == [1]
 
 

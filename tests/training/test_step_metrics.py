@@ -12,9 +12,10 @@ from jaxrl.reporting.metrics import check_record
 from jaxrl.rewards import SUSPECTS, Verdict
 from jaxrl.sampling import Completions
 from jaxrl.tasks.problem import Problem
+from jaxrl.tasks.task import Reasoning
 from jaxrl.training.rollout import Rollout
 from jaxrl.training.run_spec import run_spec
-from jaxrl.training.step_metrics import rollout_metrics, stage_warnings, suspect_warnings, warnings
+from jaxrl.training.step_metrics import rollout_metrics, soundness_metrics, stage_warnings, suspect_warnings, warnings
 
 FINE = {
     "groups/no_variance": 0.4,
@@ -94,3 +95,18 @@ def test_rollout_metrics_by_hand():
     assert {name: metrics[name] for name in expected} == expected
     assert "length/unparseable" not in metrics
     assert metrics["behaviour/hesitation/with_low"] == pytest.approx(0.0945, abs=1e-4)  # one of two, one per prompt
+    assert not any("sound" in name or "reasoning" in name for name in metrics)  # this task verifies nothing
+
+
+SOUND = Reasoning(True, "", (0, 0))
+WRONG_ROLE, NO_CASE = Reasoning(False, "check: wrong role", (3, 9)), Reasoning(False, "no case tried", (0, 4))
+
+
+def test_sound_is_correct_by_sound_reasoning():
+    """A correct response with a wrong step is not sound, and neither is a sound one that the rule rejects."""
+    correct = np.array([True, True, False, False])
+    metrics = soundness_metrics([SOUND, WRONG_ROLE, WRONG_ROLE, SOUND], correct)
+    assert metrics == {"share/sound": 0.25, "reasoning_errors/check_wrong_role": 0.5}
+    check_record({"step": 1} | metrics)
+    assert soundness_metrics([NO_CASE] * 4, correct) == {"share/sound": 0.0, "reasoning_errors/no_case_tried": 1.0}
+    assert soundness_metrics([SOUND, None, SOUND, SOUND], correct) == soundness_metrics([], correct) == {}
