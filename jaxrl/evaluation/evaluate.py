@@ -8,6 +8,7 @@ import numpy as np
 from jaxrl.evaluation.results import EvaluationResult, Item, Sample
 from jaxrl.rewards import Verdict
 from jaxrl.tasks.problem import Problem
+from jaxrl.tasks.task import Reasoning
 
 
 class GeneratedTokens(Protocol):
@@ -45,6 +46,7 @@ def evaluate(
     model: str = "",
     settings: Mapping[str, object] | None = None,
     classify: Callable[[str], str] = lambda response: "",
+    check_reasoning: Callable[[Problem, str], Reasoning | None] = lambda problem, response: None,
 ) -> EvaluationResult:
     """Evaluates a policy over tokens; see `evaluate_responses` for the arguments that are not described here.
 
@@ -72,6 +74,7 @@ def evaluate(
         model=model,
         settings=settings,
         classify=classify,
+        check_reasoning=check_reasoning,
     )
 
 
@@ -87,12 +90,14 @@ def evaluate_responses(
     model: str = "",
     settings: Mapping[str, object] | None = None,
     classify: Callable[[str], str] = lambda response: "",
+    check_reasoning: Callable[[Problem, str], Reasoning | None] = lambda problem, response: None,
 ) -> EvaluationResult:
     """Evaluates one greedy response (unless `greedy` is False) and `samples` sampled responses per problem.
 
     `respond_fn(group_size, greedy)` returns the responses to all problems, prompt-major. `judge(problem, response,
     truncated)` is the rule of training. `classify` returns the style of a response ("" if styles are not
-    distinguished). Raises ValueError if there are no problems, or neither mode is enabled.
+    distinguished), `check_reasoning` what the task's verifier finds in its reasoning (None if it can't verify it).
+    Raises ValueError if there are no problems, or neither mode is enabled.
     """
     if not problems:
         raise ValueError("expected at least one problem to evaluate, got none")
@@ -107,7 +112,8 @@ def evaluate_responses(
             rules.add(verdict.rule)
             text = response.text if index == 0 else ""
             style = classify(response.text)
-            scored.append(Sample(verdict.verdict, response.length, response.finished, style, text))
+            reasoning = check_reasoning(problem, response.text) or ()
+            scored.append(Sample(verdict.verdict, response.length, response.finished, style, text, *reasoning))
         return tuple(scored)
 
     def evaluate_mode(group_size: int, is_greedy: bool) -> list[tuple[Sample, ...]]:

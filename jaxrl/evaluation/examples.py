@@ -1,6 +1,6 @@
 """Responses before and after training to the same problems, as plain text for the terminal."""
 
-from jaxrl.evaluation.results import EvaluationResult, Item
+from jaxrl.evaluation.results import EvaluationResult, Item, Sample
 
 
 def side_by_side(before: EvaluationResult, after: EvaluationResult, count: int = 3) -> str:
@@ -25,6 +25,11 @@ def side_by_side(before: EvaluationResult, after: EvaluationResult, count: int =
 def _response(name: str, item: Item) -> list[str]:
     sample = (item.sampled or item.greedy)[0]
     return [
-        f"  {name} ({sample.verdict}, {sample.length} tokens):",
+        f"  {name} ({', '.join(filter(None, (sample.verdict, _soundness(sample), f'{sample.length} tokens')))}):",
         *(f"    {line}" for line in sample.response.splitlines()),
     ]
+
+
+def _soundness(sample: Sample) -> str:
+    """Whether the reasoning is sound, or where it first goes wrong; "" if it is not verified."""
+    return {None: "", True: "sound", False: f"not sound: {sample.error}"}[sample.sound]

@@ -12,6 +12,7 @@ from jaxrl.evaluation.endpoint import Endpoint, Reply, request_completion
 from jaxrl.evaluation.evaluate import TextResponse, evaluate_responses
 from jaxrl.evaluation.results import EvaluationResult, Mode
 from jaxrl.tasks.problem import Problem
+from jaxrl.tasks.task import Reasoning
 
 Messages = list[dict[str, str]]
 
@@ -65,6 +66,7 @@ def evaluate_endpoint(
     messages: Callable[[Problem], Messages],
     judge: Callable,
     classify: Callable[[str], str] = lambda response: "",
+    check_reasoning: Callable[[Problem, str], Reasoning | None] = lambda problem, response: None,
     name: str = "evaluation",
     print_fn: Callable[[str], None] = print,
 ) -> EvaluationResult:
@@ -101,6 +103,7 @@ def evaluate_endpoint(
         model=f"{endpoint.name} at {endpoint.url}",
         settings=spec.settings(endpoint) | counts,
         classify=classify,
+        check_reasoning=check_reasoning,
     )
 
 

@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jaxrl.evaluation.intervals import (
     Estimate,
@@ -29,6 +29,14 @@ class Sample(NamedTuple):
     finished: bool  # False: truncated at the length limit
     style: str  # response style; "" if the task does not distinguish styles
     response: str
+    sound: bool | None = None  # whether every step of the reasoning is right; None: the task could not verify it
+    error: str = ""  # the kind of the first wrong step
+    span: tuple[int, int] = (0, 0)  # characters of the response that hold the first wrong step
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the response is correct, and its reasoning verified."""
+        return self.verdict == "correct" and bool(self.sound)
 
 
 class Item(NamedTuple):
@@ -70,6 +78,9 @@ class Row(NamedTuple):
     constant_answer_accuracy: float  # of the constant-answer baseline on the same problems
     pass_at: dict[int, Estimate]  # by k = 1, 2, 4, ... up to the number of samples; empty for greedy
     styles: dict[str, float]  # fraction of responses by style; empty if the task does not distinguish styles
+    sound: Estimate | None  # correct by sound reasoning; None unless the task verified every response
+    sound_pass_at: dict[int, Estimate]  # as pass_at, of responses that are correct by sound reasoning
+    reasoning_errors: dict[str, float]  # fraction of responses by the kind of their first wrong step
 
 
 def rows(result: EvaluationResult, confidence: float = 0.95) -> list[Row]:
@@ -109,7 +120,22 @@ def _row(kind: str, mode: Mode, items: Sequence[Item], confidence: float) -> Row
         constant_answer_accuracy=sum(item.constant_answer_right for item in items) / len(items),
         pass_at={k: mean_pass_at_k(correct, group_size, k, confidence) for k in powers},
         styles={style: styles[style] / len(samples) for style in sorted(styles)},
+        **_soundness(groups, powers, confidence),
     )
+
+
+def _soundness(groups: Sequence[Sequence[Sample]], powers: Sequence[int], confidence: float) -> dict[str, Any]:
+    """The fields of a row about reasoning. groups: the responses by problem."""
+    samples = [sample for group in groups for sample in group]
+    if any(sample.sound is None for sample in samples):
+        return {"sound": None, "sound_pass_at": {}, "reasoning_errors": {}}
+    sound, sizes = [sum(sample.is_sound for sample in group) for group in groups], [len(group) for group in groups]
+    errors = Counter(sample.error for sample in samples if not sample.sound)
+    return {
+        "sound": clustered_proportion(sound, sizes, confidence),
+        "sound_pass_at": {k: mean_pass_at_k(sound, sizes[0], k, confidence) for k in powers},
+        "reasoning_errors": {error: count / len(samples) for error, count in errors.most_common()},
+    }
 
 
 def differences(
@@ -147,6 +173,8 @@ def to_metrics(result: EvaluationResult) -> dict[str, float]:
     for row in rows(result):
         prefix = f"evaluation/{row.kind}/{row.mode}"
         record[f"{prefix}/accuracy"] = row.accuracy.value
+        if row.sound:
+            record[f"{prefix}/sound"] = row.sound.value
         record[f"{prefix}/format_errors"] = row.format_errors.value
         record[f"{prefix}/mean_tokens"] = row.mean_tokens
     return record
@@ -168,13 +196,17 @@ def from_json(text: str) -> EvaluationResult:
     try:
         record = json.loads(text)
         items = tuple(
-            Item(**entry | {mode: tuple(Sample(**sample) for sample in entry[mode]) for mode in MODES})
-            for entry in record["items"]
+            Item(**entry | {mode: tuple(map(_sample, entry[mode])) for mode in MODES}) for entry in record["items"]
         )
         fields = {name: record[name] for name in ("name", "model", "step", "rule", "settings")}
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"expected the JSON of an evaluation, got something else ({error!r})") from error
     return EvaluationResult(**fields, items=items)
+
+
+def _sample(entry: dict[str, Any]) -> Sample:
+    """A stored response; results of earlier versions have no verified reasoning."""
+    return Sample(**entry | {"span": tuple(entry.get("span", (0, 0)))})
 
 
 def _plain(value: object) -> object:
@@ -187,20 +219,20 @@ def _plain(value: object) -> object:
 
 
 def markdown(result: EvaluationResult, published: Mapping[str, Mapping[str, float]]) -> str:
-    """The table of one evaluation, pass@k, published accuracies (model -> kind -> accuracy) of the same kinds, and the
-    token counts of an evaluation over HTTP."""
-    lines = [
-        "| kind | mode | problems x samples | accuracy | well-formed | bad format | truncated | tokens "
-        "| constant answer |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    """The table of one evaluation, pass@k, first wrong steps of the reasoning, published accuracies (model -> kind ->
+    accuracy) of the same kinds, and the token counts of an evaluation over HTTP."""
     table = rows(result)
+    verified = any(row.sound for row in table)
+    heads = ["kind", "mode", "problems x samples", "accuracy", *["sound"] * verified, "well-formed", "bad format"]
+    heads += ["truncated", "tokens", "constant answer"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in table:
         cells = (
             kind_label(row.kind),
             row.mode,
             f"{row.problems} x {row.samples}",
             format_estimate(row.accuracy),
+            *[format_sound(row)] * verified,
             format_estimate(row.well_formed_accuracy),
             format_estimate(row.format_errors),
             f"{row.truncated:.1%}",
@@ -208,7 +240,7 @@ def markdown(result: EvaluationResult, published: Mapping[str, Mapping[str, floa
             f"{row.constant_answer_accuracy:.1%}",
         )
         lines.append(f"| {' | '.join(cells)} |")
-    lines += _pass_at_k_lines(table)
+    lines += _pass_at_k_lines(table) + _reasoning_error_lines(table)
     known = {kind for by_kind in published.values() for kind in by_kind}
     kinds = [kind for kind in dict.fromkeys(row.kind for row in table) if kind in known]
     if kinds:
@@ -224,26 +256,54 @@ def markdown(result: EvaluationResult, published: Mapping[str, Mapping[str, floa
 
 
 def _pass_at_k_lines(table: Sequence[Row]) -> list[str]:
-    """pass@k by kind, if there is more than one sample per problem."""
+    """pass@k by kind, if there is more than one sample per problem. A constant answer has one value for every k."""
     sampled = [row for row in table if len(row.pass_at) > 1]
     if not sampled:
         return []
     powers = list(sampled[0].pass_at)[1:]  # pass@1 is the accuracy above
-    lines = ["", f"| pass@k | {' | '.join(map(str, powers))} |", "|---" * (len(powers) + 1) + "|"]
-    return lines + [
-        f"| {kind_label(row.kind)} | {' | '.join(format_estimate(row.pass_at[k]) for k in powers)} |" for row in sampled
+    lines = ["", f"| pass@k | {' | '.join(map(str, powers))} | constant answer |", "|---" * (len(powers) + 2) + "|"]
+    for row in sampled:
+        for name, by_k in (("", row.pass_at), (", sound", row.sound_pass_at)):
+            cells = [kind_label(row.kind) + name, *(format_estimate(by_k[k]) for k in powers if by_k)]
+            if by_k:
+                lines.append(f"| {' | '.join(cells)} | {row.constant_answer_accuracy:.1%} |")
+    return lines
+
+
+def _reasoning_error_lines(table: Sequence[Row]) -> list[str]:
+    """Shares of responses by the kind of the first wrong step, most frequent first, if the task verifies reasoning."""
+    heads, lines = reasoning_error_table(table)
+    if not lines:
+        return []
+    head, *body = (f"| {' | '.join(cells)} |" for cells in (heads, *lines))
+    return ["", head, "|---" * len(heads) + "|", *body]
+
+
+def reasoning_error_table(table: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Heads and lines: the kinds of first wrong steps by how many responses have them, and their shares by row.
+
+    The rows of sampled responses, or of greedy ones if there are no others; without the rows over all kinds.
+    """
+    mode = "sampled" if any(row.mode == "sampled" for row in table) else "greedy"
+    columns = [row for row in table if row.sound and row.mode == mode and row.kind != ALL]
+    totals = Counter()
+    for row in columns:
+        totals.update({error: share * row.problems * row.samples for error, share in row.reasoning_errors.items()})
+    heads = ["first wrong step", *(kind_label(row.kind) for row in columns)]
+    return heads, [
+        [error, *(f"{row.reasoning_errors.get(error, 0):.1%}" for row in columns)] for error, _ in totals.most_common()
     ]
 
 
 def comparison_markdown(before: EvaluationResult, after: EvaluationResult) -> str:
-    """Before and after on the same problems: accuracy, the paired difference, formats and lengths."""
+    """Before and after on the same problems: accuracy, the paired difference, soundness, formats and lengths."""
     first = {(row.kind, row.mode): row for row in rows(before)}
-    changes = differences(before, after)
-    lines = [
-        f"| kind | mode | {before.name} | {after.name} | difference | well-formed | bad format | tokens |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows(after):
+    changes, table = differences(before, after), rows(after)
+    verified = any(row.sound for row in (*table, *first.values()))
+    heads = ["kind", "mode", before.name, after.name, "difference", *["sound"] * verified]
+    heads += ["well-formed", "bad format", "tokens", "constant answer"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in table:
         key = (row.kind, row.mode)
         if key not in changes:
             continue
@@ -254,9 +314,11 @@ def comparison_markdown(before: EvaluationResult, after: EvaluationResult) -> st
             format_estimate(old.accuracy),
             format_estimate(row.accuracy),
             f"{100 * change.value:+.1f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}] points",
+            *[f"{format_sound(old)} -> {format_sound(row)}"] * verified,
             f"{format_percent(old.well_formed_accuracy.value)} -> {format_percent(row.well_formed_accuracy.value)}",
             f"{format_percent(old.format_errors.value)} -> {format_percent(row.format_errors.value)}",
             f"{old.mean_tokens:.0f} -> {row.mean_tokens:.0f}",
+            f"{row.constant_answer_accuracy:.1%}",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -265,6 +327,11 @@ def comparison_markdown(before: EvaluationResult, after: EvaluationResult) -> st
 def format_percent(value: float) -> str:
     """0.417 -> "41.7%"; nan (zero denominator) -> "-"."""
     return "-" if math.isnan(value) else f"{value:.1%}"
+
+
+def format_sound(row: Row) -> str:
+    """The sound accuracy of a row as `format_estimate`; "-" if the task did not verify the reasoning."""
+    return format_estimate(row.sound) if row.sound else "-"
 
 
 def format_estimate(estimate: Estimate) -> str:

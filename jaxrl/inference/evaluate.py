@@ -78,6 +78,7 @@ def evaluate_model(source: Source, request: EvaluationRequest, name: str) -> Eva
         model=source.name,
         settings={name: getattr(request, name) for name in ("temperature", "max_new_tokens", "seed")},
         classify=prompt_format.classify,
+        check_reasoning=prompt_format.check_reasoning,
     )
 
 
@@ -114,6 +115,7 @@ def prepare_endpoint(
                 judge=prompt_format.judge,
                 name=name,
                 classify=prompt_format.classify,
+                check_reasoning=prompt_format.check_reasoning,
             )
 
     return evaluate_server

@@ -62,4 +62,5 @@ def evaluate_held_out(
         model=spec.model.path,
         settings=settings,
         classify=prompt_format.classify,
+        check_reasoning=prompt_format.check_reasoning,
     )

@@ -1,15 +1,18 @@
 """Evaluation of a policy in plain Python: statistics, stored responses and comparisons."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from jaxrl.evaluation.evaluate import evaluate
+from jaxrl.evaluation.intervals import clustered_proportion
 from jaxrl.evaluation.results import (
     ALL,
     comparison_markdown,
     differences,
+    format_estimate,
     from_json,
     markdown,
     rows,
@@ -18,6 +21,7 @@ from jaxrl.evaluation.results import (
 )
 from jaxrl.rewards import Verdict
 from jaxrl.tasks.problem import Problem
+from jaxrl.tasks.task import Reasoning
 
 EOS = 99
 WORDS = {1: "correct", 2: "wrong_answer", 3: "bad_format"}
@@ -118,8 +122,70 @@ def test_table_with_baseline_and_published_accuracies():
     assert "| GPT-4o | 68% | 57% |" in text
     assert "| 3 people | greedy | 4 x 1 | 100.0% [51.0, 100.0] |" in text
     assert "100.0% |\n" in text  # the constant-answer baseline on three people
-    assert "| pass@k | 2 | 4 |\n|---|---|---|\n| 2 people | 100.0% [51.0, 100.0] | 100.0% [51.0, 100.0] |\n" in text
+    assert "| pass@k | 2 | 4 | constant answer |\n|---|---|---|---|\n" in text
+    assert "| 2 people | 100.0% [51.0, 100.0] | 100.0% [51.0, 100.0] | 0.0% |\n" in text
+    assert "sound" not in text  # this task verifies nothing
     assert "pass@k" not in markdown(measure(lambda prompt, sample: 1, samples=1), {})
+
+
+def measure_sound(name="evaluation", wrong=(1,)):
+    """Four responses to each problem of two people: correct, correct, bad format, wrong answer.
+
+    The samples `wrong` have a wrong step, and so has the wrong answer; the others reason soundly.
+    """
+    sampled = {}
+
+    def check_reasoning(problem, text):
+        index = sampled[problem.id] = sampled.get(problem.id, -1) + 1
+        if problem.kind == "p3":
+            return Reasoning(True, "", (0, 0))
+        if index - 1 in wrong:  # the first response is the greedy one
+            return Reasoning(False, "check: wrong role", (2, 5))
+        return Reasoning(False, "no case tried", (0, 5)) if text.endswith("2") else Reasoning(True, "", (0, 0))
+
+    return measure(
+        lambda prompt, sample: 1 if prompt % 2 else (1, 1, 3, 2)[sample], name=name, check_reasoning=check_reasoning
+    )
+
+
+def test_sound_accuracy_is_beside_accuracy():
+    result = measure_sound()
+    two, three = (by_key(result)[kind, "sampled"] for kind in ("p2", "p3"))
+    assert (two.accuracy.value, two.sound.value, three.sound.value) == (0.5, 0.25, 1.0)
+    assert two.sound == clustered_proportion([1] * 4, [4] * 4)
+    assert {k: (two.pass_at[k].value, two.sound_pass_at[k].value) for k in (1, 2, 4)} == {
+        1: (0.5, 0.25), 2: (pytest.approx(5 / 6), 0.5), 4: (1.0, 1.0),
+    }  # fmt: skip
+    assert two.reasoning_errors == {"check: wrong role": 0.25, "no case tried": 0.25}
+    metrics = to_metrics(result)
+    assert (metrics["evaluation/p2/sampled/sound"], metrics["evaluation/all/sampled/sound"]) == (0.25, 0.625)
+    assert from_json(to_json(result)) == result
+    assert json.loads(to_json(result))["rows"][1]["sound"]["value"] == 0.25
+
+
+def test_tables_of_sound_accuracy():
+    result = measure_sound("after")
+    text = markdown(result, {})
+    assert "| accuracy | sound | well-formed |" in text
+    assert f"| {format_estimate(clustered_proportion([2] * 4, [4] * 4))} | 25.0% [" in text
+    assert "| 2 people, sound | 50.0% [15.0, 85.0] | 100.0% [51.0, 100.0] | 0.0% |\n" in text
+    assert "| first wrong step | 2 people | 3 people |\n|---|---|---|\n| check: wrong role | 25.0% | 0.0% |\n" in text
+    comparison = comparison_markdown(measure_sound("before", wrong=(0, 1)), result)
+    assert "| difference | sound | well-formed |" in comparison
+    assert "| 0.0% [0.0, 49.0] -> 25.0% [" in comparison
+    assert "| constant answer |" in comparison
+
+
+def test_results_without_verified_reasoning_have_no_soundness():
+    """Not zero, not nan: those of tasks that can't verify, and those stored by an earlier version."""
+    result = measure(lambda prompt, sample: 1)
+    assert all(row.sound is None and not row.sound_pass_at and not row.reasoning_errors for row in rows(result))
+    assert not any(name.endswith("/sound") for name in to_metrics(result))
+    record = json.loads(to_json(result))
+    for item in record["items"]:
+        for sample in (*item["greedy"], *item["sampled"]):
+            del sample["sound"], sample["error"], sample["span"]
+    assert from_json(json.dumps(record)) == result
 
 
 def test_invalid_arguments():

@@ -29,3 +29,16 @@ def test_pairs_by_problem_and_takes_the_first_of_the_most_frequent_kind():
         assert f"quiz {number}" in block and f"solution {number}" in block
         assert block.index(f"before response {number}") < block.index(f"after response {number}")
         assert "bad_format" in block and "correct" in block
+
+
+def test_an_unsound_response_is_shown_with_its_first_error():
+    (item,) = result("after", "correct", [(1, 3)]).items
+    samples = [item.sampled[0]._replace(sound=sound, error=error) for sound, error in (
+        (False, "check: wrong role"), (True, ""), (None, "")
+    )]  # fmt: skip
+    before, *others = (
+        EvaluationResult("x", "m", 0, "r", {}, (item._replace(sampled=(sample,)),)) for sample in samples
+    )
+    assert "before (correct, not sound: check: wrong role, 4 tokens):" in side_by_side(before, before)
+    assert "after (correct, sound, 4 tokens):" in side_by_side(before, others[0])
+    assert "after (correct, 4 tokens):" in side_by_side(before, others[1])
