@@ -10,6 +10,8 @@ from jaxrl.reporting.run_folder import Band, RunFolder, stage_bands
 
 WIDTH, HEIGHT, COLUMNS = 860, 470, 2
 MARGIN, GAP, TITLE, TICKS = 46, 34, 24, 22  # around the picture, between panels, above and below a panel (pixels)
+SOUND = ("share sound", "share/sound", "#b35c00")  # in the panel of the share correct
+DASHED = 'stroke-dasharray="5 3"'
 PICTURE_PANELS = (
     ("mean reward", "reward/mean", "#2a78d6", False),
     ("share correct", "share/correct", "#1a8f5a", True),
@@ -64,14 +66,31 @@ def curves_svg(run: RunFolder, title: str = "") -> str:
     width = (WIDTH - MARGIN - GAP - (COLUMNS - 1) * (GAP + 14)) / COLUMNS
     height = (HEIGHT - 2 * (TITLE + TICKS) - GAP) / 2
     for index, (label, name, colour, is_share) in enumerate(PICTURE_PANELS):
-        points = [(int(record["step"]), float(record[name])) for record in run.records if is_finite(record.get(name))]
+        points = _points(run, name)
         column, row = index % COLUMNS, index // COLUMNS
         left = MARGIN + column * (width + GAP + 14)
         top = TITLE + 8 + row * (height + TITLE + TICKS + 12)
         low, high = _limits([value for _, value in points], is_share)
         frame = Frame(left, top, width, height, min(steps), max(steps), low, high)
         parts += _panel(frame, label, points, colour, bands, is_share)
+        if name == "share/correct" and (sound := _points(run, SOUND[1])):
+            parts += _second_line(frame, sound)
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _points(run: RunFolder, name: str) -> list[tuple[int, float]]:
+    return [(int(record["step"]), float(record[name])) for record in run.records if is_finite(record.get(name))]
+
+
+def _second_line(frame: Frame, points: Sequence[tuple[int, float]]) -> list[str]:
+    """The share sound, dashed, with its name at the right of the panel's title."""
+    label, _, colour = SOUND
+    right, top = frame.left + frame.width, frame.top - 12
+    return [
+        f'<path d="M{right - 100:.1f} {top:.1f}h20" stroke="{colour}" stroke-width="2.2" {DASHED}/>',
+        f'<text x="{right - 74:.1f}" y="{top + 4:.1f}">{label}</text>',
+        *_lines(frame, points, colour, DASHED),
+    ]
 
 
 def moving_average(values: Sequence[float], window: int) -> list[float]:
@@ -132,9 +151,14 @@ def _panel(
     if not points:
         parts.append(f'<text x="{frame.left + 8:.1f}" y="{bottom - 8:.1f}">not measured</text>')
         return parts
-    smooth = moving_average([value for _, value in points], max(1, len(points) // 20))
+    return parts + _lines(frame, points, colour)
+
+
+def _lines(frame: Frame, points: Sequence[tuple[int, float]], colour: str, look: str = "") -> list[str]:
+    """Single steps as a thin line, and their moving average as a thick one."""
+    smooth, parts = moving_average([value for _, value in points], max(1, len(points) // 20)), []
     for kind, values in (("raw", [value for _, value in points]), ("line", smooth)):
         points_of_line = zip((step for step, _ in points), values, strict=True)
         path = " ".join(f"{frame.x(step):.1f},{frame.y(value):.1f}" for step, value in points_of_line)
-        parts.append(f'<polyline class="{kind}" stroke="{colour}" points="{path}"/>')
+        parts.append(f'<polyline class="{kind}" stroke="{colour}" {look} points="{path}"/>')
     return parts

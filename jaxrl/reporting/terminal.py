@@ -19,9 +19,11 @@ BARS = "▁▂▃▄▅▆▇█"
 CURVES = (
     ("reward", "reward/mean", "{:+.2f}"),
     ("accuracy", "share/correct", "{:.1%}"),
+    ("sound", "share/sound", "{:.1%}"),
     ("format errors", "share/bad_format", "{:.1%}"),
     ("mean length", "length/mean", "{:.0f}"),
 )
+OPTIONAL = {"share/sound"}  # curves that are shown only if the run measures them
 KEPT_STEPS = 4096  # for the sparklines; metrics.jsonl has all steps
 
 
@@ -105,6 +107,8 @@ class Terminal:
         if self.stage_name:
             parts.insert(0, self.stage_name)
         for label, name, form in CURVES:
+            if name in OPTIONAL and name not in record:
+                continue
             value = record.get(name)
             parts.append(f"{label} {form.format(value) if is_finite(value) else value if value is not None else '-'}")
         left = self.seconds_left()
@@ -133,6 +137,8 @@ class Terminal:
         width = max(10, min(60, self.console.width - 34))
         for label, name, form in CURVES:
             values = self.series[name]
+            if name in OPTIONAL and not values:
+                continue
             shown = form.format(values[-1]) if values else "-"
             curves.add_row(
                 label,

@@ -7,6 +7,7 @@ import contextlib
 import netrc
 import os
 import queue
+import re
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +16,16 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
 
-from jaxrl.reporting.curves import PICTURE_PANELS
+from jaxrl.reporting.curves import PICTURE_PANELS, SOUND
 from jaxrl.reporting.files import from_line, to_line, write_text
 from jaxrl.reporting.rollouts import GroupRecord
 from jaxrl.reporting.writers import Record
 from jaxrl.tasks.problem import kind_label
 
-_COLUMNS = ("step", "stage", "problem", "kind", "prompt", "response", "verdict", "reward", "advantage", "length")
+_COLUMNS = (
+    *("step", "stage", "problem", "kind", "prompt", "response", "verdict", "reward", "advantage", "length"),
+    *("sound", "first wrong step"),
+)
 
 
 @dataclass(frozen=True)
@@ -151,12 +155,14 @@ class WandbWriter:
 
 
 def readable_curves(record: Record) -> dict[str, object]:
-    """The main curves under readable names: those of the SVG picture, and held-out accuracy by kind of problem."""
-    named = {f"curves/{label}": record[name] for label, name, *_ in PICTURE_PANELS if name in record}
+    """The main curves under readable names: those of the SVG picture, and held-out accuracy and sound accuracy by kind
+    of problem."""
+    named = {f"curves/{label}": record[name] for label, name, *_ in (*PICTURE_PANELS, SOUND) if name in record}
     for name, value in record.items():
-        if name.startswith("evaluation/") and name.endswith("/sampled/accuracy"):
-            kind = name.split("/")[1]
-            named[f"curves/held-out accuracy, {'all' if kind == 'all' else kind_label(kind)}"] = value
+        if found := re.fullmatch(r"evaluation/([^/]+)/sampled/(accuracy|sound)", name):
+            kind, statistic = found.groups()
+            label = "sound accuracy" if statistic == "sound" else statistic
+            named[f"curves/held-out {label}, {'all' if kind == 'all' else kind_label(kind)}"] = value
     return named
 
 
@@ -173,6 +179,8 @@ def _row(group: GroupRecord) -> list[Any]:
         response.reward,
         response.advantage,
         response.length,
+        response.sound,
+        response.error,
     ]
 
 

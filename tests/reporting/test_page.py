@@ -236,6 +236,22 @@ def test_svg_of_the_curves(workdir, hostile):
     assert heights == sorted(heights, reverse=True)  # a rising reward rises in the picture
 
 
+def test_the_picture_has_the_sound_share_below_the_share_correct(workdir):
+    import xml.etree.ElementTree as tree
+
+    run = read_run(workdir)
+    records = [record | ({"share/sound": record["step"] / 20} if record["step"] else {}) for record in run.records]
+    svg = "{http://www.w3.org/2000/svg}"
+    before, after = (tree.fromstring(curves_svg(each)) for each in (run, run._replace(records=records)))
+    assert "share sound" in [node.text for node in after.iter(f"{svg}text")]
+    assert "share sound" not in [node.text for node in before.iter(f"{svg}text")]
+    lines = list(after.iter(f"{svg}polyline"))
+    correct, sound = lines[3].get("points").split(), lines[5].get("points").split()
+    assert lines[5].get("stroke-dasharray")
+    assert [point.split(",")[0] for point in correct] == [point.split(",")[0] for point in sound]
+    assert all(float(b.split(",")[1]) > float(a.split(",")[1]) for a, b in zip(correct, sound, strict=True))
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [(0, 150, [0, 50, 100, 150]), (0.0, 0.1, [0, 0.05, 0.1]), (-1.1, 1.2, [-1, 0, 1]), (3, 3, [3])],

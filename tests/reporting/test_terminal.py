@@ -8,7 +8,7 @@ from rich.console import Console
 from jaxrl.reporting.terminal import Terminal, duration, sparkline
 
 
-def play(force_terminal):
+def play(force_terminal, more=()):
     stream, now = io.StringIO(), [0.0]
     console = Console(file=stream, width=120, force_terminal=force_terminal, color_system=None)
     with Terminal(30, console=console, clock=lambda: now[0]) as terminal:
@@ -24,6 +24,7 @@ def play(force_terminal):
                     "share/bad_format": float("nan"),
                     "length/mean": 61.4,
                     "warnings": ["[bold]entropy is falling"] if step == 2 else [],
+                    **dict(more),
                 }
             )
         panel = Console(file=io.StringIO(), width=120, color_system=None)
@@ -63,6 +64,13 @@ def test_panel_shows_stage_step_phase_eta_and_curves():
     ):
         assert text in panel
     assert "[bold]entropy is falling" in written
+
+
+def test_sound_is_shown_beside_accuracy_where_it_is_measured():
+    written, panel = play(force_terminal=False, more={"share/sound": 0.125})
+    assert "accuracy 25.0%  sound 12.5%  format errors" in written
+    assert "12.5%" in next(line for line in panel.splitlines() if "sound" in line)
+    assert not any("sound" in text for text in play(force_terminal=False))
 
 
 def test_header_of_a_long_run_fits_into_80_columns():

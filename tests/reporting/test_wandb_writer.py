@@ -111,6 +111,11 @@ def test_main_curves_have_readable_names():
         "evaluation/all/sampled/accuracy": 0.1,
         "entropy": 0.7,
     }
+    sound = {"share/sound": 0.2, "evaluation/p3/sampled/sound": 0.15}
+    assert readable_curves(record | sound).items() - readable_curves(record).items() == {
+        ("curves/share sound", 0.2),
+        ("curves/held-out sound accuracy, 3 people", 0.15),
+    }
     assert readable_curves(record) == {
         "curves/mean reward": 1.5,
         "curves/share correct": 0.25,
@@ -150,6 +155,8 @@ def test_response_tables_are_sent_every_samples_every_steps(tmp_path, fake_wandb
             "reward": 3.0,
             "advantage": 0.5,
             "length": 7,
+            "sound": None,
+            "first wrong step": "",
         }
         for number in range(3)
     ]
