@@ -27,7 +27,7 @@ class Panel(NamedTuple):
     """Curves in one plot. A "*" in a name matches any text without "/". A panel without data is omitted.
 
     skip_zero: omit names that are 0 at every step. stacked: plot the shares as a stacked area. min_points: omit names
-    with fewer points, summed over all runs.
+    with fewer points, summed over all runs. needs: omit the panel without values of this metric.
     """
 
     section: int
@@ -37,6 +37,7 @@ class Panel(NamedTuple):
     skip_zero: bool = False
     stacked: bool = False
     min_points: int = 1
+    needs: str = ""
 
 
 PANELS = (
@@ -44,6 +45,9 @@ PANELS = (
     Panel(MAIN, "Responses by verdict", "share",
           ("share/correct", "share/wrong_answer", "share/unparseable", "share/bad_format", "share/truncated"),
           stacked=True),
+    Panel(MAIN, "Correct, and correct by sound reasoning", "share", ("share/correct", "share/sound"),
+          needs="share/sound"),
+    Panel(MAIN, "First wrong step of the reasoning", "share of responses", ("reasoning_errors/*",)),
     Panel(MAIN, "Response length", "tokens", ("length/mean", "length/p10", "length/p50", "length/p90", "length/max")),
     Panel(MAIN, "Response length by verdict", "tokens",
           ("length/correct", "length/wrong_answer", "length/unparseable", "length/bad_format")),
@@ -64,7 +68,8 @@ PANELS = (
     Panel(BEHAVIOURS, "Behaviours", "share of responses", ("behaviour/*",), skip_zero=True),
     Panel(BEHAVIOURS, "Suspected reward hacks", "share of responses", ("suspects/*",), skip_zero=True),
     Panel(EVALUATION, "Held-out accuracy during training", "share",
-          ("evaluation/*/sampled/accuracy", "evaluation/*/greedy/accuracy"), min_points=3),
+          ("evaluation/*/sampled/accuracy", "evaluation/*/sampled/sound", "evaluation/*/greedy/accuracy",
+           "evaluation/*/greedy/sound"), min_points=3),
 )  # fmt: skip
 
 
@@ -123,7 +128,7 @@ def _panels(runs: Sequence[RunFolder]) -> list[dict[str, object]]:
             if is_finite(value):
                 values.setdefault(name, []).append(value)
     panels = []
-    for panel in PANELS:
+    for panel in (panel for panel in PANELS if not panel.needs or panel.needs in values):
         patterns = [re.compile(re.escape(name).replace(r"\*", "[^/]+")) for name in panel.names]
         names = [
             name
@@ -143,20 +148,26 @@ def _label(name: str) -> str:
     """Label of a curve in its panel: "evaluation/p3/sampled/accuracy" becomes "3 people, sampled"."""
     parts = name.split("/")
     if parts[0] == "evaluation":
-        return f"{kind_label(parts[1])}, {parts[2]}"
+        return f"{kind_label(parts[1])}, {parts[2]}" + (", sound" if parts[3] == "sound" else "")
     return parts[-1].removesuffix("_tokens_per_second").replace("_", " ")
 
 
 def _is_hidden(name: str) -> bool:
     """Whether a curve is only shown after a click in the legend."""
-    return name.startswith("evaluation/") and (name.endswith("/greedy/accuracy") or name.startswith("evaluation/all/"))
+    return name.startswith("evaluation/") and ("/greedy/" in name or name.startswith("evaluation/all/"))
+
+
+def _value(record: dict[str, object], name: str) -> object:
+    """A metric of a step. A kind of error that no response of a verified step has is absent there, which means 0."""
+    is_error = name.startswith("reasoning_errors/") and "share/sound" in record
+    return record.get(name, 0.0 if is_error else None)
 
 
 def _curves(run: RunFolder, names: set[str]) -> dict[str, object]:
     """The curves with these names, rounded to 5 significant digits."""
     series = {}
     for name in sorted(names):
-        values = [record.get(name) for record in run.records]
+        values = [_value(record, name) for record in run.records]
         if any(map(is_finite, values)):
             series[name] = [float(f"{value:.5g}") if is_finite(value) else None for value in values]
     return {

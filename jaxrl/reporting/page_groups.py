@@ -1,9 +1,11 @@
 """Selects the rollout groups that are embedded in the report, within a size budget, and marks behaviours in texts."""
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
 
+from jaxrl.evaluation.results import Sample
 from jaxrl.reporting.behaviours import find_behaviours
 from jaxrl.reporting.rollouts import GroupRecord, ResponseRecord, read_rollouts, rollout_path
 from jaxrl.reporting.run_folder import RunFolder, stage_bands
@@ -51,6 +53,8 @@ def choose_groups(run: RunFolder, budget_bytes: int) -> tuple[list[dict[str, obj
         f"The run folder has the rollouts of {len(run.rollout_steps)} steps in rollouts/. "
         "Each square is a response, coloured by verdict."
     )
+    if any(group["sound"] is not None for group in chosen):
+        note += " A hollow square is a correct response with a wrong step in its reasoning."
     return chosen, note
 
 
@@ -68,13 +72,22 @@ def _group_within_budget(group: GroupRecord, budget_bytes: float) -> tuple[dict[
 
 def marks(text: str, names: Sequence[str] = ()) -> list[list[object]]:
     """Behaviours in the text as [name, start, end], in UTF-16 units as JavaScript counts."""
-    hits = find_behaviours(text, names=names)
+    offsets = _utf16_offsets(text)
+    return [[hit.behaviour, offsets[hit.start], offsets[hit.end]] for hit in find_behaviours(text, names=names)]
+
+
+def _utf16_offsets(text: str) -> Sequence[int]:
+    """The UTF-16 units before each character of the text and at its end."""
     if text.isascii():
-        return [[hit.behaviour, hit.start, hit.end] for hit in hits]
-    offsets = [0]
-    for letter in text:
-        offsets.append(offsets[-1] + (2 if ord(letter) > 0xFFFF else 1))
-    return [[hit.behaviour, offsets[hit.start], offsets[hit.end]] for hit in hits]
+        return range(len(text) + 1)
+    return [0, *itertools.accumulate(2 if ord(letter) > 0xFFFF else 1 for letter in text)]
+
+
+def response_data(response: ResponseRecord | Sample, names: Sequence[str] = ()) -> dict[str, object]:
+    """A response as data of the page, with its behaviours and the span of its first wrong step in UTF-16 units."""
+    offsets, text = _utf16_offsets(response.response), response.response
+    span = [offsets[min(position, len(text))] for position in response.span]
+    return response._asdict() | {"marks": marks(text, names), "span": span}
 
 
 def _evenly_spaced(steps: Sequence[int], edges: set[int], limit: int) -> list[int]:
@@ -93,16 +106,14 @@ def _group(group: GroupRecord, limit: int) -> dict[str, object]:
     """
     verdicts = Counter(response.verdict for response in group.responses)
     times = Counter(group.responses[:limit])
-    responses = [_response(response, group.names) | {"times": count} for response, count in times.items()]
+    responses = [response_data(response, group.names) | {"times": count} for response, count in times.items()]
+    verified = all(response.sound is not None for response in group.responses)
     fields = group._asdict() | {
         "kind": kind_label(group.kind),
         "verdicts": [[name, verdicts[name]] for name in VERDICTS if verdicts[name]],
+        "sound": sum(response.is_sound for response in group.responses) if verified else None,
         "shown": times.total(),
         "responses": responses,
     }
     del fields["prompt_index"], fields["names"]
     return fields
-
-
-def _response(response: ResponseRecord, names: Sequence[str]) -> dict[str, object]:
-    return response._asdict() | {"marks": marks(response.response, names)}

@@ -1,7 +1,7 @@
 """The tables of the report: summary cards, accuracy by behaviour, evaluations, and a comparison of runs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from jaxrl.evaluation.intervals import Estimate, clustered_proportion
 from jaxrl.evaluation.results import (
@@ -13,19 +13,26 @@ from jaxrl.evaluation.results import (
     differences,
     format_estimate,
     format_percent,
+    format_sound,
     markdown,
+    reasoning_error_table,
     rows,
 )
 from jaxrl.reporting.behaviours import BEHAVIOURS
 from jaxrl.reporting.metrics import is_finite
-from jaxrl.reporting.page_groups import marks
+from jaxrl.reporting.page_groups import response_data
 from jaxrl.reporting.run_folder import RunFolder, stage_bands
 from jaxrl.tasks.problem import kind_label
 from jaxrl.tasks.published import PUBLISHED
 
 MAX_PAIRS = 24  # problems shown side by side before and after training
+_EVALUATION_HEADS = (
+    *("kind", "mode", "problems × samples", "accuracy", "sound", "if well-formed", "bad format", "truncated", "tokens"),
+    *("constant answer", "pass@k", "sound pass@k", "response styles"),
+)
 CURVES = (
     ("training accuracy", "share/correct", "{:.1%}"),
+    ("sound in training", "share/sound", "{:.1%}"),
     ("format errors", "share/bad_format", "{:.1%}"),
     ("mean length", "length/mean", "{:.0f} tokens"),
     ("mean reward", "reward/mean", "{:+.2f}"),
@@ -45,7 +52,7 @@ def subtitle(run: RunFolder) -> str:
 
 def cards(runs: Sequence[RunFolder], evaluations: Sequence[EvaluationResult]) -> list[dict[str, str]]:
     """Summary cards: held-out accuracy, then start and end of the first run's main curves."""
-    summary = [_held_out_card(evaluations)] if evaluations else []
+    summary = _held_out_cards(evaluations) if evaluations else []
     for label, name, form in CURVES if runs else ():
         ends = _ends(runs[0], name)
         if ends:
@@ -76,7 +83,8 @@ def _main_row(result: EvaluationResult) -> Row:
     return max((row for row in rows(result) if row.kind != ALL), key=lambda row: (row.mode == "sampled", row.problems))
 
 
-def _held_out_card(evaluations: Sequence[EvaluationResult]) -> dict[str, str]:
+def _held_out_cards(evaluations: Sequence[EvaluationResult]) -> list[dict[str, str]]:
+    """Held-out accuracy, and sound accuracy where the task verifies the reasoning."""
     row = _main_row(evaluations[-1])
     note = f"{kind_label(row.kind)}, {row.mode}, {row.problems} problems × {row.samples}"
     card = {"label": "held-out accuracy", "before": "", "after": f"{row.accuracy.value:.1%}", "series": ""}
@@ -87,24 +95,31 @@ def _held_out_card(evaluations: Sequence[EvaluationResult]) -> dict[str, str]:
         if changes:
             change = changes[row.kind, row.mode]
             note += f"; {100 * change.value:+.1f} points [{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
-    return card | {"note": note}
+    cards = [card | {"note": f"{note}; constant answer {row.constant_answer_accuracy:.1%}"}]
+    if row.sound:
+        before = f"{first.sound.value:.1%}" if card["before"] and first.sound else ""
+        sound = {"label": "held-out, sound", "before": before, "after": f"{row.sound.value:.1%}", "series": ""}
+        cards.append(sound | {"note": "correct, and every step of the reasoning is verified"})
+    return cards
 
 
 def runs_table(runs: Sequence[RunFolder]) -> dict[str, object]:
     """One line per run: end of its main curves, and held-out accuracy before and after training."""
+    curves = [curve for curve in CURVES if curve[1] != "share/sound" or any(_ends(run, curve[1]) for run in runs)]
+    main_rows = [{result.name: _main_row(result) for result in run.evaluations} for run in runs]
+    verified = any(row.sound for by_name in main_rows for row in by_name.values())
     lines = []
-    for run in runs:
+    for run, by_name in zip(runs, main_rows, strict=True):
         line = [run.workdir.resolve().name, str(run.records[-1]["step"]) if run.records else "0"]
-        for _, name, form in CURVES:
+        for _, name, form in curves:
             ends = _ends(run, name)
             line.append(form.format(ends[1]) if ends else "–")
-        by_name = {result.name: result for result in run.evaluations}
-        line += [
-            format_estimate(_main_row(by_name[end]).accuracy) if end in by_name else "–" for end in ("before", "after")
-        ]
+        ends = [by_name.get(end) for end in ("before", "after")]
+        line += [format_estimate(row.accuracy) if row else "–" for row in ends]
+        line += [format_sound(row) if row else "–" for row in ends if verified]
         lines.append(line)
-    heads = ["run", "steps", *(label for label, _, _ in CURVES), "held-out before", "held-out after"]
-    return {"heads": heads, "lines": lines}
+    heads = ["run", "steps", *(label for label, _, _ in curves), "held-out before", "held-out after"]
+    return {"heads": heads + ["sound before", "sound after"] * verified, "lines": lines}
 
 
 def behaviour_accuracy(run: RunFolder) -> list[dict[str, object]]:
@@ -142,31 +157,62 @@ def _bounds(estimate: Estimate) -> list[float] | None:
 
 
 def evaluation_table(result: EvaluationResult) -> dict[str, object]:
-    """An evaluation as data of its chart and its table."""
+    """An evaluation as data of its chart and its tables."""
+    table = rows(result)
+    error_heads, error_lines = reasoning_error_table(table)
+    heads, lines = _omit_soundness(_EVALUATION_HEADS, [_evaluation_cells(row) for row in table], table)
     return {
         "name": result.name,
         "model": result.model,
         "step": result.step,
         "rule": result.rule,
         "markdown": markdown(result, PUBLISHED),
+        "heads": heads,
+        "errors": {"heads": error_heads, "lines": error_lines},
         "rows": [
             {
                 "kind": kind_label(row.kind),
                 "mode": row.mode,
                 "accuracy": [None if math.isnan(value) else value for value in row.accuracy],
+                "sound": list(row.sound) if row.sound else None,
                 "baseline": row.constant_answer_accuracy,
-                "cells": [
-                    kind_label(row.kind), row.mode, f"{row.problems} × {row.samples}",
-                    *map(format_estimate, (row.accuracy, row.well_formed_accuracy, row.format_errors)),
-                    f"{row.truncated:.1%}",
-                    f"{row.mean_tokens:.0f}", f"{row.constant_answer_accuracy:.1%}",
-                    ", ".join(f"{k}: {format_percent(value.value)}" for k, value in row.pass_at.items()),
-                    ", ".join(f"{style} {value:.0%}" for style, value in row.styles.items()),
-                ],
+                "cells": cells,
             }
-            for row in rows(result)
+            for row, cells in zip(table, lines, strict=True)
         ],
-    }  # fmt: skip
+    }
+
+
+def _evaluation_cells(row: Row) -> list[str]:
+    """The cells of a row under `_EVALUATION_HEADS`."""
+    pass_at, sound_pass_at = (
+        ", ".join(f"{k}: {format_percent(value.value)}" for k, value in by_k.items())
+        for by_k in (row.pass_at, row.sound_pass_at)
+    )
+    return [
+        kind_label(row.kind),
+        row.mode,
+        f"{row.problems} × {row.samples}",
+        format_estimate(row.accuracy),
+        format_sound(row),
+        format_estimate(row.well_formed_accuracy),
+        format_estimate(row.format_errors),
+        f"{row.truncated:.1%}",
+        f"{row.mean_tokens:.0f}",
+        f"{row.constant_answer_accuracy:.1%}",
+        pass_at,
+        sound_pass_at,
+        ", ".join(f"{style} {value:.0%}" for style, value in row.styles.items()),
+    ]
+
+
+def _omit_soundness(
+    heads: Sequence[str], lines: Sequence[Sequence[str]], table: Iterable[Row]
+) -> tuple[list[str], list[list[str]]]:
+    """Heads and lines without the columns on soundness, if the task verified none of the rows."""
+    verified = any(row.sound for row in table)
+    kept = [column for column, head in enumerate(heads) if verified or head not in ("sound", "sound pass@k")]
+    return [heads[column] for column in kept], [[line[column] for column in kept] for line in lines]
 
 
 def published_table(evaluations: Sequence[EvaluationResult]) -> dict[str, object]:
@@ -213,10 +259,16 @@ def before_and_after(evaluations: Sequence[EvaluationResult]) -> dict[str, objec
             kind_label(kind), mode, format_estimate(first.accuracy), format_estimate(last.accuracy),
             f"{100 * change.value:+.1f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}]",
             f"{change.better} / {change.worse}",
+            f"{format_sound(first)} → {format_sound(last)}",
             f"{format_percent(first.well_formed_accuracy.value)} → {format_percent(last.well_formed_accuracy.value)}",
             f"{format_percent(first.format_errors.value)} → {format_percent(last.format_errors.value)}",
             f"{first.mean_tokens:.0f} → {last.mean_tokens:.0f}",
+            f"{last.constant_answer_accuracy:.1%}",
         ])  # fmt: skip
+    heads = ["kind", "mode", before.name, after.name, "change", "better / worse", "sound", "if well-formed"]
+    heads, lines = _omit_soundness(
+        [*heads, "bad format", "tokens", "constant answer"], lines, [*old.values(), *new.values()]
+    )
     main = _main_row(after).kind
     pairs = list(zip(before.items, after.items, strict=True))
     # Changes are the most informative: newly correct first, then newly wrong, then unchanged; the main kind first.
@@ -231,6 +283,7 @@ def before_and_after(evaluations: Sequence[EvaluationResult]) -> dict[str, objec
     return {
         "before": before.name,
         "after": after.name,
+        "heads": heads,
         "lines": lines,
         "note": note,
         "pairs": [_pair(*pairs[i]) for i in order[:MAX_PAIRS]],
@@ -255,10 +308,6 @@ def _pair(before: Item, after: Item) -> dict[str, object]:
         "solution": before.solution,
         "better": _change(before, after) == 1,
         "worse": _change(before, after) == -1,
-        "before": _response(first),
-        "after": _response(last),
+        "before": response_data(first),
+        "after": response_data(last),
     }
-
-
-def _response(sample: Sample) -> dict[str, object]:
-    return sample._asdict() | {"marks": marks(sample.response)}

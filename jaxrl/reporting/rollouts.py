@@ -31,6 +31,11 @@ class ResponseRecord(NamedTuple):
     error: str = ""  # the kind of the first wrong step
     span: tuple[int, int] = (0, 0)  # characters of the response that hold the first wrong step
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether the response is correct, and its reasoning verified."""
+        return self.verdict == "correct" and bool(self.sound)
+
 
 class GroupRecord(NamedTuple):
     """A prompt of a step with the responses sampled for it."""

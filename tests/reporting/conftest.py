@@ -1,5 +1,6 @@
 """Run folders whose texts all try to inject HTML into the page."""
 
+import dataclasses
 import json
 
 import pytest
@@ -25,6 +26,42 @@ def result(name, right, step):
         answer = Sample("correct" if index < right else "bad_format", 9, True, "guess", HOSTILE)
         items.append(Item(f"e{index}", "p3", HOSTILE, "Ann is a knight", False, (answer,), (answer, answer)))
     return EvaluationResult(name, HOSTILE, step, "rule-1", {}, tuple(items))
+
+
+def verified(text=HOSTILE, sound=True, verdict="correct", error=HOSTILE, marked="<img"):
+    """A response with verified reasoning; `marked` is its first wrong step."""
+    start = text.find(marked)
+    wrong = {} if sound else {"error": error, "span": (start, start + len(marked))}
+    return response(verdict, text)._replace(sound=sound, **wrong)
+
+
+def write_verified_run(folder):
+    """4 steps with one group of four responses: sound, correct with a hostile wrong step, wrong, and badly formed."""
+    writer = JsonlWriter(folder / "metrics.jsonl")
+    writer.write({"step": 0, "evaluation/p3/sampled/accuracy": 0.2, "evaluation/p3/sampled/sound": 0.1})
+    for step in range(1, 5):
+        record = {"step": step, "stage": "one", "share/correct": 0.5, "share/sound": 0.25, "reward/mean": 0.0}
+        record |= {"reasoning_errors/check_wrong_role": 0.5} if step != 2 else {}
+        record |= {"evaluation/p3/sampled/accuracy": 0.2, "evaluation/p3/sampled/sound": 0.1}
+        writer.write(record)
+        answers = (
+            verified("So it is."),
+            verified(sound=False),
+            verified("Cal=knave knight yes.", False, "wrong_answer", "check: wrong role", "Cal=knave knight yes."),
+            verified("", False, "bad_format", "no case tried", ""),
+        )
+        group = GroupRecord(step, "one", 0, "kk-1", "p3", "Who?", "Ann: knight", answers, "Who?")
+        write_rollouts(folder / "rollouts", step, [group])
+    writer.close()
+    for name, sound, step in (("before", 1, 0), ("after", 5, 4)):
+        plain = result(name, 8, step)
+        items = []
+        for index, item in enumerate(plain.items):
+            found = (True, "", (0, 0)) if index < sound else (False, "check: wrong role", (0, 9))
+            sample = Sample(*item.greedy[0][:5], *found)
+            items.append(item._replace(greedy=(sample,), sampled=(sample, sample)))
+        write_evaluation(folder, dataclasses.replace(plain, items=tuple(items)))
+    return folder
 
 
 def write_run(folder):
@@ -72,6 +109,12 @@ def evaluated():
 def workdir(tmp_path_factory):
     """A run folder."""
     return write_run(tmp_path_factory.mktemp("runs") / "a <b>run")
+
+
+@pytest.fixture(scope="session")
+def verified_run(tmp_path_factory):
+    """A run folder with verified reasoning."""
+    return write_verified_run(tmp_path_factory.mktemp("verified") / "run")
 
 
 @pytest.fixture(scope="session")

@@ -134,6 +134,55 @@ def test_filters(visit, report):
     expect(found).to_have_text("0 groups, 0 responses")
 
 
+def test_the_first_wrong_step_is_marked_and_labelled(visit, verified_run, hostile, tmp_path):
+    page = visit(write_page(tmp_path / "report.html", [read_run(verified_run)]))
+    see_all(page)
+    step = page.locator("#group-list .wrong-step", has_text="Cal=knave").first
+    assert step.text_content() == "Cal=knave knight yes."
+    assert step.get_attribute("aria-label") == "first wrong step: check: wrong role"
+    shown = step.evaluate("node => getComputedStyle(node, '::before').content")
+    assert "check: wrong role" in shown  # in words, not only by colour
+    answers = page.locator("#group-list .group").first.locator(".answer")
+    assert answers.nth(0).locator(".wrong-step").count() == 0
+    expect(answers.nth(0)).to_contain_text("reasoning verified")
+    expect(answers.nth(2)).to_contain_text("first wrong step: check: wrong role")
+    # The text and the label of a hostile response stay text.
+    assert answers.nth(1).locator("pre").text_content() == hostile
+    assert answers.nth(1).locator(".wrong-step").text_content() == "<img"
+    assert answers.nth(1).locator(".wrong-step").get_attribute("data-error") == hostile
+    assert page.locator("img, a[href^=http]").count() == 0
+
+
+def test_filter_for_correct_but_not_sound(visit, verified_run, report, tmp_path):
+    page = visit(write_page(tmp_path / "report.html", [read_run(verified_run)]))
+    found = page.locator("#found")
+    expect(found).to_have_text("4 groups, 16 responses")
+    page.select_option("[name=reasoning]", "correct but not sound")
+    expect(found).to_have_text("4 groups, 4 responses")
+    page.locator("#group-list summary").first.click()
+    expect(page.locator("#group-list .answer .wrong-step")).to_have_count(1)
+    page.select_option("[name=reasoning]", "check: wrong role")
+    expect(found).to_have_text("4 groups, 4 responses")
+    page.select_option("[name=reasoning]", "sound")
+    expect(found).to_have_text("4 groups, 4 responses")
+    squares = page.locator("#group-list .strip").first.locator("i")
+    assert squares.evaluate_all("found => found.map((node) => node.className)") == [
+        "correct", "correct unsound", "wrong_answer", "bad_format",
+    ]  # fmt: skip
+    expect(visit(report).locator("[name=reasoning]")).to_be_hidden()  # nothing is verified
+
+
+def test_sound_curves_have_the_colour_of_their_accuracy(visit, verified_run, tmp_path):
+    page = visit(write_page(tmp_path / "report.html", [read_run(verified_run)]))
+    see_all(page)
+    for title, count in (("Correct, and correct by", 2), ("Held-out accuracy", 2)):
+        plot = page.locator(".panel", has_text=title).first.locator(".plot")
+        lines = plot.evaluate("node => node.data.map((trace) => [trace.line.color, trace.line.dash])")
+        assert len(lines) == count
+        assert lines[0][0] == lines[1][0]
+        assert [dash for _, dash in lines] == ["solid", "dash"]
+
+
 def test_show_more_groups(visit, report):
     page = visit(report)
     expect(page.locator("#group-list .group")).to_have_count(20)

@@ -13,12 +13,12 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from jaxrl.evaluation.intervals import clustered_proportion
-from jaxrl.evaluation.results import to_json
+from jaxrl.evaluation.results import Sample, to_json
 from jaxrl.report import main
 from jaxrl.reporting.curves import curves_svg, moving_average, ticks
 from jaxrl.reporting.page import SCRIPTS, TEMPLATES, compress, render_page
 from jaxrl.reporting.page_data import page_data
-from jaxrl.reporting.page_groups import BUDGET_BYTES, choose_groups, marks
+from jaxrl.reporting.page_groups import BUDGET_BYTES, choose_groups, marks, response_data
 from jaxrl.reporting.page_tables import behaviour_accuracy
 from jaxrl.reporting.run_folder import Band, read_run, stage_bands
 
@@ -119,6 +119,7 @@ def test_summary_cards(workdir):
     held_out, accuracy, *_ = page_data([read_run(workdir)])["cards"]
     assert (held_out["before"], held_out["after"]) == ("20.0%", "70.0%")
     assert held_out["note"].startswith("3 people, sampled, 10 problems × 2; +50.0 points [")
+    assert held_out["note"].endswith("; constant answer 0.0%")
     assert (accuracy["before"], accuracy["after"], accuracy["series"]) == ("10.0%", "80.0%", "share/correct")
 
 
@@ -138,6 +139,52 @@ def test_comparison_of_runs(workdirs):
     assert data["runs_table"]["lines"][1][1:3] == ["8", "80.0%"]
     assert data["runs_table"]["lines"][2][-2:] == ["20.0% [5.7, 51.0]", "70.0% [39.7, 89.2]"]
     assert data["subtitle"].startswith("details of a <b>run · ")
+
+
+def test_soundness_is_beside_accuracy(verified_run):
+    data = page_data([read_run(verified_run)])
+    panels = {panel["title"]: [one["label"] for one in panel["series"]] for panel in data["panels"]}
+    assert panels["Correct, and correct by sound reasoning"] == ["correct", "sound"]
+    assert panels["First wrong step of the reasoning"] == ["check wrong role"]
+    assert panels["Held-out accuracy during training"] == ["3 people, sampled", "3 people, sampled, sound"]
+    # A kind of error that a verified step does not have is 0 there.
+    assert data["runs"][0]["series"]["reasoning_errors/check_wrong_role"] == [None, 0.5, 0.0, 0.5, 0.5]
+    held_out, sound, _, training, *_ = data["cards"]
+    assert (held_out["before"], held_out["after"]) == ("80.0%", "80.0%")
+    assert (sound["label"], sound["before"], sound["after"]) == ("held-out, sound", "10.0%", "50.0%")
+    assert (training["before"], training["series"]) == ("25.0%", "share/sound")
+    line = dict(zip(data["comparison"]["heads"], data["comparison"]["lines"][1], strict=True))
+    assert line["sound"] == "10.0% [1.8, 40.4] → 50.0% [23.7, 76.3]"
+    row = dict(zip(data["evaluations"][1]["heads"], data["evaluations"][1]["rows"][1]["cells"], strict=True))
+    assert (row["accuracy"][:5], row["sound"][:5], row["sound pass@k"]) == ("80.0%", "50.0%", "1: 50.0%, 2: 50.0%")
+    assert data["evaluations"][1]["errors"]["lines"] == [["check: wrong role", "50.0%"]]
+    runs = dict(zip(data["runs_table"]["heads"], data["runs_table"]["lines"][0], strict=True))
+    assert (runs["sound in training"], runs["sound after"]) == ("25.0%", "50.0% [23.7, 76.3]")
+
+
+def test_the_first_wrong_step_is_in_the_data_of_a_response(verified_run, hostile):
+    data = page_data([read_run(verified_run)])
+    group = data["groups"][0]
+    assert (group["sound"], [response["sound"] for response in group["responses"]]) == (1, [True, False, False, False])
+    start, end = group["responses"][1]["span"]
+    assert hostile[start:end] == "<img"  # only characters of one UTF-16 unit come before
+    assert "hollow square" in data["groups_note"]
+
+
+def test_a_wrong_step_is_in_utf16_units():
+    text = "\U0001f600 Try ANN."
+    data = response_data(Sample("correct", 3, True, "", text, False, "case", (2, 10)))
+    assert data["span"] == [3, 11]
+    assert text.encode("utf-16-le")[3 * 2 : 11 * 2].decode("utf-16-le") == "Try ANN."
+
+
+def test_runs_without_verified_reasoning_show_no_soundness(workdir):
+    data = page_data([read_run(workdir)])
+    assert not any("sound" in head for head in data["runs_table"]["heads"] + data["comparison"]["heads"])
+    assert not any("sound" in head for result in data["evaluations"] for head in result["heads"])
+    assert not any("sound" in card["label"] for card in data["cards"])
+    assert data["evaluations"][0]["errors"]["lines"] == []
+    assert {group["sound"] for group in data["groups"]} == {None}
 
 
 def test_page_of_two_evaluations_without_a_run(evaluated):

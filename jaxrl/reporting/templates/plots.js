@@ -40,11 +40,14 @@ function curve(run, name, label, line, width) {
 
 // The curves of one run.
 function traces(run, panel, colours) {
+  const places = panel.series.map(({ name }) => name);
   return panel.series.flatMap(({ name, label, hidden }, index) => {
     if (!run.series[name]) return [];
-    const colour = colours[FIXED[name.split("/").at(-1)] ?? index % colours.length];
-    const visible = hidden ? "legendonly" : true;
-    if (!panel.stacked) return curve(run, name, label, { color: colour, dash: DASHES[0] }, 2.2).map((trace) => ({ ...trace, visible }));
+    // A sound share has the colour of the accuracy that it is part of, and is dashed.
+    const whole = [name.replace(/\/sound$/, "/correct"), name.replace(/\/sound$/, "/accuracy")].find((one) => places.includes(one)) || name;
+    const colour = colours[FIXED[whole.split("/").at(-1)] ?? places.indexOf(whole) % colours.length];
+    const visible = hidden ? "legendonly" : true, dash = whole === name ? "solid" : "dash";
+    if (!panel.stacked) return curve(run, name, label, { color: colour, dash }, 2.2).map((trace) => ({ ...trace, visible }));
     const line = { ...points(run, name), name: escaped(label), mode: "lines", visible };
     if (name === "share/truncated") return [{ ...line, line: { color: colour, width: 2, dash: "dot" } }];
     return [{ ...line, stackgroup: "one", line: { color: colour, width: 0.5 }, fillcolor: colour + "bb" }];

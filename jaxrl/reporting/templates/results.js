@@ -1,5 +1,5 @@
 // Summary, warnings, accuracy by behaviour, and evaluations.
-const CARD_COLOURS = { correct: "--correct", bad_format: "--bad_format", mean: "--accent" };
+const CARD_COLOURS = { correct: "--correct", sound: "--correct", bad_format: "--bad_format", mean: "--accent" };
 
 function showHead(data) {
   byId("subtitle").textContent = data.subtitle;
@@ -69,12 +69,14 @@ function kindChart(data, colours) {
   ["sampled", "greedy"].forEach((mode) => shown.forEach((result) => {
     const rows = result.rows.filter((row) => row.mode === mode && row.accuracy[0] !== null);
     if (!rows.length) return;
-    const values = rows.map((row) => row.accuracy);
-    traces.push({
-      type: "bar", name: escaped(`${result.name}, ${mode}`), x: rows.map((row) => escaped(row.kind)), y: values.map((v) => v[0]),
-      marker: { color: colours[result === shown.at(-1) ? 0 : 7] + (mode === "greedy" ? "80" : "") }, hovertemplate: "%{y:.1%}",
-      error_y: { type: "data", symmetric: false, array: values.map((v) => v[2] - v[0]), arrayminus: values.map((v) => v[0] - v[1]), thickness: 1.2 },
+    const bars = (name, kinds, estimates, pattern) => traces.push({
+      type: "bar", name: escaped(name), x: kinds.map((row) => escaped(row.kind)), y: estimates.map((v) => v[0]),
+      marker: { color: colours[result === shown.at(-1) ? 0 : 7] + (mode === "greedy" ? "80" : ""), pattern: { shape: pattern } }, hovertemplate: "%{y:.1%}",
+      error_y: { type: "data", symmetric: false, array: estimates.map((v) => v[2] - v[0]), arrayminus: estimates.map((v) => v[0] - v[1]), thickness: 1.2 },
     });
+    const verified = rows.filter((row) => row.sound);
+    bars(`${result.name}, ${mode}`, rows, rows.map((row) => row.accuracy), "");
+    if (verified.length) bars(`${result.name}, ${mode}, sound`, verified, verified.map((row) => row.sound), "/");
   }));
   const rows = shown.at(-1).rows.filter((row, i, all) => all.findIndex((other) => other.kind === row.kind) === i);
   traces.push({
@@ -96,15 +98,15 @@ function showEvaluations(data) {
     byId("comparison").append(
       make("h3", { text: "Change on the same problems" }),
       make("p", { class: "note", text: "Change of accuracy in percentage points with 95 % interval; problems that became better and worse; accuracy among well-formed responses; mean tokens." }),
-      table(["kind", "mode", comparison.before, comparison.after, "change", "better / worse", "if well-formed", "bad format", "tokens"], comparison.lines, 2));
+      table(comparison.heads, comparison.lines, 2));
   }
   if (data.published.lines.length) {
     byId("published").append(make("h3", { text: "Comparison with published accuracy" }),
       make("p", { class: "note", text: "Published values are from Xie et al. (2025), on puzzles of another generator. Differences of a few points are not meaningful." }),
       table(data.published.heads, data.published.lines, 1));
   }
-  const heads = ["kind", "mode", "problems × samples", "accuracy", "if well-formed", "bad format", "truncated", "tokens", "constant answer", "pass@k", "response styles"];
   data.evaluations.forEach((result) => byId("tables").append(make("details", { class: "more" },
     make("summary", { text: `${result.name}: step ${result.step}, ${result.model}, rule ${result.rule}` }),
-    table(heads, result.rows.map((row) => row.cells), 2))));
+    table(result.heads, result.rows.map((row) => row.cells), 2),
+    ...(result.errors.lines.length ? [make("p", { class: "note", text: "Where the reasoning first goes wrong, as a share of all responses:" }), table(result.errors.heads, result.errors.lines, 1)] : []))));
 }
