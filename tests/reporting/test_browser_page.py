@@ -227,8 +227,10 @@ def test_theme_follows_the_system_and_can_be_switched(visit, report, scheme):
     assert page.evaluate(background) != before
 
 
-def test_no_horizontal_scrolling_on_a_phone(visit, report):
-    page = visit(report, viewport=PHONE, has_touch=True)
+@pytest.mark.parametrize("name", ["workdir", "verified_run"])
+def test_no_horizontal_scrolling_on_a_phone(visit, tmp_path, request, name):
+    page = write_page(tmp_path / "report.html", [read_run(request.getfixturevalue(name))])
+    page = visit(page, viewport=PHONE, has_touch=True)
     see_all(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     for node in page.locator(".panel, .card, .answer").all():
