@@ -4,12 +4,16 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from decimal import Decimal
 from typing import NamedTuple
 
-from jaxrl.rewards.format import judge_format, split, strip_end_token
-from jaxrl.rewards.role_parser import read_roles
+from jaxrl.rewards import format as format2
+from jaxrl.rewards import role_parser as roles2
+from jaxrl.rewards.format import Parts
+from jaxrl.rewards.role_parser import Reading
 from jaxrl.rewards.unicode import has_mark_flood, normalize
+from jaxrl.rewards.version1 import format as format1
+from jaxrl.rewards.version1 import role_parser as roles1
+from jaxrl.rewards.version1.numbers import last_number
 
 VERDICTS = ("correct", "wrong_answer", "unparseable", "bad_format")
 SUSPECTS = (
@@ -82,22 +86,31 @@ class Rule(NamedTuple):
     needs: str
     scores_format: bool
     summary: str
-    judge: Callable[[str, Question], Finding]
+    judge: "Judge"
 
 
-def _judge_roles(answer: str, question: Question) -> Finding:
-    reading = read_roles(answer, question.names, question.roles)
-    if reading.roles is None:
-        return Finding("unparseable", (reading.reason,))
-    wrong = [
-        f"{name} is not a {question.roles[role]}"
-        for name, role, truth in zip(question.names, reading.roles, question.truth, strict=True)
-        if role != truth
-    ]
-    return Finding("wrong_answer", (", ".join(wrong),)) if wrong else Finding("correct")
+Judge = Callable[[str, Question], Finding]
+"""Judges a response, or the answer part of one."""
 
 
-def _with_format(judge_answer: Callable[[str, Question], Finding]) -> Callable[[str, Question], Finding]:
+def _roles_judge(read_roles: Callable[[str, tuple[str, ...], tuple[str, str]], Reading]) -> Judge:
+    """A judge of an answer part by the roles that a parser reads from it."""
+
+    def judge(answer: str, question: Question) -> Finding:
+        reading = read_roles(answer, question.names, question.roles)
+        if reading.roles is None:
+            return Finding("unparseable", (reading.reason,))
+        wrong = [
+            f"{name} is not a {question.roles[role]}"
+            for name, role, truth in zip(question.names, reading.roles, question.truth, strict=True)
+            if role != truth
+        ]
+        return Finding("wrong_answer", (", ".join(wrong),)) if wrong else Finding("correct")
+
+    return judge
+
+
+def _with_format(judge_format: Callable[..., Parts], judge_answer: Judge) -> Judge:
     """A judge that requires the format and then judges the answer part."""
 
     def judge(text: str, question: Question) -> Finding:
@@ -111,52 +124,49 @@ def _with_format(judge_answer: Callable[[str, Question], Finding]) -> Callable[[
         )
         if parts.reasons:
             return Finding("bad_format", parts.reasons, parts.suspects)
-        return judge_answer(parts.answer, question)._replace(suspects=parts.suspects)
+        return judge_answer(parts.answer or "", question)._replace(suspects=parts.suspects)
 
     return judge
 
 
-def _judge_answer_only(text: str, question: Question) -> Finding:
-    parts = split(text, prompt_opens_think=question.prompt_opens_think, truncated=question.truncated)
-    if text.count("<answer>") > 1:
-        return Finding("unparseable", ("there is more than one answer",), parts.suspects)
-    if question.truncated and parts.answer is None:
-        return Finding("unparseable", ("the response was truncated",), parts.suspects)
-    if parts.answer is not None:
-        finding = _judge_roles(parts.answer, question)
-    else:
-        finding = _judge_closing_words(strip_end_token(text).rpartition("</think>")[2], question)
-    return finding._replace(suspects=parts.suspects)
+def _answer_only(split: Callable[..., Parts], strip_end_token: Callable[[str], str], judge_roles: Judge) -> Judge:
+    """A judge of the answer part, or of the last sentences where there is none."""
+
+    def judge(text: str, question: Question) -> Finding:
+        parts = split(text, prompt_opens_think=question.prompt_opens_think, truncated=question.truncated)
+        if text.count("<answer>") > 1:
+            return Finding("unparseable", ("there is more than one answer",), parts.suspects)
+        if question.truncated and parts.answer is None:
+            return Finding("unparseable", ("the response was truncated",), parts.suspects)
+        if parts.answer is not None:
+            finding = judge_roles(parts.answer, question)
+        else:
+            closing = strip_end_token(text).rpartition("</think>")[2]
+            finding = _judge_closing_words(closing, question, judge_roles)
+        return finding._replace(suspects=parts.suspects)
+
+    return judge
 
 
 _UNIT = re.compile(r"[^\n.!?。！？]*(?:[\n.!?。！？]+|$)")
 
 
-def _judge_closing_words(text: str, question: Question) -> Finding:
+def _judge_closing_words(text: str, question: Question, judge_roles: Judge) -> Finding:
     """Judge the shortest sequence of sentences or lines at the end of `text` that assigns all roles."""
     people = len(question.names)
     tail = text.rstrip()[-(1000 + 250 * people) :]
     units = [unit for unit in _UNIT.findall(tail) if unit]
     finding = Finding("unparseable", ("there is no answer at the end of the response",))
     for count in range(1, min(len(units), 4 * people + 4) + 1):
-        candidate = _judge_roles("".join(units[-count:]), question)
+        candidate = judge_roles("".join(units[-count:]), question)
         if candidate.verdict != "unparseable":
             return candidate
         finding = candidate if count == 1 else finding
     return finding
 
 
-_NUMBER = re.compile(r"-?(?<![\d.])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\d])", re.ASCII)
-_NUMBER_WINDOW = 4096
-
-
-def _last_number(text: str) -> Decimal | None:
-    found = _NUMBER.findall(text[-_NUMBER_WINDOW:])
-    return Decimal(found[-1].replace(",", "")) if found else None
-
-
-def _judge_number(answer: str, question: Question) -> Finding:
-    number, target = _last_number(answer), _last_number(question.target.rpartition("####")[2])
+def _judge_last_number(answer: str, question: Question) -> Finding:
+    number, target = last_number(answer), last_number(question.target.rpartition("####")[2])
     if target is None:
         raise ValueError(f"rule gsm8k-1 expected a number in target, got {question.target[-80:]!r}")
     if number is None:
@@ -183,18 +193,36 @@ def _judge_verified(answer: str, question: Question) -> Finding:
     return Finding("correct") if right else Finding("wrong_answer", ("the task's verifier rejects the answer",))
 
 
-RULES: dict[str, Rule] = {
-    "strict-1": Rule("people", True, "format and roles, the default", _with_format(_judge_roles)),
-    "answer-only-1": Rule(
-        "people",
-        False,
-        "roles from the answer part or the last sentences; no format is required",
-        _judge_answer_only,
-    ),
-    "gsm8k-1": Rule("target", True, "format, and the last number of the answer part", _with_format(_judge_number)),
-    "exact-1": Rule("target", True, "format, and the exact text of the answer part", _with_format(_judge_exact)),
-    "verified-1": Rule(
-        "verifier", True, "format, and the answer part as judged by the task's verifier", _with_format(_judge_verified)
+_SUMMARIES = {
+    "strict": "format and roles",
+    "answer-only": "roles from the answer part or the last sentences; no format is required",
+    "exact": "format, and the exact text of the answer part",
+    "verified": "format, and the answer part as judged by the task's verifier",
+}
+
+
+def _versions() -> dict[str, Rule]:
+    """The rules of every version: they differ in how format, thinking and roles are read."""
+    rules = {}
+    for version, form, parser in (("1", format1, roles1), ("2", format2, roles2)):
+        judge_roles = _roles_judge(parser.read_roles)
+        kinds = {
+            "strict": ("people", True, _with_format(form.judge_format, judge_roles)),
+            "answer-only": ("people", False, _answer_only(form.split, form.strip_end_token, judge_roles)),
+            "exact": ("target", True, _with_format(form.judge_format, _judge_exact)),
+            "verified": ("verifier", True, _with_format(form.judge_format, _judge_verified)),
+        }
+        for kind, (needs, scores_format, judge) in kinds.items():
+            rules[f"{kind}-{version}"] = Rule(needs, scores_format, _SUMMARIES[kind], judge)
+    return rules
+
+
+RULES: dict[str, Rule] = _versions() | {
+    "gsm8k-1": Rule(
+        "target",
+        True,
+        "format, and the last number of the answer part",
+        _with_format(format1.judge_format, _judge_last_number),
     ),
 }
 

@@ -307,7 +307,7 @@ def test_rewards_are_configurable():
 @pytest.mark.parametrize(
     ("changed", "error"),
     [
-        ({"rule": "strict-2"}, "expected a rule of strict-1"),
+        ({"rule": "strict-0"}, "expected a rule of strict-1"),
         ({"roles": ("knight",)}, "two different words"),
         ({"people": ()}, "different names"),
         ({"people": (("Ann", "wizard"),)}, "got 'wizard'"),
