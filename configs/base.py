@@ -177,6 +177,9 @@ def guard_fields() -> ConfigDict:
             length_min=1.5,  # mean tokens of a response, end token included
             length_max=0.0,
             suspects_warn=0.25,  # warn (only) if this share of responses looks like reward hacking; 0: never
+            # warn (only) if the sound share of correct responses falls by this while accuracy rises; 0: never
+            sound_warn=0.15,
+            sound_steps=8,  # steps that are averaged for this; it is checked at multiples of them in each stage
         )
     )
 

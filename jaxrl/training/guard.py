@@ -8,13 +8,14 @@ import json
 import math
 import operator
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxrl.algorithms.batch import Batch
+from jaxrl.evaluation.intervals import Estimate, clustered_proportion
 from jaxrl.reporting.files import open_atomic, to_line, write_text
 from jaxrl.reporting.rollouts import GroupRecord, write_rollouts
 
@@ -100,6 +101,8 @@ class GuardSpec:
     length_min: float
     length_max: float
     suspects_warn: float
+    sound_warn: float
+    sound_steps: int
     stage_fields: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -110,8 +113,11 @@ class GuardSpec:
                 f"guard: expected a factor between 0 and 1 and retries of 0 or more, got {self.factor} "
                 f"and {self.retries}."
             )
-        if not 0 <= self.suspects_warn <= 1:
-            raise ValueError(f"guard.suspects_warn: expected a share of 0 (off) to 1, got {self.suspects_warn}.")
+        for field in ("suspects_warn", "sound_warn"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"guard.{field}: expected a share of 0 (off) to 1, got {getattr(self, field)}.")
+        if self.sound_steps < 1:
+            raise ValueError(f"guard.sound_steps: expected 1 or more, got {self.sound_steps}.")
         for field in (name for band in _BANDS for name in (band.low, band.high) if name):
             if not 0 <= getattr(self, field) < math.inf:
                 raise ValueError(f"{self.config_field(field)}: expected 0 (off) or more, got {getattr(self, field)}.")
@@ -137,6 +143,64 @@ def find_cause(spec: GuardSpec, record: Mapping[str, Any]) -> str:
                     f"{band.description} is {value:.4g}, {word} {spec.config_field(field)} = {bound:g}: {band.advice}."
                 )
     return ""
+
+
+class SoundnessCount(NamedTuple):
+    """The responses of a step, how many are correct, and how many of these by sound reasoning."""
+
+    stage: str
+    responses: int
+    correct: int
+    sound: int
+
+
+def soundness_counts(records: Iterable[Mapping[str, Any]]) -> list[SoundnessCount]:
+    """The counts of the records that have them, in order. The task may not verify reasoning, and step 0 has none."""
+    counts = []
+    for record in records:
+        if "share/sound" in record:
+            responses = round(record["tokens/rollout"] / record["length/mean"])
+            correct, sound = (round(record[name] * responses) for name in ("share/correct", "share/sound"))
+            counts.append(SoundnessCount(record["stage"], responses, correct, sound))
+    return counts
+
+
+def soundness_warnings(spec: GuardSpec, counts: Sequence[SoundnessCount]) -> list[str]:
+    """A warning if accuracy rises in a stage while the sound share of correct responses falls: learning to guess.
+
+    counts: by step, up to the present one. After every `sound_steps` steps of a stage, these are compared with the
+    blocks of as many steps before. The sound share must be lower by `sound_warn`, with disjoint 95 % intervals
+    (clustered by step, as the responses of a step depend on its problems), so that noise does not warn.
+    """
+    size = spec.sound_steps
+    stage = [count for count in counts if count.stage == counts[-1].stage]
+    if not spec.sound_warn or len(stage) < 2 * size or len(stage) % size:
+        return []
+    *earlier, last = (_Block.of(stage[start : start + size]) for start in range(0, len(stage), size))
+    best = max(earlier, key=lambda block: (block.accuracy < last.accuracy, block.sound.low))
+    fall = best.sound.value - last.sound.value
+    if not (best.accuracy < last.accuracy and fall >= spec.sound_warn and best.sound.low > last.sound.high):
+        return []
+    first = 1 + size * earlier.index(best)
+    return [
+        f"in {stage[-1].stage}, accuracy rose from {best.accuracy:.0%} (steps {first} to {first + size - 1}) to "
+        f"{last.accuracy:.0%} (last {size} steps), but the share of correct responses with sound reasoning fell from "
+        f"{best.sound.value:.0%} to {last.sound.value:.0%}: the model learns to guess. Read correct responses that are "
+        "not sound in the report; lower learning_rate, mix in easier problems, or raise sampling.max_new_tokens if "
+        "many responses are truncated."
+    ]
+
+
+class _Block(NamedTuple):
+    """Accuracy over some steps, and the sound share of the correct responses."""
+
+    accuracy: float
+    sound: Estimate
+
+    @classmethod
+    def of(cls, counts: Sequence[SoundnessCount]) -> "_Block":
+        _, responses, correct, sound = zip(*counts, strict=True)
+        return cls(sum(correct) / sum(responses), clustered_proportion(sound, correct))
 
 
 def store_rejected_step(

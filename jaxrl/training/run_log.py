@@ -10,8 +10,9 @@ from jaxrl.reporting.rollouts import GroupRecord, drop_rollouts_after, write_rol
 from jaxrl.reporting.run_folder import drop_evaluations_after, write_evaluation
 from jaxrl.reporting.terminal import Terminal
 from jaxrl.reporting.wandb_writer import WandbWriter
-from jaxrl.reporting.writers import JsonlWriter
+from jaxrl.reporting.writers import JsonlWriter, read_metrics
 from jaxrl.runtime.multihost import broadcast_from_primary, is_primary
+from jaxrl.training.guard import SoundnessCount, soundness_counts
 from jaxrl.training.run_spec import RunSpec
 
 
@@ -19,7 +20,7 @@ class RunLog:
     """The log of a run, truncated to the step that it resumes from. Use as a context manager.
 
     Files are written by `flush`, in the order of the calls; see `RetryingWriter`. Only the primary process writes.
-    has_records: whether metrics.jsonl has the line of step 0.
+    has_records: whether metrics.jsonl has the line of step 0. soundness: the counts of all steps so far that have them.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class RunLog:
     ):
         self.workdir, self.terminal, self.writer = spec.workdir, terminal, writer
         self.metrics: JsonlWriter | None = None
+        self.soundness: list[SoundnessCount] = []
         self.drop_after(last_step)
         self.wandb = WandbWriter(spec.wandb, spec.workdir, config, terminal.log) if is_primary() else None
         self.has_records: bool = broadcast_from_primary(bool(self.metrics) and self.metrics.last_step >= 0)
@@ -49,6 +51,7 @@ class RunLog:
         drop_rollouts_after(self.workdir / "rollouts", last_step)
         drop_evaluations_after(self.workdir, last_step)
         self.metrics = JsonlWriter(self.workdir / "metrics.jsonl", last_step)
+        self.soundness = soundness_counts(read_metrics(self.metrics.path))
 
     def add_rollouts(self, step: int, groups: Sequence[GroupRecord]) -> None:
         """Log the responses of a step."""
@@ -65,6 +68,7 @@ class RunLog:
 
     def add_metrics(self, record: Mapping[str, Any]) -> None:
         """Log the metrics of a step."""
+        self.soundness += soundness_counts([record])
         if is_primary():
             self.writer.add(f"the metrics of step {record['step']}", partial(self.metrics.write, record))
             self.wandb.write(record)

@@ -25,7 +25,13 @@ from jaxrl.runtime.multihost import broadcast_from_primary, is_primary
 from jaxrl.runtime.signals import Ended, Stopped, StopRequest, stop_on_signal
 from jaxrl.training.components import build_components
 from jaxrl.training.export import export_run
-from jaxrl.training.guard import drop_trips_after, find_cause, store_rejected_step
+from jaxrl.training.guard import (
+    drop_trips_after,
+    find_cause,
+    soundness_counts,
+    soundness_warnings,
+    store_rejected_step,
+)
 from jaxrl.training.held_out import evaluate_held_out
 from jaxrl.training.initial_state import first_state, first_weights, frozen_reference
 from jaxrl.training.problem_pools import load_problem_set
@@ -293,7 +299,9 @@ class Trainer:
     def _warnings(self, state: TrainState, plan: StepPlan, record: dict[str, Any]) -> list[str]:
         """All warnings about a step; the first step of a stage has those about the stage's settings too."""
         first = self._stage_warnings(state, plan) if plan.stage_step == 0 else []
-        return [*first, *record.get("warnings", ()), *suspect_warnings(record, plan.stage.guard.suspects_warn)]
+        suspects = suspect_warnings(record, plan.stage.guard.suspects_warn)
+        counts = [*self.run_log.soundness, *soundness_counts([record])]
+        return [*first, *record.get("warnings", ()), *suspects, *soundness_warnings(plan.stage.guard, counts)]
 
     def _is_evaluation_due(self, plan: StepPlan) -> bool:
         every, stages = self.spec.evaluation.every, self.spec.stages

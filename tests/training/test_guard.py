@@ -5,15 +5,27 @@ import json
 import math
 import os
 import re
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from jaxrl.algorithms.batch import Batch
+from jaxrl.checkpointing.retrying_writer import RetryingWriter
 from jaxrl.command_line import plain
 from jaxrl.reporting.rollouts import GroupRecord, ResponseRecord, read_rollouts
-from jaxrl.training.guard import GuardSpec, find_cause, store_rejected_step
+from jaxrl.reporting.terminal import Terminal
+from jaxrl.reporting.wandb_writer import WandbSpec
+from jaxrl.training.guard import (
+    GuardSpec,
+    find_cause,
+    soundness_counts,
+    soundness_warnings,
+    store_rejected_step,
+)
+from jaxrl.training.run_log import RunLog
 from jaxrl.training.run_spec import run_spec
 
 TINY = Path(__file__).parents[2] / "models" / "tiny"
@@ -73,9 +85,76 @@ def test_a_bound_of_zero_is_off_and_a_missing_metric_is_accepted():
     assert not find_cause(GuardSpec(**FIELDS), {name: value for name, value in FINE.items() if name != "loss/kl"})
 
 
+def noisy_run(accuracy, sound, seed, prompts=16, samples=16):
+    """Records of a stage with these mean shares by step. Problems differ: some are nearly always solved, some never."""
+    generator = np.random.default_rng(seed)
+    records = []
+    for step, (correct_mean, sound_mean) in enumerate(zip(accuracy, sound, strict=True), start=1):
+        solved = generator.beta(2 * correct_mean + 1e-6, 2 - 2 * correct_mean, prompts)
+        correct = generator.binomial(samples, solved)
+        share = sound_mean / correct_mean if correct_mean else 0.0
+        reasoned = generator.binomial(correct, generator.beta(4 * share + 1e-6, 4 - 4 * share, prompts))
+        responses = prompts * samples
+        records.append(
+            {"step": step, "stage": "stage2", "share/correct": correct.sum() / responses,
+             "share/sound": reasoned.sum() / responses, "tokens/rollout": 100.5 * responses, "length/mean": 100.5}
+        )  # fmt: skip
+    return records
+
+
+def warned_steps(records, **changes):
+    """The steps at which the guard warns that answers are guessed."""
+    spec = GuardSpec(**FIELDS | changes)
+    steps = range(1, len(records) + 1)
+    return [step for step in steps if soundness_warnings(spec, soundness_counts(records[:step]))]
+
+
+# As measured on puzzles of 4 people: accuracy rises from 36 to 48 %, while sound falls from 18 to 10.5 %.
+GUESSING = (
+    np.concatenate([np.linspace(0.02, 0.36, 8), np.linspace(0.36, 0.48, 8), np.full(8, 0.48)]),
+    np.concatenate([np.linspace(0.01, 0.18, 8), np.linspace(0.18, 0.105, 8), np.full(8, 0.105)]),
+)
+# The run at half the rate: 0 -> 59 % right and 0 -> 37 % sound.
+REASONING = (
+    np.concatenate([np.zeros(5), np.linspace(0.2, 0.59, 7), np.full(12, 0.59)]),
+    np.concatenate([np.zeros(5), np.linspace(0.2, 0.59, 7), np.full(12, 0.59)]) * 0.37 / 0.59,
+)
+
+
+def test_accuracy_that_rises_without_soundness_warns():
+    """For nearly all seeds; a curve without noise always warns, by its averages over 8 steps."""
+    assert sum(bool(warned_steps(noisy_run(*GUESSING, seed))) for seed in range(40)) >= 36
+    assert sum(bool(warned_steps(noisy_run(*REASONING, seed))) for seed in range(40)) <= 1
+    counts = soundness_counts(noisy_run(*GUESSING, seed=1))
+    (warning,) = soundness_warnings(GuardSpec(**FIELDS), counts)
+    assert re.match(
+        r"in stage2, accuracy rose from \d+% \(steps 1 to 8\) to 4\d% \(last 8 steps\), but .* fell", warning
+    )
+
+
+def test_steady_soundness_does_not_warn_over_a_long_stage():
+    """96 steps have 66 pairs of averages; noise alone must not warn."""
+    flat, rising = np.full(96, 0.5), np.linspace(0.1, 0.8, 96)
+    found = [warned_steps(noisy_run(each, 0.6 * each, seed)) for each in (flat, rising) for seed in range(10)]
+    assert sum(map(bool, found)) <= 1
+
+
+def test_soundness_warns_only_about_one_stage_and_only_if_it_is_on():
+    records = noisy_run(*GUESSING, seed=1)
+    assert warned_steps(records)
+    assert not warned_steps(records, sound_warn=0.0)
+    assert not warned_steps(records, sound_warn=0.9)
+    assert not warned_steps([record | {"stage": f"stage{record['step'] // 8}"} for record in records])
+    assert not warned_steps(records[::-1])  # accuracy falls
+    unverified = [{name: record[name] for name in record if name != "share/sound"} for record in records]
+    assert soundness_counts(unverified) == [] and not warned_steps([unverified[0]])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"sound_warn": 1.5}, "guard.sound_warn: expected a share of 0 .off. to 1, got 1.5"),
+        ({"sound_steps": 0}, "guard.sound_steps: expected 1 or more, got 0"),
         ({"remedy": "pray"}, "guard.remedy: expected one of reseed, learning_rate, temperature, stop, got 'pray'"),
         ({"factor": 1.0}, "a factor between 0 and 1"),
         ({"retries": -1}, "retries of 0 or more"),
@@ -162,3 +241,20 @@ def test_the_shipped_run_of_the_embedded_model_stays_within_its_bounds():
         "length/mean": 62.0,
     }
     assert [find_cause(stage.guard, FINE | worst) for stage in stages] == ["", "", ""]
+
+
+def test_a_resumed_run_counts_soundness_from_its_file(tmp_path):
+    """A warning depends on the steps before, also on those before the run was killed or rolled back."""
+    spec = types.SimpleNamespace(workdir=tmp_path, wandb=WandbSpec("off"))
+    terminal = Terminal(24, console=Console(quiet=True))
+    records = noisy_run(*GUESSING, seed=1)
+    with RunLog(spec, {}, terminal, RetryingWriter(1, print), 0) as log:
+        log.add_metrics({"step": 0})
+        for record in records:
+            log.add_metrics(record)
+        log.flush()
+        assert log.soundness == soundness_counts(records)
+        log.drop_after(20)
+        assert log.soundness == soundness_counts(records[:20])
+    with RunLog(spec, {}, terminal, RetryingWriter(1, print), 17) as log:
+        assert log.soundness == soundness_counts(records[:17])
