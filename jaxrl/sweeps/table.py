@@ -75,13 +75,17 @@ def _table(kind: str, mode: Mode, settings: Sequence[str], rows_by_run: dict[tup
     }
     by_setting = {name: pairs for name, pairs in by_setting.items() if pairs}
     first, base = next(iter(by_setting.items()))
-    any_row = next(iter(rows_by_run.values()))[1]
+    results = [row for _, row in rows_by_run.values()]
+    constant_answer = sum(row.constant_answer_accuracy for row in results) / len(results)
+    verified = all(row.sound for pair in rows_by_run.values() for row in pair)
+    heads = ["setting", "n", "accuracy before", "accuracy after", f"vs. {first}", *["sound"] * verified]
+    heads += ["well-formed", "bad format", "tokens"]
     lines = [
         f"## {'all kinds' if kind == ALL else kind_label(kind)}, {mode} "
-        f"({any_row.problems} problems x {any_row.samples})",
+        f"({results[0].problems} problems x {results[0].samples}, constant answer {constant_answer:.1%})",
         "",
-        f"| setting | n | accuracy before | accuracy after | vs. {first} | well-formed | bad format | tokens |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(heads)} |",
+        "|---" * len(heads) + "|",
     ]
     for name, pairs in by_setting.items():
         before, after = zip(*pairs.values(), strict=True)
@@ -93,6 +97,7 @@ def _table(kind: str, mode: Mode, settings: Sequence[str], rows_by_run: dict[tup
             _interval(mean_accuracy(before)),
             _interval(mean_accuracy(after)),
             "-" if name == first or not change else _points(mean_over_seeds(change)),
+            *([" -> ".join(_interval(mean_accuracy(part, "sound")) for part in (before, after))] if verified else []),
             *(
                 f"{format_percent(_mean(before, field))} -> {format_percent(_mean(after, field))}"
                 for field in ("well_formed_accuracy", "format_errors")
@@ -103,9 +108,9 @@ def _table(kind: str, mode: Mode, settings: Sequence[str], rows_by_run: dict[tup
     return "\n".join(lines)
 
 
-def mean_accuracy(seeds: Sequence[Row]) -> Estimate:
-    """Mean over seeds with Student's interval, clipped to [0, 1]."""
-    mean, low, high = mean_over_seeds([row.accuracy.value for row in seeds])
+def mean_accuracy(seeds: Sequence[Row], field: str = "accuracy") -> Estimate:
+    """Mean over seeds with Student's interval, clipped to [0, 1]. field: "accuracy" or "sound"."""
+    mean, low, high = mean_over_seeds([getattr(row, field).value for row in seeds])
     return Estimate(mean, low if math.isnan(low) else max(0.0, low), high if math.isnan(high) else min(1.0, high))
 
 

@@ -1,5 +1,6 @@
 """Tables and plot of a sweep from recorded run folders: means over seeds, intervals and unfinished runs."""
 
+import dataclasses
 from xml.etree import ElementTree
 
 import pytest
@@ -51,9 +52,30 @@ def row(text, start):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
+def test_sound_accuracy_is_a_column_if_reasoning_is_verified(outcomes):
+    """In every run, four correct responses are sound: less before training, as there are only two correct ones."""
+    verified = []
+    for setting, seed, one in outcomes[:4]:
+        evaluations = [
+            dataclasses.replace(
+                each,
+                items=tuple(
+                    item._replace(greedy=(item.greedy[0]._replace(sound=number < 4),))
+                    for number, item in enumerate(each.items)
+                ),
+            )
+            for each in one.evaluations
+        ]
+        verified.append((setting, seed, one._replace(evaluations=evaluations)))
+    text = sweep_markdown("heat", verified)
+    assert "| vs. cold | sound | well-formed |" in text
+    assert row(text, "| cold | 2 | 20")[5] == "20.0% [20.0, 20.0] -> 40.0% [40.0, 40.0]"
+
+
 def test_means_over_seeds_with_intervals(outcomes):
     text = sweep_markdown("heat", outcomes)
-    assert "## 3 people, greedy (10 problems x 1)" in text
+    assert "## 3 people, greedy (10 problems x 1, constant answer 0.0%)" in text
+    assert "sound" not in text
     # 0.5 and 0.7: standard deviation sqrt(0.02), t = 12.706 at one degree of freedom: 0.6 +- 1.27, clipped to [0, 1].
     assert row(text, "| cold | 2 | 20") == [
         "cold",
