@@ -44,8 +44,12 @@ def fold(text: str) -> str:
     """`text` without differences of letter case, quotes and hyphens, to compare words."""
     if text.isascii():
         return text.lower()
-    text = unicodedata.normalize("NFC", text.casefold())
-    return text.translate(_QUOTES)
+    return straighten(unicodedata.normalize("NFC", text.casefold()))
+
+
+def straighten(text: str) -> str:
+    """`text` with plain quotes and hyphens."""
+    return text if text.isascii() else text.translate(_QUOTES)
 
 
 def words(text: str) -> list[str]:

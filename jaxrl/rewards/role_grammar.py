@@ -1,0 +1,335 @@
+"""The grammar of plain statements of roles.
+
+In these rules a lower-case word is a kind of token (`role_lexer.PHRASES`), `[x]` is optional and `x*` is repeated:
+
+    answer    = (clause | heading | punctuation | joining word)*    a clause follows every heading and joining word
+    clause    = [marker] (named | group | rest | everyone | nobody | record | explained) | table
+    named     = [only] NAMES link ROLE tail*              "Ann is a knight", "both Ann and Bob are knaves"
+    group     = [article] [only] [count] ROLE link NAMES  "Knights: Ann, Cal", "the knave is Bob", "knaves: none"
+    rest      = the others link ROLE tail*                "everyone else is a knave", "the other two are knights"
+    everyone  = everyone link ROLE tail*                  "all three are knights"
+    nobody    = none are ROLE | no ROLE                   "there are no knaves"
+    record    = name-label: NAME, role-label: ROLE        in both orders, as in JSON and YAML
+    explained = ROLE are (truth | lie)                    "knights tell the truth"; no person
+    tail      = not ROLE | who (truth | lie)              "not a knave", "(who always lies)"; has to agree with ROLE
+    heading   = words about the answer                    "Here are the roles:", "Knights and knaves:"
+
+Methods take the position of their first token and return what they read and the position behind it, or None. The forms
+are tried in order, and a list of names ends at the first repeated name, so the time is linear in the answer's length.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from jaxrl.rewards.role_lexer import RoleToken
+from jaxrl.rewards.role_phrases import RolePhrases
+from jaxrl.rewards.role_tables import read_table
+
+REST, EVERYONE, NOBODY_NAMED = "rest", "everyone", "explanation"
+_MEMBER_SEPARATORS = ("comma", "and", "stop", "newline", "bullet", "check")
+# The kinds of tokens that a clause can start with.
+_START_KINDS = """
+name role roles article only count number letter open each people rest of them everyone none no there here name-label
+role-label
+"""
+_STARTS = frozenset(_START_KINDS.split())
+_SINGULAR = ("other", "person", "character", "inhabitant", "islander", "resident", "individual", "one")
+
+
+class RoleClaim(NamedTuple):
+    """One statement of an answer: these persons have this role."""
+
+    who: tuple[int, ...] | str  # persons (none: nobody has the role), REST, EVERYONE or NOBODY_NAMED
+    role: int
+    implied: tuple[int, ...] = ()  # the role as restated in the clause: "not a knave", "who always lies"
+    count: int | None = None  # the number of persons as stated
+    only: bool = False  # whether nobody else has the role
+
+
+Clause = tuple[list[RoleClaim], int] | None
+
+
+class RoleGrammar(RolePhrases):
+    """A parser of one answer; `position` is the first token that is not read yet."""
+
+    def __init__(self, tokens: list[RoleToken]):
+        super().__init__(tokens)
+        self.has_cells = any("cell" in token.kinds for token in tokens)
+        self.position = 0
+
+    def parse(self) -> list[RoleClaim] | None:
+        """The statements of the whole answer; None if `position` is not the start of a statement or a heading."""
+        claims, depth, needs_clause = [], 0, True
+        while not self.has(self.position, "end"):
+            at = self.position
+            clause = self._clause(at)
+            if clause:
+                claims += clause[0]
+                self.position, needs_clause = clause[1], False
+            elif self.has(at, "comma", "stop", "newline", "cell", "slash", "check"):
+                self.position += 1
+            elif self.has(at, "open", "close"):
+                depth += 1 if self.has(at, "open") else -1
+                if depth < 0:
+                    return None
+                self.position += 1
+            else:
+                behind = self.heading(at) or self.lead(at)
+                if behind is None and self.has(at, "and", "join", "adverb", "bullet", "dash"):
+                    behind = self.past(at + 1, "that")
+                if behind is None:
+                    return None
+                self.position, needs_clause = behind, True
+        return None if needs_clause or depth else claims
+
+    def _finish(self, who: tuple[int, ...] | str, at: int, count: int | None = None, close: bool = False) -> Clause:
+        """ROLE tail* and the end of a clause."""
+        role = self.role(at)
+        if role is None:
+            return None
+        value, only, behind = role
+        implied = []
+        while len(implied) < 2 and (tail := self.tail(behind)):
+            implied.append(tail[0])
+            behind = tail[1]
+        if close:
+            if not self.has(behind, "close"):
+                return None
+            behind += 1
+        if not self.ends(behind):
+            return None
+        return [RoleClaim(who, value, tuple(implied), count, only)], behind
+
+    # Clauses
+
+    def _clause(self, at: int) -> Clause:
+        if self.kinds[at].isdisjoint(_STARTS) and not self.has_cells:
+            return None
+        if self.has_cells and self.tokens[at].first and (table := read_table(self.tokens, at)):
+            claims, behind = table
+            return [RoleClaim(*claim) for claim in claims], behind
+        forms = (
+            self._named,
+            self._group,
+            self._rest,
+            self._everyone,
+            self._nobody,
+            self._record,
+            self._explained,
+        )
+        for start in (at, self.marker(at)):
+            if start is not None:
+                for form in forms:
+                    if clause := form(start):
+                        return clause
+        return None
+
+    def _named(self, at: int) -> Clause:
+        clause = self._named_from(at)
+        if clause is None and self.has(at, "each"):
+            clause = self._named_from(self.past(at + 1, "of"), several=True)
+        if clause is None and self.has(at, "only") and (clause := self._named_from(at + 1)):
+            clause = [claim._replace(only=True) for claim in clause[0]], clause[1]
+        return clause
+
+    def _named_from(self, at: int, several: bool = False) -> Clause:
+        if self.has(at, "people") and self.has(at + 1, "name"):  # "person A"
+            at += 1
+        found = list(self.names(at, "comma", "and"))
+        if not found:
+            return None
+        persons, behind = found[-1]
+        if len(persons) > 1:
+            link = self.are_verb(behind)
+            if link is None and self.has(behind, "pair"):
+                link = behind + 1
+            if link is not None and (clause := self._respectively(persons, link) or self._finish(persons, link)):
+                return clause
+        return None if several else self._one_person(at, found[0][0])
+
+    def _one_person(self, at: int, person: tuple[int, ...]) -> Clause:
+        behind = at + 1
+        if self.has(behind, "open"):
+            return self._finish(person, behind + 1, close=True)
+        if len(self.tokens[at].text) == 1 and (self.has(behind, "close") or self.tokens[behind].text == "."):
+            return self._finish(person, behind + 1)  # "A) knight"
+        for link in self._links(behind):
+            if clause := self._finish(person, link):
+                return clause
+        return None
+
+    def _links(self, at: int) -> Iterator[int]:
+        """The positions behind what can connect one person with a role."""
+        if (link := self.is_verb(at)) is not None:
+            yield self.past(link, "pair")
+        label = self.past(at, "possessive")
+        if self.has(label, "role-label"):  # "Ann's role is"
+            yield self.past(self.is_verb(label + 1) or label + 1, "pair")
+        if label > at:  # "Ann's a knight"
+            yield label
+        if self.has(at, "pair"):
+            behind = self.past(self.skip(at + 1, "newline"), "bullet")
+            yield behind
+            if self.has(behind, "role-label") and self.has(behind + 1, "pair"):  # {"Ann": {"role": "knight"}}
+                yield behind + 2
+        if self.has(at, "dash", "cell", "comma"):
+            yield self.past(self.is_verb(at + 1) or at + 1, "pair")
+        if "spelled" in self.kinds[at - 1]:  # "Ann knight"
+            yield self.skip(at, "adverb")
+
+    def _respectively(self, persons: tuple[int, ...], at: int) -> Clause:
+        claims = []
+        for person in persons:
+            role = self.role(at)
+            if role is None:
+                return None
+            claims.append(RoleClaim((person,), role[0], only=role[1]))
+            at = self.skip(role[2], "comma", "and")
+        return (claims, at + 1) if self.has(at, "respectively") and self.ends(at + 1) else None
+
+    def _group(self, at: int) -> Clause:
+        start, count, only = at, None, False
+        at = self.past(at, "there", "here")
+        while self.has(at, "article", "only", "count", "number") and not self.has(at, "role", "roles"):
+            kinds = self.tokens[at].kinds
+            count = kinds.get("count", kinds.get("number", count))
+            only |= "only" in kinds
+            at += 1
+        kinds = self.tokens[at].kinds
+        if "role" not in kinds and "roles" not in kinds:
+            return None
+        role, single = kinds.get("role", kinds.get("roles", 0)), "roles" not in kinds
+        at += 1
+        if self.has(at, "open") and self.has(at + 1, "count", "number") and self.has(at + 2, "close"):
+            kinds = self.tokens[at + 1].kinds
+            count = kinds.get("count", kinds.get("number"))
+            at += 3
+        implied = []
+        while len(implied) < 2 and (tail := self.tail(at)):
+            implied.append(tail[0])
+            at = tail[1]
+        for who, behind in self._group_members(start, at, single):
+            return [RoleClaim(who, role, tuple(implied), count, only)], behind
+        return None
+
+    def _group_members(self, start: int, at: int, single: bool) -> Iterator[tuple[tuple[int, ...] | str, int]]:
+        """NAMES of a group behind its role, with the link; the likeliest reading first."""
+        many, close = True, False
+        if (link := self.is_verb(at)) is not None and self.has(self.skip(at, "adverb"), "is", "must"):
+            many = not single or self.has(self.skip(at, "adverb"), "are")
+        elif (link := self.are_verb(at)) is None:
+            close = self.has(at, "open")
+            if close or self.has(at, "pair", "dash", "cell"):
+                link = at + 1
+            elif self.tokens[start].first and self.has(at, "newline"):
+                link = at
+            elif self.has(at, "name") and single and not self.has(start - 1, "name", "role", "roles"):
+                link, many = at, False  # "knight Ann"
+            else:
+                return
+        link = self.skip(self.past(link, "pair"), "newline")
+        for who, behind in self._members(self.skip(link, "bullet", "check"), many):
+            if close and self.has(behind, "close"):
+                yield who, behind + 1
+            elif not close and self._ends_members(behind):
+                yield who, behind
+
+    def _members(self, at: int, many: bool) -> Iterator[tuple[tuple[int, ...] | str, int]]:
+        if self.has(at, "none") and not self.has(at, "name"):
+            yield (), at + 1
+        if rest := self._others(at):
+            yield REST, rest[1]
+        found = list(self.names(self.item(at), *_MEMBER_SEPARATORS))
+        if not many:
+            yield from found[:1]
+            return
+        yield from found[-1:]
+        # "Knights: Ann. Bob and Cal are knaves": the list ends before a stop or a line break, else before a comma.
+        for kinds in (("stop", "newline"), ("comma",)):
+            yield from (cut for cut in reversed(found[:-1]) if self.has(cut[1], *kinds))
+
+    def _ends_members(self, at: int) -> bool:
+        """Whether a list of names may end here: no role of the last name follows."""
+        if self.has(at, "role", "roles"):  # "Knights: Ann knaves: Bob", but not "Knights: Bob. A knave is Cal"
+            return "spelled" in self.kinds[at - 1]
+        return self.ends(at) and not (self.has(at, "dash", "cell", "open") and self.role(at + 1))
+
+    def _others(self, at: int) -> tuple[int | None, int] | None:
+        """ "the others", "the other two people": (number of persons if it is stated, position)."""
+        count = None
+        at = self.skip(at, "article", "each", "of")
+        found = False
+        while self.has(at, "rest", "count", "number", "people", "them"):
+            kinds = self.tokens[at].kinds
+            if "people" not in kinds:
+                count = kinds.get("count", kinds.get("number", count))
+            found |= "rest" in kinds
+            at += 1
+        if not found:
+            return None
+        return 1 if count is None and self.tokens[at - 1].text in _SINGULAR else count, at
+
+    def _several(self, who: str, count: int | None, at: int) -> Clause:
+        """link ROLE tail* for persons who are not named."""
+        link = self.are_verb(at) or self.is_verb(at)
+        if link is None and self.has(at, "pair", "dash"):
+            link = at + 1
+        if link is None:
+            return None
+        if any(self.tokens[word].text == "both" for word in range(at, link)):
+            count = 2
+        return self._finish(who, link, count)
+
+    def _rest(self, at: int) -> Clause:
+        others = self._others(at)
+        return self._several(REST, *others) if others else None
+
+    def _everyone(self, at: int) -> Clause:
+        if not self.has(at, "everyone"):
+            return None
+        count = 2 if self.tokens[at].text == "both" else None
+        at += 1
+        while self.has(at, "article", "of", "people", "them", "count", "number"):
+            kinds = self.tokens[at].kinds
+            count = kinds.get("count", kinds.get("number", count))
+            at += 1
+        return self._several(EVERYONE, count, at)
+
+    def _nobody(self, at: int) -> Clause:
+        if self.has(at, "none"):
+            at = self.past(at + 1, "them")
+            role = self.role(at + 1) if self.has(at, "is", "are") else None
+        else:
+            stated = self.has(at, "there")
+            at += stated
+            plural = stated or self.has(at + 1, "roles")
+            role = self.role(at + 1) if self.has(at, "no") and plural else None
+        return ([RoleClaim((), role[0])], role[2]) if role and self.ends(role[2]) else None
+
+    def _record(self, at: int) -> Clause:
+        if not self.has(at, "name-label", "role-label") or not self.has(at + 1, "pair"):
+            return None
+        first = self.tokens[at + 2].kinds.get("name") if self.has(at, "name-label") else None
+        role = None if first is not None else self.role(at + 2)
+        if first is None and role is None:
+            return None
+        second = self.skip(role[2] if role else at + 3, "comma", "stop", "newline", "bullet", "cell")
+        if not self.has(second, "name-label" if role else "role-label") or not self.has(second + 1, "pair"):
+            return None
+        if first is not None:
+            return self._finish((first,), second + 2)
+        last = self.tokens[second + 2].kinds.get("name")
+        if role is None or last is None or not self.ends(second + 3):
+            return None
+        return [RoleClaim((last,), role[0])], second + 3
+
+    def _explained(self, at: int) -> Clause:
+        role = self.role(self.past(at, "everyone"))
+        if role is None:
+            return None
+        behind = self.past(self.past(role[2], "comma"), "who")
+        behind = self.past(self.is_verb(behind) or self.are_verb(behind) or behind, "article")
+        told = self.told(behind)
+        if told is None or not self.ends(behind + 1):
+            return None
+        return [RoleClaim(NOBODY_NAMED, role[0], (told,))], behind + 1
