@@ -1,5 +1,6 @@
 """Tasks: selection of problems, judging, and the problems of each step."""
 
+import importlib
 import json
 import sys
 import types
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from data_gen.prompts import PromptSpec, build_prompt
+from jaxrl.command_line import plain
 from jaxrl.rewards import RewardValues
 from jaxrl.tasks.knights_and_knaves import PuzzleTask
 from jaxrl.tasks.pools import epoch_indices, select_problems, stages_of
@@ -203,8 +205,25 @@ def test_only_terse_responses_to_puzzles_have_a_style(sums):
     assert PromptFormat(sums, PromptSpec("terse"), "gsm8k-1", VALUES, None, ()).classify("That will do.") == ""
 
 
+def embedded_puzzles():
+    """The task of the embedded model."""
+    return make_task(plain(importlib.import_module("configs.stage1").get_config("tiny"))["task"], "strict-1")
+
+
+def test_soundness_is_never_rewarded():
+    """A wrong step in the reasoning changes what is reported, not the verdict or the reward."""
+    task = embedded_puzzles()
+    prompt_format = PromptFormat(task, PromptSpec("terse"), "strict-1", VALUES, None, ())
+    (problem,) = task.select("test", [("p3", 1)], seed=0)
+    right = task.demonstration(problem)
+    wrong = right.replace(" ok.", " bad.", 1)
+    verdicts = [prompt_format.judge(problem, text, truncated=False) for text in (right, wrong)]
+    assert verdicts[0] == verdicts[1] and verdicts[0].verdict == "correct"
+    assert [prompt_format.check_reasoning(problem, text).sound for text in (right, wrong)] == [True, False]
+
+
 def test_only_the_reasoning_of_terse_responses_to_puzzles_is_verified(sums):
-    task = PuzzleTask(1, 2, "plain", (("lies", 1.0), ("and", 1.0)), (("train", 0.5), ("test", 0.5)), 0)
+    task = embedded_puzzles()
     (problem,) = task.select("test", [("p3", 1)], seed=0)
     found = {
         form: PromptFormat(task, PromptSpec(form), "strict-1", VALUES, None, ()).check_reasoning(

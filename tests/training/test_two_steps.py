@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrl.reporting.rollouts import rollout_path
+from jaxrl.reporting.rollouts import read_rollouts, rollout_path
 from jaxrl.training import run_log
 from models.convert import load_params
 
@@ -40,6 +40,10 @@ def test_a_killed_run_of_two_steps_resumes_exactly_and_exports_its_weights(small
         assert (
             rollout_path(first / "rollouts", step).read_bytes() == rollout_path(second / "rollouts", step).read_bytes()
         )
+    responses = [each for group in read_rollouts(rollout_path(first / "rollouts", 1)) for each in group.responses]
+    assert {each.sound for each in responses} == {False} and all(each.error for each in responses)  # noise
+    assert records[1]["share/sound"] == records[0]["evaluation/p3/sampled/sound"] == 0
+    assert sum(value for name, value in records[1].items() if name.startswith("reasoning_errors/")) == 1
     exported = jax.tree.leaves(jax.device_get(load_params(first / "export", small.config)))
     for mine, theirs, written in zip(small.params(first), small.params(second), exported, strict=True):
         np.testing.assert_array_equal(mine, theirs)
