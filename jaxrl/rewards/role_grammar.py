@@ -55,6 +55,7 @@ class RoleGrammar(RolePhrases):
     def __init__(self, tokens: list[RoleToken]):
         super().__init__(tokens)
         self.has_cells = any("cell" in token.kinds for token in tokens)
+        self.no_table_before = 0  # the end of the last lines with "|" that were read as a table or are none
         self.position = 0
 
     def parse(self) -> list[RoleClaim] | None:
@@ -105,16 +106,17 @@ class RoleGrammar(RolePhrases):
     def _clause(self, at: int) -> Clause:
         if self.kinds[at].isdisjoint(_STARTS) and not self.has_cells:
             return None
-        if self.has_cells and self.tokens[at].first and (table := read_table(self.tokens, at)):
-            claims, behind = table
-            return [RoleClaim(*claim) for claim in claims], behind
+        if self.has_cells and self.tokens[at].first and at >= self.no_table_before:
+            claims, self.no_table_before = read_table(self.tokens, at)
+            if claims:
+                return [RoleClaim(*claim) for claim in claims], self.no_table_before
         forms = (
+            self._record,
             self._named,
             self._group,
             self._rest,
             self._everyone,
             self._nobody,
-            self._record,
             self._explained,
         )
         for start in (at, self.marker(at)):
@@ -133,7 +135,7 @@ class RoleGrammar(RolePhrases):
         return clause
 
     def _named_from(self, at: int, several: bool = False) -> Clause:
-        if self.has(at, "people") and self.has(at + 1, "name"):  # "person A"
+        if self.has(at, "people") and self.has(at + 1, "name") and "spelled" not in self.kinds[at]:  # "person A"
             at += 1
         found = list(self.names(at, "comma", "and"))
         if not found:
@@ -168,7 +170,7 @@ class RoleGrammar(RolePhrases):
         if label > at:  # "Ann's a knight"
             yield label
         if self.has(at, "pair"):
-            behind = self.past(self.skip(at + 1, "newline"), "bullet")
+            behind = self.skip(self.past(self.skip(at + 1, "newline"), "bullet"), "adverb")
             yield behind
             if self.has(behind, "role-label") and self.has(behind + 1, "pair"):  # {"Ann": {"role": "knight"}}
                 yield behind + 2
@@ -235,7 +237,7 @@ class RoleGrammar(RolePhrases):
                 yield who, behind
 
     def _members(self, at: int, many: bool) -> Iterator[tuple[tuple[int, ...] | str, int]]:
-        if self.has(at, "none") and not self.has(at, "name"):
+        if self.has(at, "none") and "spelled" not in self.kinds[at]:
             yield (), at + 1
         if rest := self._others(at):
             yield REST, rest[1]
@@ -259,7 +261,7 @@ class RoleGrammar(RolePhrases):
         count = None
         at = self.skip(at, "article", "each", "of")
         found = False
-        while self.has(at, "rest", "count", "number", "people", "them"):
+        while self.has(at, "rest", "count", "number", "people", "them") and "spelled" not in self.kinds[at]:
             kinds = self.tokens[at].kinds
             if "people" not in kinds:
                 count = kinds.get("count", kinds.get("number", count))
@@ -307,21 +309,20 @@ class RoleGrammar(RolePhrases):
         return ([RoleClaim((), role[0])], role[2]) if role and self.ends(role[2]) else None
 
     def _record(self, at: int) -> Clause:
-        if not self.has(at, "name-label", "role-label") or not self.has(at + 1, "pair"):
+        labels = ("name-label", "role-label") if self.has(at, "name-label") else ("role-label", "name-label")
+        if not self.has(at, labels[0]) or not self.has(at + 1, "pair"):
             return None
-        first = self.tokens[at + 2].kinds.get("name") if self.has(at, "name-label") else None
-        role = None if first is not None else self.role(at + 2)
-        if first is None and role is None:
+        role = self.role(at + 2) if labels[0] == "role-label" else None
+        if role is None and not (labels[0] == "name-label" and self.has(at + 2, "name")):
             return None
         second = self.skip(role[2] if role else at + 3, "comma", "stop", "newline", "bullet", "cell")
-        if not self.has(second, "name-label" if role else "role-label") or not self.has(second + 1, "pair"):
+        if not self.has(second, labels[1]) or not self.has(second + 1, "pair"):
             return None
-        if first is not None:
-            return self._finish((first,), second + 2)
-        last = self.tokens[second + 2].kinds.get("name")
-        if role is None or last is None or not self.ends(second + 3):
+        if role is None:
+            return self._finish((self.tokens[at + 2].kinds["name"],), second + 2)
+        if not self.has(second + 2, "name") or not self.ends(second + 3):
             return None
-        return [RoleClaim((last,), role[0])], second + 3
+        return [RoleClaim((self.tokens[second + 2].kinds["name"],), role[0])], second + 3
 
     def _explained(self, at: int) -> Clause:
         role = self.role(self.past(at, "everyone"))

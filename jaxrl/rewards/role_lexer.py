@@ -23,7 +23,7 @@ _FENCE = re.compile(rf"^[ \t]*```[ \t]*(?:{'|'.join(FENCE_LANGUAGES)})?[ \t]*(?:
 _DATA_FENCE = re.compile(r"```[ \t]*(?:json|ya?ml)", re.IGNORECASE)  # "#" starts a comment in YAML
 _RULE_LINE = re.compile(r"^[ \t|:+=\-*_]{3,}(?:\n|\Z)", re.MULTILINE)
 _HEADING_MARK = re.compile(r"^[ \t]*#{1,6}(?=[ \t])", re.MULTILINE)
-_CHECKBOX = re.compile(r"^([ \t]*(?:[-*+][ \t]+)?)\[[xX✓✔]\](?=[ \t])", re.MULTILINE)
+_CHECKBOX = re.compile(r"^([ \t]*[-*+][ \t]+)\[[xX✓✔]\](?=[ \t])", re.MULTILINE)
 _NUMBER_SYMBOL = re.compile(r"^([ \t]*)(?:[①-⑳]|\d\ufe0f?\u20e3|🔟)", re.MULTILINE)
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 _EMPTY = re.compile(r"\[\s*\]|\{\s*\}")
@@ -92,7 +92,7 @@ PHRASES = {
     "stop": ".; ;; !; 。; ；; ！",
     "newline": "\n",
     "join": "while; whereas; but; also; then; 而; 而且",
-    "not": "not; rather than; instead of; and not; but not; 不是; 而不是; 而非",
+    "not": "not; rather than; instead of; 不是; 而不是; 而非",
     "open": "(; （",
     "close": "); ）",
     "dash": "-; --; ---; –; —; ——",
@@ -109,7 +109,7 @@ PHRASES = {
     "people": "person; people; persons; character; characters; inhabitant; inhabitants; islander; islanders; "
     "resident; residents; individual; individuals; one; ones",
     "name-label": "name; names; person; people; character; inhabitant; islander; resident; 姓名; 名字; 人物",
-    "number-label": "#; no.; №",
+    "number-label": "#; №",
     "role-label": "role; type; identity; kind; status; 身份; 角色",
     "respectively": "respectively",
     "heading-noun": "answer; answers; solution; solutions; result; results; role; roles; identity; identities; "
@@ -141,8 +141,8 @@ class RoleToken(NamedTuple):
 Lexicon = dict[str, list[tuple[tuple[str, ...], dict[str, int]]]]  # first word -> phrases, longest first
 
 
-def _plain(text: str) -> str:
-    """`text` without decoration that covers more than one character."""
+def _plain(text: str, checkboxes: bool) -> str:
+    """`text` without decoration that covers more than one character. checkboxes: whether "- [x]" is a list marker."""
     text = _ESCAPE.sub(lambda match: chr(int(match.group(1), 16)), text.strip()).replace("\r\n", "\n")
     if "```" in text:
         is_data = _DATA_FENCE.search(text)
@@ -157,7 +157,7 @@ def _plain(text: str) -> str:
         for pattern, replacement in _TEX:
             text = pattern.sub(replacement, text)
     if "[" in text or "{" in text:
-        text = _EMPTY.sub("∅", _CHECKBOX.sub(r"\1✓", text))
+        text = _EMPTY.sub("∅", _CHECKBOX.sub(r"\1✓", text) if checkboxes else text)
     return text
 
 
@@ -225,10 +225,11 @@ def lexicon_of(names: tuple[str, ...], roles: tuple[str, str]) -> Lexicon:
 def tokenize(text: str, lexicon: Lexicon, names: tuple[str, ...]) -> list[RoleToken] | str:
     """The tokens of `text` (NFC), or the first part of it that is neither decoration nor a known phrase.
 
-    A name has the kind "spelled" unless it is also another phrase and is written in another letter case than in
-    `names`: "B is a knight and a knave" doesn't name a person "A".
+    A name that is also another phrase is read as a name only in the letter case of `names` or in a text in one case:
+    "B is a knight and a knave" doesn't name a person "A". Names in the letter case of `names`, and all others that are
+    no other phrase, have the kind "spelled".
     """
-    text = _plain(text)
+    text = _plain(text, checkboxes="X" not in names)
     unread = _SIGN.search(text) or _LOOK_ALIKE.search(text)
     if unread:
         return unread.group().strip()
@@ -250,8 +251,11 @@ def tokenize(text: str, lexicon: Lexicon, names: tuple[str, ...]) -> list[RoleTo
             if not spelled:
                 written = _written(text) if written is None else written
                 spelled = written[at : at + len(key)] == _written(names[kinds["name"]])
-            kinds = kinds | {"spelled": -1} if spelled else kinds
+            if spelled:
+                kinds = kinds | {"spelled": -1}
+            elif written and text != text.lower():
+                kinds = {kind: value for kind, value in kinds.items() if kind != "name"}
         tokens.append(RoleToken(kinds, " ".join(key), first))
-        first = "newline" in kinds or (first and "bullet" in kinds)
+        first = "newline" in kinds or (first and ("bullet" in kinds or "cell" in kinds))
         at += len(key)
     return tokens

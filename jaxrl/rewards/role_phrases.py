@@ -54,7 +54,7 @@ class RolePhrases:
     def tail(self, at: int) -> tuple[int, int] | None:
         """A restatement of the role: (the role that it implies, position)."""
         opened = self.has(at, "open")
-        start = self.past(self.past(at + opened, "comma"), "and")
+        start = self.past(self.past(at + opened, "comma"), "and", "join")
         if self.has(start, "not"):
             role = self.role(start + 1)
             implied, behind = (1 - role[0], role[2]) if role else (None, start)
@@ -98,7 +98,9 @@ class RolePhrases:
         while "name" in self.tokens[at].kinds and (person := self.tokens[at].kinds["name"]) not in persons:
             persons.append(person)
             yield tuple(persons), at + 1
-            at = self._between(at + 1, *between)
+            at, behind = self._between(at + 1, *between), at + 1
+            if at == behind:
+                return
 
     def _between(self, at: int, *between: str) -> int:
         """Behind what separates two names of a list: ", and", or line breaks, bullets and numbers if listed."""

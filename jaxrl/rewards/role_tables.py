@@ -8,20 +8,20 @@ Assignment = tuple[tuple[int, ...], int, tuple[int, ...]]  # persons, their role
 _LABELS = {"name-label", "role-label", "number-label", "heading-noun", "people", "heading", "article", "and", "of"}
 
 
-def read_table(tokens: list[RoleToken], at: int) -> tuple[list[Assignment], int] | None:
-    """The assignments of the table that starts here and the position behind it, or None if it is not a table of roles.
+def read_table(tokens: list[RoleToken], at: int) -> tuple[list[Assignment] | None, int]:
+    """The assignments of the lines with "|" that start here, or None if they are not a table of roles; the end of them.
 
     Forms: a row for each person or role, with the columns in any order; a column for each role with names or check
     marks in it; a row of names above a row of roles. `tokens` ends with a token of the kind "end".
     """
     rows, behind = _rows(tokens, at)
     if len(rows) < 2:
-        return None
+        return None, behind
     found = _role_columns(rows) or _person_columns(rows)
     if found is None:
         body = rows[1:] if all(_is_label(cell) for cell in rows[0]) else rows
         found = _records(body)
-    return (found, behind) if found else None
+    return found, behind
 
 
 def _rows(tokens: list[RoleToken], at: int) -> tuple[list[list[Cell]], int]:
