@@ -74,11 +74,15 @@ def task_fields() -> ConfigDict:
     return ConfigDict(
         dict(
             name="knights_and_knaves",  # or "gsm8k", "gym"; their fields are in configs/gsm8k.py and configs/gym.py
-            depth=2,  # maximum nesting of operators in a statement
+            # See docs/puzzles.md.
+            depth=1,  # maximum nesting of operators in a statement; 1: at most one operator
             width=2,  # maximum number of operands of "and" and "or"
-            wording="varied",  # or "plain": one phrasing per operator
-            # sampling weights of operators
+            # sampling weights of operators; both kinds of claims together have the weight of one operator
             operators={"tells_truth": 0.5, "lies": 0.5, "not": 1.0, "and": 1.0, "or": 1.0, "implies": 1.0, "iff": 1.0},
+            hardness=placeholder(tuple),  # least and most branches of a case-splitting solver; placeholder: any
+            wording="classic",  # or "varied": many phrasings and role words; "plain": one phrasing for everything
+            names="english",  # or "world": also names in other scripts (not with "plain")
+            first_person=False,  # speakers call themselves "I", not by their name
             splits={"train": 0.8, "test": 0.2},  # shares; puzzles that are equal up to renaming share a split
             split_seed=0,
         )
@@ -290,7 +294,7 @@ def small(config: ConfigDict) -> ConfigDict:
     config.devices, config.mesh.data, config.mesh.fsdp = 1, -1, 1
     config.dtype, config.attention, config.remat, config.unroll = "float32", "plain", "none", 4
     config.prompt.form, config.prompt.opens_think = "terse", False
-    config.task = ConfigDict(dict(name="knights_and_knaves", **tiny_puzzles()))
+    config.task = ConfigDict(task_fields().to_dict() | tiny_puzzles())  # replaces splits and operators as a whole
     config.algorithm.critic_learning_rate = 3e-4
     config.optimizer.b2 = 0.98  # the run is short, so the second moment has to adapt faster
     config.layout.update(dict(micro_tokens=1536, multiple=8, ratio=1.12, head_tokens=4096))

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from data_gen.canonical import canonical, split_of
-from data_gen.generate import PuzzleSpec, generate
+from data_gen.generate import generate
 from data_gen.puzzle import Puzzle
 from data_gen.response_styles import ResponseSpec, write_response
+from data_gen.spec import PuzzleSpec
 
 
 @dataclasses.dataclass(frozen=True)

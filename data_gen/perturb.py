@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Literal, get_args
 
-from data_gen.names import NAMES, PLAIN_NAMES, ROLES
+from data_gen.names import ROLES, names_of
 from data_gen.puzzle import LEAVES, Puzzle, Statement, depth_of
 from data_gen.puzzle_sampler import PuzzleSampler, puzzle_id, random_stream, sample_words
 from data_gen.render import render
@@ -32,7 +32,7 @@ def perturb(puzzle: Puzzle, kind: Kind, seed: int, wording: str = "varied") -> P
     elif kind == "order":
         names, statements, solution = _reordered(puzzle, uniform)
     elif kind == "names":
-        pool = PLAIN_NAMES if wording == "plain" else NAMES
+        pool = names_of(wording, "english")
         names = sample_words(uniform, [name for name in pool if name not in names], len(names))
     elif kind == "role-words":
         others = [pair for pair in ROLES if not set(pair) & set(roles)]
@@ -67,7 +67,8 @@ def _other_statements(puzzle: Puzzle, uniform: Callable[[], float]) -> Iterator[
     sampler = PuzzleSampler(PuzzleSpec(people, depth=min(depth, 4)))
     sampler.uniform = uniform
     for _ in range(MAX_TRIES):
-        yield int(uniform() * people), sampler.statement()
+        speaker = int(uniform() * people)
+        yield speaker, sampler.statement(speaker)
 
 
 def _other_leaves(puzzle: Puzzle, uniform: Callable[[], float]) -> list[tuple[int, Statement]]:

@@ -5,9 +5,9 @@ from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Any
 
-from data_gen.names import NAMES, PLAIN_NAMES, PLAIN_ROLES, ROLES
+from data_gen.names import ROLES, TRADITIONAL_ROLES, names_of
+from data_gen.part_tables import Part, PartTables, choices, part_tables
 from data_gen.puzzle import LEAVES, Puzzle, Statement
 from data_gen.render import render
 from data_gen.solve import combine, count_branches, full_table, person_tables
@@ -16,9 +16,6 @@ from data_gen.spec import PuzzleSpec
 # Attempts per index, divided by the number of people, before ValueError: about a second.
 MAX_ATTEMPTS = 20_000
 MAX_FAILURES = 3  # to find operands of new meaning, before operands of smaller depth are tried
-
-Part = tuple[Statement, int, int]
-"""(statement, truth table, persons it refers to as bits)"""
 
 
 def random_stream(*key: object) -> Callable[[], float]:
@@ -44,7 +41,11 @@ def sample_words(uniform: Callable[[], float], words: Sequence[str], size: int) 
 
 
 class PuzzleSampler:
-    """Generates the puzzles of a spec. tally: counts "attempts" and "found"."""
+    """Generates the puzzles of a spec. tally: counts "attempts" and "found".
+
+    The statements depend on people, depth, width, operators and hardness only, except that the wording "plain" has its
+    own: in the others, fewer statements mention their speaker (`data_gen.part_tables`).
+    """
 
     def __init__(self, spec: PuzzleSpec, tally: Counter | None = None) -> None:
         self.spec = spec
@@ -52,19 +53,10 @@ class PuzzleSampler:
         self.honest = person_tables(spec.people)
         self.full = full_table(spec.people)
         self.key = repr((spec.people, spec.depth, spec.width, spec.operators, spec.hardness))
-        weights = dict(spec.operators)
-        leaf_weights = [weights[name] for name in LEAVES] if weights["tells-truth"] + weights["lies"] else [1.0, 1.0]
-        self.leaves = {
-            "tells-truth": [(("tells-truth", i), self.honest[i], 1 << i) for i in range(spec.people)],
-            "lies": [(("lies", i), self.full ^ self.honest[i], 1 << i) for i in range(spec.people)],
-        }
-        leaves = [
-            (leaf, weight) for name, weight in zip(LEAVES, leaf_weights, strict=True) for leaf in self.leaves[name]
-        ]
         unnegated = [pair for pair in spec.operators if pair[0] != "not"]
-        self.names = (_cumulative(spec.operators), _cumulative(unnegated))
-        self.leaf = _cumulative(leaves)
-        self.shallow = tuple(_cumulative(self._shallow(leaves, negated)) for negated in (False, True))
+        self.names = (choices(spec.operators), choices(unnegated))
+        speakers = [None] * spec.people if spec.wording == "plain" else range(spec.people)
+        self.tables = [part_tables(spec.people, spec.width, spec.operators, speaker) for speaker in speakers]
         self.uniform: Callable[[], float] = random.Random(0).random
 
     def __call__(self, seed: int, index: int) -> Puzzle:
@@ -72,39 +64,37 @@ class PuzzleSampler:
         self.uniform = random_stream(self.key, seed, index)
         statements, answer, branches = self._solvable()
         spec = self.spec
-        if spec.wording == "plain":
-            names, roles = sample_words(self.uniform, PLAIN_NAMES, spec.people), PLAIN_ROLES
-            quiz = render(statements, names, roles, "plain")
-        else:
-            names = sample_words(self.uniform, NAMES, spec.people)
-            roles = ROLES[int(self.uniform() * len(ROLES))]
-            quiz = render(statements, names, roles, "varied", random_stream("style", seed, index))
+        names = sample_words(self.uniform, names_of(spec.wording, spec.names), spec.people)
+        roles = ROLES[int(self.uniform() * len(ROLES))] if spec.wording == "varied" else TRADITIONAL_ROLES
+        style = random_stream("style", seed, index)
+        quiz = render(statements, names, roles, spec.wording, style, first_person=spec.first_person)
         solution = tuple(bool(answer >> i & 1) for i in range(spec.people))
         identifier = puzzle_id(names, roles, statements)
         return Puzzle(names, roles, statements, solution, quiz, branches, seed, index, identifier)
 
-    def statement(self) -> Statement:
-        """A random statement, from the current stream `self.uniform`."""
-        return self._part(self.spec.depth, False)[0]
+    def statement(self, speaker: int) -> Statement:
+        """A random statement of a person, from the current stream `self.uniform`."""
+        return self._part(self.tables[speaker], self.spec.depth, False)[0]
 
     def _solvable(self) -> tuple[tuple[Statement, ...], int, int]:
         """(statements, the solution as bits, hardness)."""
         spec, full, depth = self.spec, self.full, self.spec.depth
         most = MAX_ATTEMPTS // spec.people
+        speakers = list(zip(self.honest, self.tables, strict=True))
         hardnesses: set[int] = set()
         for attempts in range(1, most + 1):
             parts = []
             left = full
-            for own in self.honest:
-                part = self._part(depth, False)
+            for own, tables in speakers:
+                part = self._part(tables, depth, False)
                 left &= full ^ own ^ part[1]
                 if not left:
                     break
                 parts.append(part)
             if not left or left & (left - 1):
                 continue
-            statements, tables, mentioned = zip(*parts, strict=True)
-            branches = count_branches(tables, mentioned)
+            statements, truths, mentioned = zip(*parts, strict=True)
+            branches = count_branches(truths, mentioned)
             if spec.hardness is None or spec.hardness[0] <= branches <= spec.hardness[1]:
                 self.tally["attempts"] += attempts
                 self.tally["found"] += 1
@@ -120,85 +110,48 @@ class PuzzleSampler:
             f"people, depth {spec.depth}, width {spec.width} and these operators; allow more of these."
         )
 
-    def _part(self, depth: int, negated: bool) -> Part:
+    def _part(self, tables: PartTables, depth: int, negated: bool) -> Part:
         """A random part. No operator in it is constant or equivalent to one of its operands; no "not" is doubled."""
         uniform = self.uniform
         if depth == 0:
-            ends, leaves = self.leaf
+            ends, leaves = tables.leaf
             return leaves[bisect(ends, uniform())]
         if depth == 1:
-            ends, parts = self.shallow[negated]
+            ends, parts = tables.shallow[negated]
             part = parts[bisect(ends, uniform())]
-            return part if len(part) == 3 else self._join(part[0], part[1], 1)
+            return part if len(part) == 3 else self._join(tables, part[0], part[1], 1)
         ends, names = self.names[negated]
         name = names[bisect(ends, uniform())]
-        if name in self.leaves:
-            return self.leaves[name][int(uniform() * self.spec.people)]
+        if name in LEAVES:
+            ends, leaves = tables.claims[name]
+            return leaves[bisect(ends, uniform())]
         if name == "not":
-            statement, table, persons = self._part(depth - 1, True)
+            statement, table, persons = self._part(tables, depth - 1, True)
             return ("not", statement), self.full ^ table, persons
         size = 2
         if self.spec.width > 2 and (name == "and" or name == "or"):
             size += int(uniform() * (self.spec.width - 1))
-        return self._join(name, size, depth)
+        return self._join(tables, name, size, depth)
 
-    def _join(self, name: str, size: int, depth: int) -> Part:
+    def _join(self, tables: PartTables, name: str, size: int, depth: int) -> Part:
         """An operator over `size` random parts, no two of which are equivalent or opposite."""
         full, failed = self.full, 0
         while True:
-            parts, tables = [], []
+            parts, truths = [], []
             while len(parts) < size:
                 # The depth falls to 0, where leaves about different people always have a new meaning.
-                part = self._part(max(depth - 1 - failed // MAX_FAILURES, 0), False)
+                part = self._part(tables, max(depth - 1 - failed // MAX_FAILURES, 0), False)
                 table = part[1]
-                if table in tables or full ^ table in tables:
+                if table in truths or full ^ table in truths:
                     failed += 1
                     continue
                 parts.append(part)
-                tables.append(table)
-            table = combine(name, tables, full)
-            if table and table != full and table not in tables:
+                truths.append(table)
+            table = combine(name, truths, full)
+            if table and table != full and table not in truths:
                 break
             failed += 1
         persons = 0
         for part in parts:
             persons |= part[2]
         return (name, *[part[0] for part in parts]), table, persons
-
-    def _shallow(self, leaves: list[tuple[Part, float]], negated: bool) -> list[tuple[tuple, float]]:
-        """All parts of depth 0 and 1 with their weights; an operator over more than two parts stays (name, size)."""
-        people, full, weights = self.spec.people, self.full, dict(self.spec.operators)
-        found: list[tuple[tuple, float]] = []
-        for name in LEAVES:
-            found += [(leaf, weights[name] / people) for leaf in self.leaves[name]]
-        total = sum(weight for _, weight in leaves)
-        if not negated:
-            for (statement, table, persons), weight in leaves:
-                found.append(((("not", statement), full ^ table, persons), weights["not"] * weight / total))
-        pairs = [(a, b, x * y) for a, x in leaves for b, y in leaves if a[2] != b[2] and x * y > 0]
-        pairs_total = sum(weight for *_, weight in pairs)
-        for name in ("and", "or", "implies", "iff"):
-            sizes = self.spec.width - 1 if name in ("and", "or") else 1
-            share = weights[name] / sizes
-            if share > 0:
-                found += [
-                    (
-                        ((name, a[0], b[0]), combine(name, (a[1], b[1]), full), a[2] | b[2]),
-                        share * weight / pairs_total,
-                    )
-                    for a, b, weight in pairs
-                ]
-                found += [((name, size), share) for size in range(3, sizes + 2)]
-        return found
-
-
-def _cumulative(weights: Sequence[tuple[Any, float]]) -> tuple[list[float], list]:
-    """(cumulative probabilities, choices), without choices of weight 0."""
-    used = [(choice, weight) for choice, weight in weights if weight > 0]
-    total = sum(weight for _, weight in used)
-    ends, cumulative = [], 0.0
-    for _, weight in used:
-        cumulative += weight / total
-        ends.append(cumulative)
-    ends[-1] = 1.0
-    return ends, [choice for choice, _ in used]

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from data_gen.names import PLURALS
 from data_gen.puzzle import LEAVES, Statement
-from data_gen.wording import CLAIMS, PAIR_PHRASINGS, PHRASINGS, QUOTES, SCENES
+from data_gen.wording import LISTED, OPPOSITE, ORDINALS, WORDINGS, Wording
 
 _PLAIN_PHRASINGS = {
     "not": ("it is not true that ", "", ""),
@@ -14,7 +15,6 @@ _PLAIN_PHRASINGS = {
     "implies": ("if ", " then ", ""),
     "iff": ("", " if and only if ", ""),
 }
-_BINARY_PHRASINGS = {name: phrasings + PAIR_PHRASINGS.get(name, ()) for name, phrasings in PHRASINGS.items()}
 
 
 def render(
@@ -23,25 +23,26 @@ def render(
     roles: tuple[str, str],
     wording: str = "plain",
     uniform: Callable[[], float] | None = None,
+    *,
+    first_person: bool = False,
 ) -> str:
     """The quiz: everybody's statement, in the order of speaking.
 
-    wording: "plain" is one sentence per person, with one fixed phrasing per operator. "varied" is a scene and quoted
-    sentences; each phrasing is selected by a number from `uniform`, in [0, 1) (None: always the first phrasing).
-    Nested operators are in parentheses. Raises ValueError for another wording.
+    wording: "classic" and "varied" are a scene and quoted sentences (`data_gen.wording`); each phrasing is selected by
+    a number from `uniform`, in [0, 1) (None: always the first phrasing). "plain" is one sentence per person, with one
+    fixed phrasing per operator, and nested operators in parentheses. first_person: speakers call themselves "I", not by
+    their name. Raises ValueError for another wording.
     """
     if wording == "plain":
-        texts = (_plain(statement, names, roles) for statement in statements)
+        texts = (
+            _plain(statement, names, roles, speaker if first_person else None)
+            for speaker, statement in enumerate(statements)
+        )
         return " ".join(f"{name} says: {text}." for name, text in zip(names, texts, strict=False))
-    if wording != "varied":
-        raise ValueError(f'expected the wording "varied" or "plain", got {wording!r}.')
-    uniform = uniform or (lambda: 0.0)
-    sentences = [SCENES[int(uniform() * len(SCENES))].format(people=listed(names))]
-    for name, statement in zip(names, statements, strict=False):
-        quote = QUOTES[int(uniform() * len(QUOTES))]
-        text = _varied(statement, names, roles, uniform)
-        sentences.append(quote.format(name=name, said=text[0].upper() + text[1:]))
-    return " ".join(sentences)
+    if wording not in WORDINGS:
+        raise ValueError(f"expected a wording out of {', '.join((*WORDINGS, 'plain'))}, got {wording!r}.")
+    writer = _Writer(WORDINGS[wording], _claims(wording, roles), tuple(names), roles, uniform or (lambda: 0.0))
+    return writer.quiz(statements, first_person)
 
 
 def with_article(word: str) -> str:
@@ -59,35 +60,132 @@ def listed(words: Sequence[str]) -> str:
     return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _plain(statement: Statement, names: Sequence[str], roles: tuple[str, str]) -> str:
+def _plain(statement: Statement, names: Sequence[str], roles: tuple[str, str], own: int | None) -> str:
     kind = statement[0]
     if kind in LEAVES:
-        role = roles[0] if kind == "tells-truth" else roles[1]
-        return f"{names[statement[1]]} is {with_article(role)}"
-    parts = [(_plain(part, names, roles), part[0] in LEAVES) for part in statement[1:]]
-    return _join(_PLAIN_PHRASINGS[kind], parts)
+        role = with_article(roles[0] if kind == "tells-truth" else roles[1])
+        return f"I am {role}" if statement[1] == own else f"{names[statement[1]]} is {role}"
+    before, between, after = _PLAIN_PHRASINGS[kind]
+    texts = [(_plain(part, names, roles, own), part[0] in LEAVES) for part in statement[1:]]
+    return before + between.join([text if leaf else f"({text})" for text, leaf in texts]) + after
 
 
 @lru_cache(maxsize=64)
-def _claims(roles: tuple[str, str]) -> tuple[list[list[str]], list[list[str]]]:
-    """[text before the name, text after it] of every claim, for honest persons and for liars."""
-    return tuple(
-        [claims[side].format(name="\0", role=with_article(role), roles=plural(role)).split("\0") for claims in CLAIMS]
-        for side, role in enumerate(roles)
-    )
+def _role_words(roles: tuple[str, str]) -> dict[str, str]:
+    truth, lie = roles
+    return {"truth": with_article(truth), "lie": with_article(lie), "truths": plural(truth), "lies": plural(lie)}
 
 
-def _varied(statement: Statement, names: Sequence[str], roles: tuple[str, str], uniform: Callable[[], float]) -> str:
-    kind = statement[0]
-    if kind in LEAVES:
-        before, after = _claims(roles)[kind == "lies"][int(uniform() * len(CLAIMS))]
-        return before + names[statement[1]] + after
-    phrasings = _BINARY_PHRASINGS[kind] if len(statement) == 3 else PHRASINGS[kind]
-    phrasing = phrasings[int(uniform() * len(phrasings))]
-    return _join(phrasing, [(_varied(part, names, roles, uniform), part[0] in LEAVES) for part in statement[1:]])
+@lru_cache(maxsize=64)
+def _claims(wording: str, roles: tuple[str, str]) -> dict[tuple[str, bool, bool], list[tuple[str, str]]]:
+    """(kind of claim, whether denied, whether in the first person) -> the texts before and after the name."""
+    claims = WORDINGS[wording].claims
+    table = {}
+    for side, kind in enumerate(LEAVES):
+        words = {"name": "\0", "role": with_article(roles[side]), "roles": plural(roles[side])}
+        for denied in (False, True):
+            others = [(claim.others_denied if denied else claim.others)[side] for claim in claims]
+            own = [(claim.own_denied if denied else claim.own)[side] for claim in claims]
+            table[kind, denied, False] = [tuple(text.format(**words).split("\0")) for text in others]
+            table[kind, denied, True] = [(text.format(**words), "") for text in own]
+    return table
 
 
-def _join(phrasing: tuple[str, str, str], parts: Sequence[tuple[str, bool]]) -> str:
-    """The operands, (text, whether it is a leaf), joined by a phrasing."""
-    before, between, after = phrasing
-    return before + between.join([text if leaf else f"({text})" for text, leaf in parts]) + after
+class _Writer(NamedTuple):
+    """Writes the statements of one puzzle."""
+
+    wording: Wording
+    claims: dict[tuple[str, bool, bool], list[tuple[str, str]]]
+    names: tuple[str, ...]
+    roles: tuple[str, str]
+    uniform: Callable[[], float]
+
+    def quiz(self, statements: Sequence[Statement], first_person: bool) -> str:
+        sentences = [self._select(self.wording.scenes).format(people=listed(self.names))]
+        for speaker, statement in enumerate(statements):
+            own = speaker if first_person and _mentions(statement, speaker) else None
+            frames = self.wording.quotations if own is not None else self.wording.quotations + self.wording.reports
+            frame = self._select(frames)
+            said = self._sentence(statement, own)
+            if '"' in frame:
+                said = said[0].upper() + said[1:]
+            sentences.append(frame.format(name=self.names[speaker], said=said))
+        return " ".join(sentences)
+
+    def _select(self, phrasings: Sequence):
+        return phrasings[int(self.uniform() * len(phrasings))] if len(phrasings) > 1 else phrasings[0]
+
+    def _sentence(self, statement: Statement, own: int | None) -> str:
+        """A statement that stands alone. own: the person who is "I"."""
+        kind, operands = statement[0], statement[1:]
+        if kind == "not" and operands[0][0] in LEAVES:
+            phrasing = self._select(("", *self.wording.denials))
+            return phrasing.format(a=self._claim(operands[0], own)) if phrasing else self._clause(statement, own)
+        if len(operands) == 2 and all(map(_is_simple, operands)):
+            return self._pair(statement, own, self.wording.spelled.get(kind, ()))
+        if len(operands) > 2 and all(map(_is_simple, operands)):
+            return self._many(statement, own, self.wording.many[kind])
+        return self._clause(statement, own)
+
+    def _clause(self, statement: Statement, own: int | None) -> str:
+        """A statement that may be part of another one."""
+        kind, operands = statement[0], statement[1:]
+        if kind in LEAVES:
+            return self._claim(statement, own)
+        if kind == "not":
+            if operands[0][0] in LEAVES:
+                return self._claim(operands[0], own, denied=True)
+            return OPPOSITE.format(a=self._clause(operands[0], own))
+        if not all(map(_is_simple, operands)):
+            items = [f"{ORDINALS[i]}, {self._operand(part, own)}" for i, part in enumerate(operands)]
+            return f"{LISTED[kind][min(len(items), 3)]}: {'; '.join(items)}"
+        if len(operands) == 2:
+            return self._pair(statement, own, ())
+        return self._many(statement, own, self.wording.many[kind][:1])
+
+    def _operand(self, statement: Statement, own: int | None) -> str:
+        """An item of a list; in parentheses if it has a list itself."""
+        text = self._clause(statement, own)
+        return f"({text})" if ";" in text else text
+
+    def _many(self, statement: Statement, own: int | None, phrasings: Sequence[tuple[str, str, str]]) -> str:
+        """An operator over three or more claims or denied claims."""
+        text, between, last = self._select(phrasings)
+        items = [self._clause(part, own) for part in statement[1:]]
+        return text.format(items=between.join(items[:-1]) + last + items[-1])
+
+    def _pair(self, statement: Statement, own: int | None, further: tuple[str, ...]) -> str:
+        """An operator over two claims or denied claims, by an inline phrasing or one of `further`."""
+        kind, a, b = statement
+        shared = ()
+        if a[0] in LEAVES and b[0] in LEAVES:
+            shared = self.wording.shared.get((kind, a[0] == b[0]), ())
+        phrasing = self._select(self.wording.inline[kind] + further + shared)
+        if "{b}" in phrasing:
+            return phrasing.format(a=self._clause(a, own), b=self._clause(b, own))
+        words = _role_words(self.roles)
+        side = "lie" if a[0] == "lies" else "truth"
+        persons = [self.names[claim[1]] for claim in (a, b) if claim[1] != own]
+        me = ["me"] * (own in (a[1], b[1]))
+        return phrasing.format(
+            pair=" and ".join(persons + (["I"] if me else [])),
+            pair_object=" and ".join(persons + me),
+            role=words[side],
+            roles=words[f"{side}s"],
+            **words,
+        )
+
+    def _claim(self, claim: Statement, own: int | None, denied: bool = False) -> str:
+        before, after = self._select(self.claims[claim[0], denied, claim[1] == own])
+        return before + after if claim[1] == own else before + self.names[claim[1]] + after
+
+
+def _is_simple(statement: Statement) -> bool:
+    """Whether a statement is a claim or a denied claim."""
+    return statement[0] in LEAVES or (statement[0] == "not" and statement[1][0] in LEAVES)
+
+
+def _mentions(statement: Statement, person: int) -> bool:
+    if statement[0] in LEAVES:
+        return statement[1] == person
+    return any(_mentions(part, person) for part in statement[1:])

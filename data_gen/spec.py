@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from math import comb, log, perm
 
-from data_gen.names import PLAIN_NAMES
+from data_gen.names import NAME_SETS, ROLES, names_of
 from data_gen.puzzle import LEAVES, OPERATORS
+
+WORDINGS = ("classic", "varied", "plain")
 
 # Both leaves together have the weight of one operator.
 EQUAL_SHARES = (
@@ -20,22 +22,28 @@ class PuzzleSpec:
     """A kind of puzzle. Raises ValueError if no such puzzle exists.
 
     people: 2 to 12.
-    depth: maximum nesting depth of operators, 1 to 4; a leaf is always allowed.
+    depth: maximum nesting depth of operators, 1 to 4; 1: at most one operator in a statement. A leaf is always allowed.
     width: maximum operands of "and" and "or", 2 to people.
     operators: (name, weight) of the seven operators at every level; 0 if omitted. At full depth only leaves compete.
     hardness: minimum and maximum of `solve.hardness`, or None.
-    wording: "varied" or "plain".
+    wording: "classic" (knights and knaves, one phrasing for each operator, many ways to quote a person), "varied" (also
+      other role words and many phrasings for each operator; the same statements as "classic"), or "plain" (one phrasing
+      for everything, 12 names).
     unique: "canonical" (no two puzzles are equal up to renaming people and reordering operands) or "text" (no two
       puzzles have the same statements and names).
+    names: "english" (ASCII first names) or "world" (also accents, hyphens, two words and other scripts).
+    first_person: whether speakers say "I" when a claim is about themselves, instead of their name.
     """
 
     people: int
-    depth: int = 2
+    depth: int = 1
     width: int = 2
     operators: tuple[tuple[str, float], ...] = EQUAL_SHARES
     hardness: tuple[int, int] | None = None
-    wording: str = "varied"
+    wording: str = "classic"
     unique: str = "canonical"
+    names: str = "english"
+    first_person: bool = False
 
     def __post_init__(self) -> None:
         if not 2 <= self.people <= 12:
@@ -60,8 +68,15 @@ class PuzzleSpec:
         if self.hardness is not None:
             object.__setattr__(self, "hardness", (self.hardness[0], self.hardness[1]))
             self._check_hardness()
-        if self.wording not in ("varied", "plain"):
-            raise ValueError(f'expected the wording "varied" or "plain", got {self.wording!r}.')
+        if self.wording not in WORDINGS:
+            raise ValueError(f"expected a wording out of {', '.join(WORDINGS)}, got {self.wording!r}.")
+        if self.names not in NAME_SETS:
+            raise ValueError(f"expected names out of {', '.join(NAME_SETS)}, got {self.names!r}.")
+        if self.wording == "plain" and self.names != "english":
+            raise ValueError(
+                f'expected names "english" with the wording "plain", which has 12 names of its own, got {self.names!r}; '
+                'set the wording "classic" or "varied".'
+            )
         if self.unique not in ("canonical", "text"):
             raise ValueError(f'expected unique "canonical" or "text", got {self.unique!r}.')
 
@@ -105,7 +120,8 @@ def max_puzzles(spec: PuzzleSpec) -> int:
     statements = _max_statements(spec)
     if spec.unique == "canonical":
         return comb(statements + spec.people - 1, spec.people)
-    return statements**spec.people * perm(len(PLAIN_NAMES), spec.people)
+    names = perm(len(names_of(spec.wording, spec.names)), spec.people)
+    return statements**spec.people * names * (len(ROLES) if spec.wording == "varied" else 1)
 
 
 def _max_statements(spec: PuzzleSpec) -> int:

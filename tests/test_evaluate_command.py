@@ -90,11 +90,11 @@ def test_flags_override_the_run_which_overrides_the_defaults(tmp_path):
 
 def test_a_run_is_not_evaluated_on_its_training_problems(tmp_path):
     run = run_folder(tmp_path / "run")
-    assert refuse_trained(f"{run}@3", request_of(f"--model={run}@3", "--people=2", "--count=40")) == ""
+    assert refuse_trained(f"{run}@3", request_of(f"--model={run}@3", "--people=2", "--count=20")) == ""
     # With another split seed, training problems of this run are held out.
     task = default_fields()["task"] | {"split_seed": 5}
     other = run_folder(tmp_path / "other", task=task)
-    request = request_of(f"--model={run}", f"--like={other}", "--people=2", "--count=40")
+    request = request_of(f"--model={run}", f"--like={other}", "--people=2", "--count=20")
     with pytest.raises(ValueError, match="evaluation problems equal training problems"):
         refuse_trained(str(run), request)
     # Problems of the run that it started from count too.

@@ -5,8 +5,9 @@ import re
 import pytest
 
 from data_gen import names, prompts
-from data_gen.generate import PuzzleSpec, generate
+from data_gen.generate import generate
 from data_gen.prompts import PromptSpec, build_messages, puzzle_instruction, puzzle_prompt, question_text
+from data_gen.spec import PuzzleSpec
 
 pytestmark = pytest.mark.check
 

@@ -5,9 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from data_gen.generate import PuzzleSpec, generate
+from data_gen.generate import generate
 from data_gen.reasoning import check_reasoning
 from data_gen.response_styles import ResponseSpec, think, write_response
+from data_gen.spec import PuzzleSpec
 
 pytestmark = pytest.mark.check
 

@@ -1,68 +1,104 @@
-"""The wording is unambiguous at every depth: statements can be parsed back from it."""
-
-import re
+"""Quizzes: names, roles and phrasings. tests/data_gen/test_wording.py reads what the statements mean."""
 
 import pytest
 
-from data_gen.generate import PuzzleSpec, generate
-from data_gen.names import PLURALS
+from data_gen.generate import generate
+from data_gen.names import ENGLISH_NAMES, NAME_SETS, PLAIN_NAMES, WORLD_NAMES
 from data_gen.render import render
-from data_gen.wording import CLAIMS, PAIR_PHRASINGS, PHRASINGS, QUOTES, SCENES
+from data_gen.spec import PuzzleSpec
+from jaxrl.rewards.role_parser import read_roles
 
 pytestmark = pytest.mark.check
 
-
-def readings(text, names, roles):
-    """All statements that `text` can mean, parsed from the innermost parentheses outwards."""
-    claims = {}
-    for i, name in enumerate(names):
-        for pair in CLAIMS:
-            for kind, claim, role in zip(("tells-truth", "lies"), pair, roles, strict=True):
-                article = "an" if role[0] in "aeiou" else "a"
-                claims[claim.format(name=name, role=f"{article} {role}", roles=PLURALS[role]).lower()] = (
-                    kind,
-                    i,
-                )
-    groups = []
-
-    def operand(piece):
-        if re.fullmatch(r"\d+", piece):
-            return groups[int(piece)]
-        return claims.get(piece)
-
-    def parses(piece):
-        found = {operand(piece)} - {None}
-        for kind, phrasings in PHRASINGS.items():
-            for before, between, after in phrasings + PAIR_PHRASINGS.get(kind, ()):
-                if piece.startswith(before) and piece.endswith(after):
-                    inside = piece[len(before) : len(piece) - len(after)]
-                    parts = [operand(p) for p in inside.split(between)] if between else [operand(inside)]
-                    if None not in parts and (len(parts) > 1 or kind == "not"):
-                        found.add((kind, *parts))
-        return found
-
-    text = text.lower()
-    while group := re.search(r"\(([^()]*)\)", text):
-        found = parses(group[1])
-        assert len(found) == 1, (group[1], found)
-        groups.append(found.pop())
-        text = text.replace(group[0], str(len(groups) - 1), 1)
-    return parses(text)
+NAMES, KNIGHTS = ("Ann", "Bob", "Cal"), ("knight", "knave")
+BOB, CAL = ("lies", 1), ("tells-truth", 2)
 
 
-@pytest.mark.parametrize("spec", [PuzzleSpec(3, depth=1, width=3), PuzzleSpec(5, width=3), PuzzleSpec(4, depth=4)])
-def test_varied_wording_parses_to_the_statements(spec):
-    for puzzle in generate(spec, seed=1, count=60):
-        quoted = re.findall(r'"([^"]*?)[.,]"', puzzle.quiz)
-        assert len(quoted) == len(puzzle.names)
-        for quote, statement in zip(quoted, puzzle.statements, strict=True):
-            assert readings(quote, puzzle.names, puzzle.roles) == {statement}
+def classic_text(statement, **options):
+    """The statement of Ann, in the first of all quotations."""
+    quiz = render((statement,), NAMES, KNIGHTS, "classic", **options)
+    return quiz.removeprefix("You meet Ann, Bob and Cal. Ann says, ")
 
 
-def test_there_are_enough_phrasings():
-    phrasings = len(CLAIMS) + sum(len(w) for w in PHRASINGS.values()) + sum(len(w) for w in PAIR_PHRASINGS.values())
-    assert phrasings >= 20 and len(QUOTES) >= 8 and len(SCENES) >= 8
-    assert len({puzzle.roles for puzzle in generate(PuzzleSpec(3), 0, 100)}) >= 7
+@pytest.mark.parametrize(
+    ("statement", "text"),
+    [
+        (BOB, "Bob is a knave."),
+        (("not", BOB), "Bob is not a knave."),
+        (("and", BOB, CAL), "Bob is a knave and Cal is a knight."),
+        (("or", BOB, CAL), "Bob is a knave or Cal is a knight, or both."),
+        (("implies", BOB, CAL), "If Bob is a knave, then Cal is a knight."),
+        (("iff", BOB, CAL), "Bob is a knave if and only if Cal is a knight."),
+        (("and", ("lies", 0), BOB, CAL), "Ann is a knave, Bob is a knave and Cal is a knight."),
+        (("not", ("and", BOB, CAL)), "The following is false: Bob is a knave and Cal is a knight."),
+        (
+            ("implies", ("or", BOB, CAL), ("not", BOB)),
+            "If the first of these is true, then so is the second: first, Bob is a knave or Cal is a knight, or both; "
+            "second, Bob is not a knave.",
+        ),
+    ],
+)
+def test_classic_wording(statement, text):
+    assert classic_text(statement) == f'"{text}"'
+
+
+def test_the_first_person():
+    mine = ("implies", ("tells-truth", 0), BOB)
+    assert classic_text(mine) == '"If Ann is a knight, then Bob is a knave."'
+    assert classic_text(mine, first_person=True) == '"If I am a knight, then Bob is a knave."'
+    assert classic_text(("not", ("lies", 0)), first_person=True) == '"I am not a knave."'
+    assert render((mine,), NAMES, KNIGHTS, "plain", first_person=True) == (
+        "Ann says: if I am a knight then Bob is a knave."
+    )
+    spec = PuzzleSpec(3, wording="varied", first_person=True)
+    quizzes = " ".join(puzzle.quiz for puzzle in generate(spec, 0, 200))
+    assert "According to" in quizzes and " I am " in quizzes and " and me " in quizzes
+    assert not [s for s in quizzes.split(". ") if " I " in f" {s} " and '"' not in s]  # only in quotations
+
+
+def test_wordings_differ_in_their_words_only():
+    """Puzzle number i has the same statements in classic and in varied wording."""
+    pairs = zip(*(generate(PuzzleSpec(4, wording=wording), 3, 30) for wording in ("classic", "varied")), strict=True)
+    for classic, varied in pairs:
+        assert (classic.statements, classic.solution) == (varied.statements, varied.solution)
+        assert classic.quiz != varied.quiz and classic.roles == KNIGHTS
+
+
+def test_names_in_other_scripts_only_where_requested():
+    for wording in ("classic", "varied"):
+        texts = {names: "".join(puzzle.quiz for puzzle in generate(PuzzleSpec(5, wording=wording, names=names), 0, 100))
+                 for names in NAME_SETS}  # fmt: skip
+        assert texts["english"].isascii() and not texts["world"].isascii()
+    assert len({puzzle.roles for puzzle in generate(PuzzleSpec(3, wording="varied"), 0, 100)}) >= 7
+
+
+def one_letter_away(a, b):
+    """Whether one insertion, deletion or substitution makes `b` of `a`."""
+    if len(a) > len(b):
+        a, b = b, a
+    same = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
+    return len(b) - len(a) < 2 and a[same + (len(a) == len(b)) :] == b[same + 1 :]
+
+
+def test_no_name_can_be_taken_for_another_name_or_word():
+    assert len(ENGLISH_NAMES) >= 300 and len(WORLD_NAMES) >= 100 and len(PLAIN_NAMES) == 12
+    for names in (ENGLISH_NAMES, WORLD_NAMES, PLAIN_NAMES):
+        folded = [name.casefold() for name in names]
+        assert len(set(folded)) == len(names)
+        assert not [(a, b) for a in folded for b in folded if a != b and a in b]
+    assert not [
+        (a, b) for a in ENGLISH_NAMES for b in ENGLISH_NAMES if a != b and one_letter_away(a.lower(), b.lower())
+    ]
+    assert all(name.isascii() and name.isalpha() and name.istitle() and len(name) > 3 for name in ENGLISH_NAMES)
+    assert all(n.isascii() and n.isalpha() and n.istitle() and 2 <= len(n) <= 6 for n in PLAIN_NAMES)
+
+
+def test_the_scorer_reads_every_name():
+    for names in NAME_SETS.values():
+        for i in range(0, len(names) - 3, 3):
+            trio = names[i : i + 3]
+            answer = f"{trio[0]} is a knight, {trio[1]} is a knave, and {trio[2]} is a knight."
+            assert read_roles(answer, trio, KNIGHTS).roles == (0, 1, 0)
 
 
 def test_plain_wording_is_fixed():

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from data_gen.generate import PuzzleSpec, generate
+from data_gen.generate import generate
 from data_gen.response_styles import FORMATS, STYLES, ResponseSpec, classify_style, think, write_response
+from data_gen.spec import PuzzleSpec
 from jaxrl.rewards import score
 
 pytestmark = pytest.mark.check

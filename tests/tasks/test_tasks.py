@@ -104,7 +104,7 @@ def test_the_error_for_a_bad_line_has_its_number(sums, text, error):
     [
         ({"name": "chess"}, "strict-1", "task.name: expected one of knights_and_knaves"),
         ({"name": "gsm8k"}, "gsm8k-1", "expected the fields name, files"),
-        (FILES, "strict-1", "gsm8k-1, exact-1"),
+        (FILES, "strict-1", "exact-1.*gsm8k-1"),
         ({"name": "gym", "splits": {"train": 1.0}, "split_seed": 0}, "verified-1", "task.splits"),
     ],
 )
@@ -113,14 +113,20 @@ def test_a_wrong_task_raises_before_data_is_read(fields, rule, error):
         make_task(fields, rule)
 
 
+def plain_puzzles(operators):
+    return PuzzleTask(1, 2, operators, None, "plain", "english", False, (("train", 1.0), ("test", 1.0)), 0)
+
+
 def test_kinds_of_puzzles():
     operators = (("lies", 1.0), ("and", 1.0), ("or", 1.0), ("iff", 1.0))
-    task = PuzzleTask(1, 2, "plain", operators, (("train", 1.0), ("test", 1.0)), 0)
+    task = plain_puzzles(operators)
     selected = {split: task.select(split, [("p2", 1), ("p3", 20)], 5) for split in ("train", "test")}
     assert [problem.kind for problem in selected["train"]] == ["p2"] * 1 + ["p3"] * 20
     assert not {p.form for p in selected["train"]} & {p.form for p in selected["test"]}
     with pytest.raises(ValueError, match="such as p3"):
         task.select("train", [("three", 2)], 0)
+    with pytest.raises(ValueError, match=r'p2 of the split "test": .* request at most \d+,'):
+        task.select("test", [("p2", 14)], 0)
 
 
 class Sums:
@@ -196,7 +202,7 @@ def test_a_config_without_stages_is_its_own_stage():
 
 
 def test_only_terse_responses_to_puzzles_have_a_style(sums):
-    task = PuzzleTask(1, 2, "plain", (("lies", 1.0), ("and", 1.0)), (("train", 1.0), ("test", 1.0)), 0)
+    task = plain_puzzles((("lies", 1.0), ("and", 1.0)))
     styles = [
         PromptFormat(task, PromptSpec(form), "strict-1", VALUES, None, ()).classify("That will do.")
         for form in ("terse", "base")
