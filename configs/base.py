@@ -210,6 +210,9 @@ def layout_fields() -> ConfigDict:
             micro_tokens=8_192,
             multiple=128,  # row lengths are padded to multiples of this
             ratio=1.06,  # growth of the length buckets, at most
+            shortest=48,  # tokens of the shortest bucket, rounded up to a multiple
+            few_shapes=False,  # one number of rows per bucket, half the buckets for log-probabilities: less to compile
+            compile_ahead=False,  # compile for all shapes in a second thread, while the first responses are sampled
             head_tokens=8_192,  # tokens per block of the LM head, which takes 4 bytes x vocabulary for each
         )
     )
@@ -223,6 +226,7 @@ def sampler_fields() -> ConfigDict:
             chunk=64,  # tokens that are decoded between two interventions of the host
             memory=0.0,  # GiB per device for KV caches: as many decode batches at a time as fit; 0: one
             devices=0,  # virtual CPU devices that sample (CPU only): -1: one per core; 0: those of the learner
+            few_shapes=False,  # half the cache lengths and batch sizes: less to compile, more positions are read
         )
     )
 
@@ -297,8 +301,9 @@ def small(config: ConfigDict) -> ConfigDict:
     config.task = ConfigDict(task_fields().to_dict() | tiny_puzzles())  # replaces splits and operators as a whole
     config.algorithm.critic_learning_rate = 3e-4
     config.optimizer.b2 = 0.98  # the run is short, so the second moment has to adapt faster
-    config.layout.update(dict(micro_tokens=1536, multiple=8, ratio=1.12, head_tokens=4096))
-    config.sampler.update(dict(rows=32, chunk=8, memory=1.0, devices=-1))
+    config.layout.update(dict(micro_tokens=1536, multiple=32, ratio=1.3, shortest=96, head_tokens=4096))
+    config.layout.update(dict(few_shapes=True, compile_ahead=True))  # compiling costs more than padding here
+    config.sampler.update(dict(rows=32, chunk=8, memory=1.0, devices=-1, few_shapes=True))
     config.evaluation.update(
         dict(pool=ConfigDict({"p2": 20, "p3": 500, "p4": 100, "p5": 100}), samples=4, max_new_tokens=352)
     )

@@ -2,16 +2,19 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from jaxrl.algorithms.batch import Batch, Totals
 from jaxrl.algorithms.losses import combine_info
+from jaxrl.learning.ahead_of_time import AheadOfTime
 from jaxrl.learning.mesh import replicated, row_sharding, row_shards
 from jaxrl.learning.state import Learned
 
@@ -66,7 +69,9 @@ class GradientAccumulation:
             return _apply(optimizer, learned, total, learning_rate)
 
         self.zeros = jax.jit(zeros, static_argnums=1)
-        self.accumulate = jax.jit(accumulate, donate_argnums=0)
+        self.accumulate = AheadOfTime(
+            jax.jit(accumulate, donate_argnums=0), lambda total, params, base, micro, *_: micro.tokens.shape
+        )
         self.finish = jax.jit(finish, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
 
     def step(
@@ -81,6 +86,16 @@ class GradientAccumulation:
         for micro in micros:
             total = self.accumulate(total, learned.params, base, micro, totals, scalars)
         return self.finish(learned, total, learning_rate)
+
+    def compile_ahead(self, executor: Executor, params: Any, base: Any, micros: Sequence[Batch], scalars: Any) -> None:
+        """Compile `accumulate` in the executor's threads for micro-batches of these shapes, given with shardings."""
+        totals = Totals(np.float32(1), np.float32(1))
+        names = self.names(params, base, micros[0], totals, scalars)
+        shapes = jax.eval_shape(lambda params: self.zeros(params, names), params)
+        shardings = self.zeros.lower(params, names).compile().output_shardings
+        total = jax.tree.map(lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), shapes, shardings)
+        for micro in micros:
+            self.accumulate.compile_ahead(executor, total, params, base, micro, totals, scalars)
 
     def names(self, params: Any, base: Any, micro: Batch, totals: Totals, scalars: Any) -> tuple[str, ...]:
         """Names of the metrics of the objective, for micro-batches with the fields of this one."""

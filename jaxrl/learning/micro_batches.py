@@ -3,7 +3,7 @@
 Rows are sorted by length and split, longest first, into micro-batches of about equally many tokens, each padded to the
 smallest bucket that fits. If the next rows are much shorter, a micro-batch may have half the usual number of rows, so
 that fewer tokens are padding; the last ones may also have a quarter. So at most three shapes per bucket are compiled,
-usually one or two.
+usually one or two; with `few_shapes` there is one.
 """
 
 import dataclasses
@@ -24,16 +24,32 @@ class LayoutSpec:
 
     buckets: row lengths in increasing order, see `length_buckets`; the last fits the longest possible row.
     micro_tokens: tokens of a micro-batch over all devices, including padding (at least one row per device).
+    few_shapes: one number of rows per bucket. Half as many programs to compile, for one or two percent more padding.
     """
 
     buckets: tuple[int, ...]
     micro_tokens: int = 4096
+    few_shapes: bool = False
 
     def __post_init__(self):
         if not self.buckets or list(self.buckets) != sorted(set(self.buckets)) or self.buckets[0] < 2:
             raise ValueError(f"buckets: expected increasing lengths of 2 or more, got {self.buckets}")
         if self.micro_tokens < 1:
             raise ValueError(f"micro_tokens: expected 1 or more, got {self.micro_tokens}")
+
+    def for_forward(self) -> "LayoutSpec":
+        """The layout of programs without gradients, such as log-probabilities.
+
+        With `few_shapes`, every second bucket up to the longest: a forward pass is a quarter of a step's learning, so
+        its padding costs less than more programs.
+        """
+        if not self.few_shapes:
+            return self
+        return dataclasses.replace(self, buckets=self.buckets[::-2][::-1])
+
+    def shapes(self, shards: int) -> list[tuple[int, int]]:
+        """All shapes (rows, length) that a micro-batch may have, shortest first."""
+        return [(size, length) for length in self.buckets for size in micro_batch_sizes(length, self, shards)]
 
 
 class MicroBatch(NamedTuple):
@@ -69,10 +85,14 @@ def micro_batch_rows(length: int, micro_tokens: int, shards: int) -> int:
     return max(micro_tokens // length // shards, 1) * shards
 
 
-def micro_batch_sizes(length: int, micro_tokens: int, shards: int) -> list[int]:
-    """Allowed numbers of rows of a micro-batch, increasing: a quarter, a half or all of `micro_batch_rows`."""
-    rows = micro_batch_rows(length, micro_tokens, shards)
-    return sorted({max(rows // divisor // shards, 1) * shards for divisor in (1, 2, 4)})
+def micro_batch_sizes(length: int, layout: LayoutSpec, shards: int) -> list[int]:
+    """Allowed numbers of rows of a micro-batch, increasing: a quarter, a half or all of `micro_batch_rows`.
+
+    With `few_shapes` only all of them.
+    """
+    rows = micro_batch_rows(length, layout.micro_tokens, shards)
+    divisors = (1,) if layout.few_shapes else (1, 2, 4)
+    return sorted({max(rows // divisor // shards, 1) * shards for divisor in divisors})
 
 
 def split_into_micro_batches(lengths: Int[np.ndarray, " B"], layout: LayoutSpec, shards: int) -> list[MicroBatch]:
@@ -88,7 +108,7 @@ def split_into_micro_batches(lengths: Int[np.ndarray, " B"], layout: LayoutSpec,
         )
     order = np.argsort(-lengths, kind="stable")
     padded = np.array(layout.buckets)[np.searchsorted(layout.buckets, lengths[order])].tolist()
-    sizes = _best_sizes(padded, layout.micro_tokens, shards)
+    sizes = _best_sizes(padded, layout, shards)
     micro_batches, start = [], 0
     while start < len(order):
         micro_batches.append(MicroBatch(order[start : start + sizes[start]], sizes[start], padded[start]))
@@ -96,17 +116,17 @@ def split_into_micro_batches(lengths: Int[np.ndarray, " B"], layout: LayoutSpec,
     return micro_batches
 
 
-def _best_sizes(padded: list[int], micro_tokens: int, shards: int) -> list[int]:
+def _best_sizes(padded: list[int], layout: LayoutSpec, shards: int) -> list[int]:
     """The number of rows of a micro-batch that starts at each row, by dynamic programming over the remaining cost."""
     count = len(padded)
     costs, best = [0.0] * (count + 1), [0] * count
     for start in range(count - 1, -1, -1):
-        sizes = micro_batch_sizes(padded[start], micro_tokens, shards)
+        sizes = micro_batch_sizes(padded[start], layout, shards)
         # Less than half (rounded down) only at the end: elsewhere a third shape takes longer to compile than it saves.
         allowed = [size for size in sizes if 3 * size >= sizes[-1] or start + size >= count]
         cost = {size: size * padded[start] + costs[min(start + size, count)] for size in allowed}
         best[start] = min(reversed(allowed), key=lambda size: cost[size])
-        costs[start] = cost[best[start]] + micro_tokens / OVERHEAD
+        costs[start] = cost[best[start]] + layout.micro_tokens / OVERHEAD
     return best
 
 

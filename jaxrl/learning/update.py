@@ -3,6 +3,7 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -18,6 +19,7 @@ from jaxrl.algorithms.batch import Batch, Totals
 from jaxrl.algorithms.critic_loss import explained_variance, value_loss
 from jaxrl.algorithms.logp import shift, token_logp
 from jaxrl.algorithms.losses import LossSpec, policy_loss
+from jaxrl.learning.ahead_of_time import AheadOfTime
 from jaxrl.learning.gradient_accumulation import GradientAccumulation, maxima_by_row_block
 from jaxrl.learning.mesh import row_sharding, row_shards
 from jaxrl.learning.micro_batches import LayoutSpec, MicroBatch, gather_rows, padding_share, split_into_micro_batches
@@ -98,25 +100,28 @@ def _positions(tokens):
     return jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
 
 
-LogpProgram = Callable[[Any, Int[Array, "B T"], Int[Array, " B"], Any], Float[Array, "B T"]]
+def compile_logp(model: nn.Module, mesh: Mesh, spec: UpdateSpec) -> AheadOfTime:
+    """`logp(params, tokens, lengths, temperature) -> [B, T]` on device arrays: jitted, forward only.
 
-
-def compile_logp(model: nn.Module, mesh: Mesh, spec: UpdateSpec) -> LogpProgram:
-    """`logp(params, tokens, lengths, temperature) -> [B, T]` on device arrays: jitted, forward only."""
+    Its layers are not unrolled: without gradients that is no slower, and it compiles in half the time.
+    """
+    model = model.clone(unroll=1)
 
     def logp(params, tokens, lengths, temperature):
         return forward(model, params, tokens, lengths, temperature, head_tokens=spec.head_tokens)[0]
 
-    return jax.jit(logp, out_shardings=row_sharding(mesh))
+    return AheadOfTime(jax.jit(logp, out_shardings=row_sharding(mesh)), lambda params, tokens, *_: tokens.shape)
 
 
 def make_logp(
-    compiled: LogpProgram, mesh: Mesh, layout: LayoutSpec
+    compiled: AheadOfTime, mesh: Mesh, layout: LayoutSpec
 ) -> Callable[[Any, np.ndarray, np.ndarray, float], np.ndarray]:
     """`logp(params, tokens [B, T], lengths [B], temperature) -> [B, T]` on host arrays, in micro-batches.
 
-    compiled: from `compile_logp`. Zeros at position 0 and beyond each row's length.
+    compiled: from `compile_logp`. Zeros at position 0 and beyond each row's length. layout: of the update; see
+    `LayoutSpec.for_forward`.
     """
+    layout = layout.for_forward()
 
     def logp(params, tokens, lengths, temperature):
         return _in_micro_batches(compiled, mesh, layout, params, tokens, lengths, np.float32(temperature))
@@ -132,7 +137,7 @@ def make_values(
     def values(params, tokens, lengths):
         return forward_values(model, params, tokens, lengths)
 
-    compiled = jax.jit(values, out_shardings=row_sharding(mesh))
+    compiled, layout = jax.jit(values, out_shardings=row_sharding(mesh)), layout.for_forward()
     return lambda params, tokens, lengths: _in_micro_batches(compiled, mesh, layout, params, tokens, lengths)
 
 
@@ -147,7 +152,7 @@ class Update:
         mesh: Mesh,
         spec: UpdateSpec,
         critic: Critic | None = None,
-        logp: LogpProgram | None = None,
+        logp: AheadOfTime | None = None,
     ):
         if (loss.needs is Needs.CRITIC) != (critic is not None):
             raise ValueError(
@@ -156,6 +161,7 @@ class Update:
             )
         self.model, self.loss, self.mesh, self.spec = model, loss, mesh, spec
         self.logp = compile_logp(model, mesh, spec) if logp is None else logp
+        self.host_logp = make_logp(self.logp, mesh, spec.layout)
 
         def policy_objective(params, base, micro, totals, scalars):
             logp, entropy = forward(
@@ -211,11 +217,43 @@ class Update:
         """
         if self.loss.needs_reference and part.ref_logp is None:
             raise ValueError("a KL in the loss needs batch.ref_logp, got None; fill it before the update")
-        micros = [jax.device_put(gather_rows(part, micro), row_sharding(self.mesh)) for micro in self._split(part)]
         if self.spec.steps > 1 and part.old_logp is None:
-            micros = [m._replace(old_logp=self.logp(params, m.tokens, m.lengths, scalars.temperature)) for m in micros]
+            part = part._replace(old_logp=self.host_logp(params, part.tokens, part.lengths, scalars.temperature))
+        micros = [jax.device_put(gather_rows(part, micro), row_sharding(self.mesh)) for micro in self._split(part)]
         tokens, rows = part.loss_mask.sum(), (part.loss_mask > 0).any(axis=1).sum()
         return micros, Totals(np.float32(max(tokens, 1)), np.float32(max(rows, 1)))
+
+    def abstract_micro_batch(self, rows: int, length: int, *, sampled: bool = True) -> Batch:
+        """Shapes and shardings of a micro-batch of the update. sampled: as for `Batch.sample_logp`."""
+        by_row = row_sharding(self.mesh)
+        grid = jax.ShapeDtypeStruct((rows, length), np.float32, sharding=by_row)
+        return Batch(
+            tokens=jax.ShapeDtypeStruct((rows, length), np.int32, sharding=by_row),
+            lengths=jax.ShapeDtypeStruct((rows,), np.int32, sharding=by_row),
+            loss_mask=grid,
+            advantages=grid,
+            old_logp=grid if self.spec.steps > 1 else None,
+            ref_logp=None if self.loss.kl_placement == "none" else grid,
+            sample_logp=grid if sampled else None,
+            **dict.fromkeys(("values", "returns"), grid if self.critic else None),
+        )
+
+    def compile_ahead(self, executor: Executor, state: TrainState, *, sampled: bool = True) -> int:
+        """Compile the programs for all shapes of the layout in the executor's threads, shortest rows first.
+
+        state: shapes and shardings. sampled: whether batches have `sample_logp`. Returns the number of programs.
+        """
+        layout, shards = self.spec.layout, row_shards(self.mesh)
+        scalars = Scalars(*(np.float32(0),) * len(Scalars._fields))
+        micros = [self.abstract_micro_batch(*shape, sampled=sampled) for shape in layout.shapes(shards)]
+        forward = [self.abstract_micro_batch(*shape) for shape in layout.for_forward().shapes(shards)]
+        needs_logp = self.spec.steps > 1 or self.loss.kl_placement != "none"
+        for micro in forward if needs_logp else ():
+            self.logp.compile_ahead(executor, state.model_params, micro.tokens, micro.lengths, scalars.temperature)
+        self.policy.compile_ahead(executor, state.params, state.base, micros, scalars)
+        if self.critic:
+            self.critic.compile_ahead(executor, state.critic.params, None, micros, scalars)  # pyright: ignore[reportOptionalMemberAccess]
+        return (len(forward) if needs_logp else 0) + len(micros) * (2 if self.critic else 1)
 
     def _step(self, state, micros, totals, scalars):
         """One optimizer step of the policy and, if there is one, of the critic."""
@@ -265,7 +303,7 @@ def make_update(
     mesh: Mesh,
     spec: UpdateSpec,
     critic: Critic | None = None,
-    logp: LogpProgram | None = None,
+    logp: AheadOfTime | None = None,
 ) -> Update:
     """`update(state, batch, scalars) -> (state, info)`, compiled once per bucket and number of rows.
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrl.algorithms.batch import Batch, Totals
+from jaxrl.algorithms.batch import Totals
 from jaxrl.learning.gradient_accumulation import Accumulator, GradientAccumulation
 from jaxrl.learning.mesh import replicated, row_sharding, row_shards
 from jaxrl.learning.state import Learned, TrainState
@@ -23,17 +23,7 @@ def lower_update(update: Update, state: TrainState, rows: int, length: int) -> d
     def shape(size: tuple[int, ...], dtype: Any = np.float32, sharding: Any = by_row) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(size, dtype, sharding=sharding)
 
-    scalar, grid, loss = shape((), sharding=everywhere), shape((rows, length)), update.loss
-    micro = Batch(
-        tokens=shape((rows, length), np.int32),
-        lengths=shape((rows,), np.int32),
-        loss_mask=grid,
-        advantages=grid,
-        old_logp=grid if update.spec.steps > 1 else None,
-        ref_logp=None if loss.kl_placement == "none" else grid,
-        sample_logp=grid,
-        **dict.fromkeys(("values", "returns"), grid if update.critic else None),
-    )
+    scalar, micro = shape((), sharding=everywhere), update.abstract_micro_batch(rows, length)
     scalars, totals = Scalars(*(scalar,) * len(Scalars._fields)), Totals(scalar, scalar)
 
     def lower_accumulation(

@@ -101,7 +101,8 @@ class Job:
     def cache_lengths(self) -> tuple[int, ...]:
         """The cache lengths of the sampler, ascending."""
         kernels = decode_kernels("cpu" if self.devices.on_cpu else "gpu")
-        return default_cache_lengths(kernels, self.spec.sampler.rows, self.config.num_attention_heads, self.longest)
+        rows, few = self.spec.sampler.rows, self.spec.sampler.few_shapes
+        return default_cache_lengths(kernels, rows, self.config.num_attention_heads, self.longest, few=few)
 
     @property
     def prompt_bucket(self) -> int:

@@ -118,6 +118,9 @@ METRICS: tuple[Metric, ...] = (
         "programs compiled by the update since the start, one for each batch shape",
         False,
     ),
+    Metric("compiled/programs", "programs", "all programs compiled or loaded since the start of the process", False),
+    Metric("compiled/loaded", "programs", "those loaded from the compilation cache (`compile_cache`)", False),
+    Metric("compiled/seconds", "s", "time of compiling and loading since the start, in all threads", False),
     Metric("speed/rollout_tokens_per_second", "tokens/s", "sampled tokens per second of rollout", False),
     Metric(
         "speed/update_tokens_per_second", "tokens/s", "processed tokens per second of update, without padding", False
@@ -134,6 +137,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("time/reference", "s", "wall time of reference and old log-probabilities", False),
     Metric("time/update", "s", "wall time of the update", False),
     Metric("time/step", "s", "wall time of the whole step", False),
+    Metric("time/compile", "s", "wall time of the step in which it waited for the compiler; part of the others", False),
     Metric("time/<name>", "s", "wall time of another phase (evaluation, checkpoint)", False),
     Metric("memory/peak_bytes", "bytes", "peak memory since the start, on the device that uses most", False),
     Metric("evaluation/<name>", "", "held-out results after this step, for example `evaluation/p3/sampled/accuracy`"),

@@ -46,6 +46,7 @@ class Terminal:
         self.stage_name, self.stage_steps = "", (0, 0)
         self.phase_name, self.phase_done, self.phase_total = "starting", 0, 0
         self.current_step = 0
+        self.compiling = False  # whether the run waits for the compiler now
         self.series: dict[str, deque[float]] = {name: deque(maxlen=KEPT_STEPS) for _, name, _ in CURVES}
         self.durations: deque[float] = deque(maxlen=20)
         self.started = self.last_step_at = clock()
@@ -132,7 +133,7 @@ class Terminal:
         bar = ProgressBar(
             total=self.phase_total or None, completed=self.phase_done, width=30, pulse=not self.phase_total
         )
-        phase.add_row(Text(f"{self.phase_name:<12}"), bar, Text(count, style="dim"))
+        phase.add_row(Text(f"{'compiling' if self.compiling else self.phase_name:<12}"), bar, Text(count, style="dim"))
         curves = Table.grid(padding=(0, 2))
         width = max(10, min(60, self.console.width - 34))
         for label, name, form in CURVES:

@@ -40,11 +40,17 @@ def default_prompt_lengths(longest: int) -> tuple[int, ...]:
     return tuple(length for length, before in zip(LADDER, (0, *LADDER), strict=False) if before < longest)
 
 
-def default_cache_lengths(kernels: Kernels, rows: int, heads: int, longest: int) -> tuple[int, ...]:
-    """Cache lengths, multiples of BLOCK, up to one that holds `longest` positions; heads: query heads."""
+def default_cache_lengths(
+    kernels: Kernels, rows: int, heads: int, longest: int, *, few: bool = False
+) -> tuple[int, ...]:
+    """Cache lengths, multiples of BLOCK, up to one that holds `longest` positions.
+
+    heads: query heads. few: every second length.
+    """
     shortest = kernels.shortest_cache(rows, heads)
     longest = max(longest, shortest)
-    return whole_blocks((*(length for length in LADDER if shortest <= length < longest), longest))
+    lengths = whole_blocks((*(length for length in LADDER if shortest <= length < longest), longest))
+    return lengths[::-2][::-1] if few else lengths
 
 
 def whole_blocks(lengths: Sequence[int]) -> tuple[int, ...]:
@@ -52,16 +58,18 @@ def whole_blocks(lengths: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted({-(-length // BLOCK) * BLOCK for length in lengths}))
 
 
-def default_batch_sizes(kernels: Kernels, config: Qwen2Config, rows: int, shortest: int) -> tuple[int, ...]:
+def default_batch_sizes(
+    kernels: Kernels, config: Qwen2Config, rows: int, shortest: int, *, few: bool = False
+) -> tuple[int, ...]:
     """Slots that the last batch may shrink to when rows end: `rows` and its halves, ascending.
 
-    shortest: positions of the shortest cache.
+    shortest: positions of the shortest cache. few: every second size.
     """
     width = min(config.vocab_size, config.num_attention_heads * shortest)
     sizes = [rows]
     while sizes[0] % 2 == 0 and kernels.can_shrink_to(sizes[0] // 2, width):
         sizes.insert(0, sizes[0] // 2)
-    return tuple(sizes)
+    return tuple(sizes[::-2][::-1] if few else sizes)
 
 
 def batches_within(memory: int, config: Qwen2Config, rows: int, longest: int, dtype: DTypeLike, split: int) -> int:
@@ -99,8 +107,9 @@ class Sampler:
     on one device. memory: bytes of a device for caches; as many batches run at once as fit with the longest cache, and
     the other rows wait for free slots, largest limits first (default: unbounded; 0: one batch). slots: the same bound
     as a number of rows over all devices; it lowers the default of `rows`. chunk: most decode steps before the host
-    reads tokens back. cache_lengths, prompt_lengths: ascending sizes, one executable each. prompt_rows: prompts per
-    device in one prefill. kernels: operations of the backend (default: those for the mesh's platform).
+    reads tokens back. cache_lengths, prompt_lengths: ascending sizes, one executable each. few_shapes: every second
+    cache length and batch size, so a quarter of the decode programs; no number changes. prompt_rows: prompts per device
+    in one prefill. kernels: operations of the backend (default: those for the mesh's platform).
     """
 
     def __init__(
@@ -117,6 +126,7 @@ class Sampler:
         chunk: int | None = None,
         cache_lengths: Sequence[int] | None = None,
         prompt_lengths: Sequence[int] | None = None,
+        few_shapes: bool = False,
         prompt_rows: int = PROMPT_ROWS,
         kernels: Kernels | None = None,
     ):
@@ -136,12 +146,12 @@ class Sampler:
         _check_numbers(self, memory, slots)
         if cache_lengths is None:
             heads = model_config.num_attention_heads
-            self.cache_lengths = default_cache_lengths(kernels, self.rows, heads, self.longest)
+            self.cache_lengths = default_cache_lengths(kernels, self.rows, heads, self.longest, few=few_shapes)
         else:
             self.cache_lengths = whole_blocks(cache_lengths)
         self.prompt_lengths = tuple(default_prompt_lengths(self.longest) if prompt_lengths is None else prompt_lengths)
         _check_lengths(self)
-        self.batch_sizes = default_batch_sizes(kernels, model_config, self.rows, self.cache_lengths[0])
+        self.batch_sizes = default_batch_sizes(kernels, model_config, self.rows, self.cache_lengths[0], few=few_shapes)
         self.programs = Programs(self.model, mesh, weight_shardings, self.rows, self.chunk)
         bounds = [] if slots is None else [slots // (self.rows * self.devices)]
         if memory is not None:

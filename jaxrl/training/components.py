@@ -108,6 +108,7 @@ def build_components(
             memory=int(spec.sampler.memory * 2**30),
             rows=spec.sampler.rows,
             chunk=spec.sampler.chunk,
+            few_shapes=spec.sampler.few_shapes,
         ),
         update=make_update(model, optimizer, spec.algorithm.loss, mesh, layout, critic, logp),
         logp=make_logp(logp, mesh, layout.layout),
@@ -122,12 +123,15 @@ def build_components(
 
 def update_spec(spec: RunSpec, longest: int) -> UpdateSpec:
     """How updates are split into micro-batches. longest: tokens of the longest row."""
-    buckets = length_buckets(longest, shortest=min(48, longest), multiple=spec.layout.multiple, ratio=spec.layout.ratio)
+    layout = spec.layout
+    buckets = length_buckets(
+        longest, shortest=min(layout.shortest, longest), multiple=layout.multiple, ratio=layout.ratio
+    )
     return UpdateSpec(
-        LayoutSpec(buckets, spec.layout.micro_tokens),
+        LayoutSpec(buckets, layout.micro_tokens, layout.few_shapes),
         spec.algorithm.epochs,
         spec.algorithm.minibatches,
-        spec.layout.head_tokens,
+        layout.head_tokens,
     )
 
 

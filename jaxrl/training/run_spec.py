@@ -97,13 +97,17 @@ class AlgorithmSpec:
 class BatchLayoutSpec:
     """Sizes of micro-batches. `micro_tokens` and `head_tokens` count tokens over all devices.
 
-    Row lengths are padded to multiples of `multiple`, each bucket at most `ratio` times the previous one.
+    Row lengths are padded to multiples of `multiple`, from `shortest` on; each bucket is at most `ratio` times the
+    previous one. few_shapes: see `LayoutSpec`. compile_ahead: see `jaxrl.training.compilation`.
     """
 
     micro_tokens: int
     multiple: int
     ratio: float
     head_tokens: int
+    shortest: int = 48  # defaults: of runs whose stored config has no such field
+    few_shapes: bool = False
+    compile_ahead: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +118,7 @@ class SamplerSpec:
     chunk: int
     memory: float
     devices: int
+    few_shapes: bool = False  # default: of runs whose stored config has no such field
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxrl.reporting.behaviours import behaviour_metrics, count_behaviours
 from jaxrl.reporting.metrics import error_name
 from jaxrl.rewards import SUSPECTS, VERDICTS
+from jaxrl.runtime.compilation import compile_monitor
 from jaxrl.runtime.hardware import peak_flops
 from jaxrl.tasks.task import Reasoning
 from jaxrl.training.components import Components
@@ -86,6 +87,7 @@ def step_record(
     if found := warnings(record):
         record["warnings"] = found
     record |= {f"time/{phase}": seconds for phase, seconds in timer.seconds.items()} | {"time/step": timer.total}
+    record["time/compile"] = timer.compiling
     record |= _speed_metrics(record, spec, components)
     return {name: value for name, value in record.items() if sampled or name not in _SAMPLER_METRICS}
 
@@ -100,6 +102,8 @@ def _speed_metrics(record: Mapping[str, Any], spec: RunSpec, components: Compone
         "compiled/sampler": sum(components.sampler.traces.values()),
         "compiled/update": sum(components.update.traces.values()),
     }
+    totals = compile_monitor().totals()
+    metrics |= {f"compiled/{name}": getattr(totals, name) for name in ("programs", "loaded", "seconds")}
     if peak := peak_flops(devices.flat[0].device_kind, spec.model.dtype):
         metrics["speed/update_mfu"] = metrics["speed/update_flops"] / (devices.size * peak)
     return metrics

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from jaxrl.runtime.compilation import compile_monitor
+
 
 class PhaseTimer:
     """Times the phases of one step and shows the current one.
@@ -14,6 +16,7 @@ class PhaseTimer:
     def __init__(self, show: Callable[[str], None]):
         self.show = show
         self.started = time.perf_counter()
+        self.compiled = compile_monitor().totals()
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -22,6 +25,11 @@ class PhaseTimer:
         started = time.perf_counter()
         yield
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - started
+
+    @property
+    def compiling(self) -> float:
+        """Seconds since the step began in which it compiled, or waited for a program that another thread compiled."""
+        return compile_monitor().totals().waited - self.compiled.waited
 
     @property
     def total(self) -> float:

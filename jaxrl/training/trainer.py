@@ -23,6 +23,7 @@ from jaxrl.reporting.terminal import Terminal
 from jaxrl.runtime.hardware import check_attention, present_devices
 from jaxrl.runtime.multihost import broadcast_from_primary, is_primary
 from jaxrl.runtime.signals import Ended, Stopped, StopRequest, stop_on_signal
+from jaxrl.training.compilation import compile_ahead, show_compilation
 from jaxrl.training.components import build_components
 from jaxrl.training.export import export_run
 from jaxrl.training.guard import (
@@ -103,7 +104,7 @@ class Trainer:
         check_attention(self.spec.model.attention, devices)
         if broadcast_from_primary(manifest_weights(workdir)):
             check_manifest(workdir, self.manifest())
-        with claim_run_folder(workdir, self.config) as changes:
+        with claim_run_folder(workdir, self.config) as changes, show_compilation(self.terminal):
             state = self._run(changes)
             if self.spec.export:
                 self.terminal.phase("export")
@@ -128,6 +129,8 @@ class Trainer:
         """
         spec = self.spec
         with ExitStack() as stack:
+            if spec.layout.compile_ahead:
+                stack.enter_context(compile_ahead(self.components, sampled=not self.supervised))
             checkpoints = stack.enter_context(Checkpoints(spec.workdir / "checkpoints", spec.checkpoint))
             writer = RetryingWriter(spec.checkpoint.patience, self.terminal.log)
             self.saver = Saver(checkpoints, writer)

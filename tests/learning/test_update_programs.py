@@ -3,17 +3,20 @@
 import dataclasses
 import re
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
 import optax
+import pytest
 
 from jaxrl.algorithms.recipes import RECIPES, recipe
 from jaxrl.learning import update as learner
 from jaxrl.learning.mesh import MeshSpec, make_mesh
 from jaxrl.learning.micro_batches import LayoutSpec
-from jaxrl.learning.state import init_params, init_state
+from jaxrl.learning.state import abstract_state, init_params, init_state
 from jaxrl.learning.update import Scalars, UpdateSpec, compile_logp, make_logp, make_update
+from jaxrl.runtime.compilation import compile_monitor
 from models.flops import forward_flops
 from models.qwen2 import REMAT, Qwen2
 from tests.learning.test_update import (
@@ -78,6 +81,33 @@ def test_no_scalar_and_no_length_traces_again(monkeypatch):
     # One more each for the names of the metrics, from shapes alone.
     assert calls == {"forward": 2 * shapes + 1, "forward_values": shapes + 1, "finish": 2}
     assert int(state.step) == 8
+
+
+@pytest.mark.parametrize(("name", "mesh_spec"), [("grpo", MeshSpec(fsdp=-1, data=1)), ("ppo", MeshSpec())])
+def test_programs_compiled_ahead_in_another_thread_are_those_that_the_update_runs(name, mesh_spec):
+    """No call compiles them again, and no number changes."""
+    mesh, loss = make_mesh(mesh_spec, jax.devices()[:4]), recipe(name, kl_placement="loss", kl="k3")
+    critic, spec = critic_of(loss), UpdateSpec(LayoutSpec((12, 24), 96, few_shapes=True), epochs=2)
+    batch = make_batch() if critic else make_batch()._replace(values=None, returns=None)
+    results = []
+    for ahead in (False, True):
+        state = init_state(MODEL, DESCENT, mesh, init_params(MODEL, mesh, jax.random.key(0)), critic)
+        update = make_update(MODEL, DESCENT, loss, mesh, spec, critic)
+        if ahead:
+            with ThreadPoolExecutor(1) as executor:
+                programs = update.compile_ahead(executor, abstract_state(MODEL, DESCENT, mesh, critic))
+            assert programs == (5 if critic else 3)  # log-probabilities have one shape, gradients two
+        traced = Counter(update.traces)
+        before = compile_monitor().totals().programs
+        logp = update.host_logp(state.params, batch.tokens, batch.lengths, 1.3)
+        micros, totals = update.micro_batches(batch, state.params, SCALARS)
+        assert not ahead or compile_monitor().totals().programs == before
+        state, info = update(state, batch, SCALARS)
+        assert not ahead or (update.traces == traced == Counter(dict.fromkeys(traced, 1)) and len(traced) == 2)
+        # Neither log-probabilities nor gradients are compiled now, only the optimizer steps.
+        assert not ahead or compile_monitor().totals().programs - before <= 2
+        results.append(jax.device_get((logp, micros, totals, state, info)))
+    jax.tree.map(np.testing.assert_array_equal, *results)
 
 
 def test_the_update_and_host_logp_share_one_program(monkeypatch):

@@ -28,6 +28,16 @@ def test_one_program_per_length_and_none_for_other_prompts_of_the_same_buckets(p
     assert sampler.traces == before
 
 
+def test_few_shapes_compile_half_as_many_decode_programs_and_change_no_number(params):
+    few, many = (Sampler(CONFIG, mesh(1), rows=32, chunk=8, few_shapes=value) for value in (True, False))
+    assert few.cache_lengths == (192, 320) and many.cache_lengths == (128, 192, 256, 320)
+    arguments = Coordinates(1, 1, np.arange(6), np.arange(6)), SamplingSpec(240, ())
+    short, long = (sampler.sample(sampler.decode_weights(params), PROMPTS, 6, *arguments) for sampler in (few, many))
+    for mine, theirs in zip(short[:-1], long[:-1], strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert 2 * few.traces["decode"] <= many.traces["decode"] and sum(few.traces.values()) < sum(many.traces.values())
+
+
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_a_decode_step_updates_the_cache_in_place_without_collectives_and_computes_each_cosine_once(platform):
     sampler = Sampler(CONFIG, mesh(4), rows=16, kernels=decode_kernels(platform))

@@ -19,6 +19,7 @@ from models.backends import decode_kernels
 def test_batch_sizes_are_halves_that_save_time_and_keep_the_numbers(rows, platform, words, sizes):
     config = dataclasses.replace(MANY_WORDS, vocab_size=words)
     assert default_batch_sizes(decode_kernels(platform), config, rows, 256) == sizes
+    assert default_batch_sizes(decode_kernels(platform), config, rows, 256, few=True) == sizes[::-2][::-1]
 
 
 def test_memory_bounds_the_batches_by_their_longest_caches(params, reference):
