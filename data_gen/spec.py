@@ -74,7 +74,7 @@ class PuzzleSpec:
             raise ValueError(f"expected names out of {', '.join(NAME_SETS)}, got {self.names!r}.")
         if self.wording == "plain" and self.names != "english":
             raise ValueError(
-                f'expected names "english" with the wording "plain", which has 12 names of its own, got {self.names!r}; '
+                f'expected names "english" for the wording "plain", which has its own 12 names, got {self.names!r}; '
                 'set the wording "classic" or "varied".'
             )
         if self.unique not in ("canonical", "text"):
