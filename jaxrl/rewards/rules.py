@@ -9,6 +9,7 @@ from typing import NamedTuple
 from jaxrl.rewards import format as format2
 from jaxrl.rewards import role_parser as roles2
 from jaxrl.rewards.format import Parts
+from jaxrl.rewards.numbers import read_number
 from jaxrl.rewards.role_parser import Reading
 from jaxrl.rewards.unicode import has_mark_flood, normalize
 from jaxrl.rewards.version1 import format as format1
@@ -80,13 +81,22 @@ class Finding(NamedTuple):
     suspects: tuple[str, ...] = ()
 
 
+def _any_target(target: str) -> str:
+    return "" if target.strip() else "it is empty"
+
+
 class Rule(NamedTuple):
-    """A rule. needs: "people", "target" or "verifier". scores_format: whether the format has a reward."""
+    """A rule. needs: "people", "target" or "verifier". scores_format: whether the format has a reward.
+
+    check_target: why a target can't be judged, "" if it can. numeric: whether answers are numbers.
+    """
 
     needs: str
     scores_format: bool
     summary: str
     judge: "Judge"
+    check_target: Callable[[str], str] = _any_target
+    numeric: bool = False
 
 
 Judge = Callable[[str, Question], Finding]
@@ -174,6 +184,39 @@ def _judge_last_number(answer: str, question: Question) -> Finding:
     return Finding("correct") if number == target else Finding("wrong_answer", (f"the last number is {number}",))
 
 
+def _check_last_number(target: str) -> str:
+    return "" if re.fullmatch(r"-?[\d,]+(\.\d+)?", final_answer(target)) else "it does not end in a number"
+
+
+def final_answer(target: str) -> str:
+    """A target, or what follows the last `####` in it."""
+    return target.rpartition("####")[2].strip()
+
+
+def _check_number(target: str) -> str:
+    return read_number(final_answer(target)).reason
+
+
+def _judge_number(answer: str, question: Question) -> Finding:
+    number, target = read_number(answer.strip()), read_number(final_answer(question.target))
+    if number.value is None:
+        return Finding("unparseable", (number.reason,))
+    wrong = Finding("wrong_answer", (f"the number is {str(number.value)[:40]}",))
+    return Finding("correct") if number.value == target.value else wrong
+
+
+def _with_target(name: str, check_target: Callable[[str], str], judge: Judge) -> Judge:
+    """A judge that raises ValueError for a target that it can't judge by, whatever the response is."""
+
+    def judge_target_first(text: str, question: Question) -> Finding:
+        reason = check_target(question.target)
+        if reason:
+            raise ValueError(f"rule {name} can't judge by the target {question.target[-80:]!r}: {reason}")
+        return judge(text, question)
+
+    return judge_target_first
+
+
 def _judge_exact(answer: str, question: Question) -> Finding:
     normalized = " ".join(answer.split())
     if not normalized:
@@ -223,6 +266,16 @@ RULES: dict[str, Rule] = _versions() | {
         True,
         "format, and the last number of the answer part",
         _with_format(format1.judge_format, _judge_last_number),
+        _check_last_number,
+        numeric=True,
+    ),
+    "gsm8k-2": Rule(
+        "target",
+        True,
+        "format, and the number that the answer part states",
+        _with_target("gsm8k-2", _check_number, _with_format(format2.judge_format, _judge_number)),
+        _check_number,
+        numeric=True,
     ),
 }
 
