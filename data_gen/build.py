@@ -1,43 +1,83 @@
 """Write knights-and-knaves puzzles to a file.
 
-python -m data_gen.build --people=5 --count=1000 --seed=0 --output=puzzles.jsonl
+    python -m data_gen.build --people=5 --count=1000 --seed=0 --output=puzzles.jsonl
+    python -m data_gen.build --people=3 --count=500 --wording=varied --names=world --output=robustness.jsonl
+    python -m data_gen.build --perturb=statement --input=puzzles.jsonl --output=perturbed.jsonl
+    python -m data_gen.build --input=puzzles.jsonl --format=published --output=puzzles.parquet
+
+--format=published has the columns of the data set K-and-K/knights-and-knaves, which Hugging Face datasets can load, as
+JSON lines or parquet: quiz, names, knight_knave, solution, solution_text, statements, index. Files of both formats can
+be given to --input and --exclude, to jaxrl.evaluate --data, and to the task "puzzle_files".
 """
 
 import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data_gen.canonical import canonical, split_of
 from data_gen.command_parser import CommandParser
-from data_gen.dataset import read_forms, read_puzzles, write_jsonl
+from data_gen.dataset import FORMATS, check_writable, read_forms, read_puzzles, write_puzzles
 from data_gen.generate import generate
-from data_gen.perturb import KINDS, perturb
-from data_gen.puzzle import LEAVES, OPERATORS, Puzzle, Statement, to_record
-from data_gen.spec import EQUAL_SHARES, PuzzleSpec
+from data_gen.names import NAME_SETS
+from data_gen.perturb import KINDS, Writing, perturb
+from data_gen.puzzle import OPERATORS, Puzzle
+from data_gen.spec import EQUAL_SHARES, WORDINGS, PuzzleSpec
+from data_gen.statistics import Statistics
+
+# Flags that describe new puzzles; the others can be given beside --input.
+_GENERATOR_FLAGS = ("people", "count", "start", "depth", "width", "operators", "hardness", "unique", "splits")
+_DEFAULTS = PuzzleSpec(2)
 
 
 def make_parser() -> CommandParser:
-    """The flags of the command."""
+    """The flags of the command. Those of `PuzzleSpec` are None unless they are given."""
     parser = CommandParser("data_gen.build", __doc__)
     add = parser.add_argument
-    add("--output", required=True, metavar="FILE", help="the file to write, with one JSON object per line")
+    add("--output", required=True, metavar="FILE", help="the file to write: JSON lines, or parquet if it ends so")
+    add("--format", choices=FORMATS, help="of the output (puzzles; published for parquet)")
+    _add_generator_flags(parser.add_argument_group("new puzzles"))
+    writing = parser.add_argument_group("their English")
+    add = writing.add_argument
+    add(
+        "--wording",
+        choices=WORDINGS,
+        help=f"classic: knights and knaves, as in published puzzles; varied: many phrasings and role words; plain: one "
+        f"phrasing for everything ({_DEFAULTS.wording})",
+    )
+    add(
+        "--names",
+        choices=tuple(NAME_SETS),
+        help=f"english: ASCII first names; world: also names in other scripts ({_DEFAULTS.names})",
+    )
+    add("--first-person", action="store_true", help='speakers call themselves "I", not by their name')
+    _add_file_flags(parser.add_argument_group("puzzles of a file"))
+    return parser
+
+
+def _add_generator_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--people", type=int, help="2 to 12")
     add("--count", type=int, help="number of puzzles (with --splits: in all splits together)")
-    add("--seed", type=int, default=0, help="(0)")
-    add("--start", type=int, default=0, help="index of the first puzzle, so that a file can continue another one (0)")
-    add("--depth", type=int, default=2, help="maximum nesting of operators, 1 to 4 (2)")
-    add("--width", type=int, default=2, help='maximum number of operands of "and" and "or" (2)')
+    add("--seed", type=int, default=0, help="of new puzzles, splits and perturbations (0)")
+    add("--start", type=int, help="index of the first puzzle, so that a file can continue another one (0)")
+    add(
+        "--depth",
+        type=int,
+        help=f"maximum nesting of operators, 1 to 4; 1: at most one operator in a statement ({_DEFAULTS.depth})",
+    )
+    add("--width", type=int, help=f'maximum number of operands of "and" and "or" ({_DEFAULTS.width})')
     add(
         "--operators",
         metavar="NAME=WEIGHT,...",
-        help=f"sampling weights of {', '.join(OPERATORS)}; 0 for those that are not given",
+        help=f"sampling weights of {', '.join(OPERATORS)}; 0 for those that are not given (equal, both claims together "
+        "as one operator)",
     )
-    add("--hardness", metavar="LOW:HIGH", help="keep puzzles for which a simple solver opens this many branches")
-    add("--wording", choices=("varied", "plain"), default="varied", help="(varied)")
-    add("--unique", choices=("canonical", "text"), default="canonical", help="which puzzles are equal (canonical)")
+    add("--hardness", metavar="LOW:HIGH", help="keep puzzles for which a simple solver opens this many branches (all)")
+    add("--unique", choices=("canonical", "text"), help="which puzzles are equal (canonical)")
+    add("--splits", metavar="NAME=SHARE,...", help="one file per split (FILE.NAME.jsonl), chosen by canonical form")
     add(
         "--exclude",
         nargs="*",
@@ -45,17 +85,32 @@ def make_parser() -> CommandParser:
         metavar="FILE",
         help="leave out puzzles that are in these files, up to renaming people",
     )
-    add("--splits", metavar="NAME=SHARE,...", help="one file per split (FILE.NAME.jsonl), chosen by canonical form")
-    add("--perturb", choices=KINDS, help="change each puzzle of --input instead of generating new ones")
-    add("--input", metavar="FILE", help="the puzzles to change")
-    return parser
+
+
+def _add_file_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--input", metavar="FILE", help="write the puzzles of this file instead of new ones, changed by --perturb")
+    add(
+        "--perturb",
+        choices=KINDS,
+        help="one change to each puzzle of --input: another statement or leaf (claim), which gives another solution; "
+        "another order of speaking; other names or role words; role words flipped. The rest of the text stays the same "
+        "unless --wording is given",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 2, after one sentence on stderr, for wrong flags and files."""
     try:
         options = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
-        _perturb_file(options) if options.perturb else _build(options)
+        options.format = options.format or ("published" if options.output.endswith(".parquet") else "puzzles")
+        check_writable(options.output, options.format)
+        if options.perturb:
+            _perturb_file(options)
+        elif options.input:
+            _convert_file(options)
+        else:
+            _build(options)
     except SystemExit as ended:  # --help
         return ended.code or 0
     except (ValueError, OSError) as error:
@@ -67,23 +122,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _build(options: argparse.Namespace) -> None:
     if options.people is None or options.count is None:
         raise ValueError("expected --people and --count, for example --people=5 --count=1000.")
-    if options.input:
-        raise ValueError("expected --input only with --perturb; for puzzles to leave out use --exclude.")
     spec = PuzzleSpec(
         people=options.people,
-        depth=options.depth,
-        width=options.width,
+        depth=_given(options, "depth"),
+        width=_given(options, "width"),
         operators=EQUAL_SHARES if options.operators is None else tuple(_weights(options.operators, "--operators")),
         hardness=None if options.hardness is None else _span(options.hardness),
-        wording=options.wording,
-        unique=options.unique,
+        wording=_given(options, "wording"),
+        unique=_given(options, "unique"),
+        names=_given(options, "names"),
+        first_person=options.first_person,
     )
     splits = None if options.splits is None else _weights(options.splits, "--splits")
     tally = Counter()
-    puzzles = generate(spec, options.seed, options.count, read_forms(options.exclude), options.start, tally)
+    exclude = read_forms(options.exclude)
+    puzzles = generate(spec, options.seed, options.count, exclude, options.start or 0, tally)
     began = time.perf_counter()
     statistics = Statistics()
-    files = _write(Path(options.output), statistics.watch(puzzles), splits, options.seed)
+    files = _write(options, statistics.watch(puzzles), splits)
     seconds = time.perf_counter() - began
     for path, count in files:
         print(f"{count} puzzles in {path}")
@@ -91,81 +147,68 @@ def _build(options: argparse.Namespace) -> None:
     print(statistics.report(tally))
 
 
-def _write(path: Path, puzzles: Iterable[Puzzle], splits: list | None, seed: int) -> list[tuple[Path, int]]:
-    """(file, number of puzzles) for the file, or for one file per split."""
+def _given(options: argparse.Namespace, field: str) -> int | str:
+    """The value of a flag, or the default of the field of `PuzzleSpec`."""
+    value = getattr(options, field)
+    return getattr(_DEFAULTS, field) if value is None else value
+
+
+def _write(options: argparse.Namespace, puzzles: Iterable[Puzzle], splits: list | None) -> list[tuple[Path, int]]:
+    """(file, number of puzzles) for the output, or for one file per split."""
+    path, form = Path(options.output), options.format
     if splits is None:
-        return [(path, write_jsonl(path, map(to_record, puzzles)))]
-    parts: dict[str, list[dict]] = {name: [] for name, _ in splits}
+        return [(path, write_puzzles(path, puzzles, form))]
+    parts: dict[str, list[Puzzle]] = {name: [] for name, _ in splits}
     for puzzle in puzzles:
-        parts[split_of(canonical(puzzle.statements), seed, splits)].append(to_record(puzzle))
-    stem = path.with_suffix("") if path.suffix == ".jsonl" else path
-    named = [(stem.with_name(f"{stem.name}.{name}.jsonl"), records) for name, records in parts.items()]
-    return [(file, write_jsonl(file, records)) for file, records in named]
+        parts[split_of(canonical(puzzle.statements), options.seed, splits)].append(puzzle)
+    ending = path.suffix if path.suffix in (".jsonl", ".parquet") else ""
+    stem = path.name.removesuffix(ending)
+    files = [(path.with_name(f"{stem}.{name}{ending or '.jsonl'}"), part) for name, part in parts.items()]
+    return [(file, write_puzzles(file, part, form)) for file, part in files]
 
 
 def _perturb_file(options: argparse.Namespace) -> None:
     if not options.input:
         raise ValueError("expected --input=FILE, the puzzles to change, with --perturb.")
-    changed, unchangeable = [], 0
+    _refuse(options, _GENERATOR_FLAGS, "--perturb, which changes the puzzles of --input")
+    if options.names and options.perturb != "names":
+        raise ValueError("expected --names only with --perturb=names, which replaces names.")
+    if options.first_person and not options.wording:
+        raise ValueError("expected --first-person with --perturb only beside --wording, which writes all texts again.")
+    writing = Writing(options.wording, options.first_person) if options.wording else None
+    exclude = read_forms(options.exclude)
+    changed, reasons = [], []
     for puzzle in read_puzzles(options.input):
         try:
-            changed.append(to_record(perturb(puzzle, options.perturb, options.seed, options.wording)))
-        except ValueError:
-            unchangeable += 1
-    count = write_jsonl(options.output, changed)
-    print(f"{count} puzzles with another {options.perturb} in {options.output}, {unchangeable} left out")
-
-
-class Statistics:
-    """Statistics of the puzzles of a build."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.tops: Counter[str] = Counter()
-        self.operators: Counter[str] = Counter()
-        self.hardness: Counter[int] = Counter()
-        self.answers: Counter[tuple[bool, ...]] = Counter()
-
-    def watch(self, puzzles: Iterable[Puzzle]) -> Iterator[Puzzle]:
-        """Yield the same puzzles and count them."""
-        for puzzle in puzzles:
-            self.count += 1
-            self.hardness[puzzle.hardness] += 1
-            self.answers[puzzle.solution] += 1
-            self.tops.update(statement[0] for statement in puzzle.statements)
-            for statement in puzzle.statements:
-                self._count(statement)
-            yield puzzle
-
-    def _count(self, statement: Statement) -> None:
-        self.operators[statement[0]] += 1
-        if statement[0] not in LEAVES:
-            for part in statement[1:]:
-                self._count(part)
-
-    def report(self, tally: Counter) -> str:
-        """The statistics as text; `tally` was filled by `generate`."""
-        if not self.count:
-            return "no puzzle was generated"
-        honest = sum(count for answer, count in self.answers.items() if all(answer))
-        usual, most = self.answers.most_common(1)[0]
-        guess = ", ".join("truth" if is_truthful else "lie" for is_truthful in usual)
-        return "\n".join(
-            [
-                f"at the top of a statement: {_shares(self.tops)}",
-                f"anywhere: {_shares(self.operators)}",
-                "hardness: " + ", ".join(f"{value}: {count}" for value, count in sorted(self.hardness.items())),
-                f"acceptance: {tally['found'] / tally['attempts']:.3f} of all candidates have one solution and the "
-                f"requested hardness; {tally['repeats']} repeated or excluded puzzles left out",
-                f"constant answers: everybody honest is correct in {honest / self.count:.3f}, the most frequent answer "
-                f"({guess}) in {most / self.count:.3f}",
-            ]
+            other = perturb(
+                puzzle, options.perturb, options.seed, writing, options.names, lambda form: form not in exclude
+            )
+        except ValueError as error:
+            reasons.append(str(error))
+        else:
+            changed.append(other)
+    if not changed:
+        raise ValueError(
+            f"{options.input}: no puzzle can be changed ({reasons[0] if reasons else 'the file is empty'})"
         )
+    count = write_puzzles(options.output, changed, options.format)
+    left_out = f"{len(reasons)} left out" + (f", the first because: {reasons[0]}" if reasons else "")
+    print(f"{count} puzzles with another {options.perturb} in {options.output}, {left_out}")
 
 
-def _shares(counts: Counter[str]) -> str:
-    total = sum(counts.values())
-    return ", ".join(f"{name} {counts[name] / total:.3f}" for name in OPERATORS)
+def _convert_file(options: argparse.Namespace) -> None:
+    """Write the puzzles of a file in another format."""
+    flags = (*_GENERATOR_FLAGS, "wording", "names", "first_person", "exclude")
+    _refuse(options, flags, "--input, whose puzzles are only written in another format; --perturb changes them")
+    count = write_puzzles(options.output, read_puzzles(options.input), options.format)
+    print(f"{count} puzzles in {options.output}")
+
+
+def _refuse(options: argparse.Namespace, flags: Sequence[str], beside: str) -> None:
+    """Raises ValueError for the first of the flags that was given."""
+    given = [flag for flag in flags if getattr(options, flag) not in (None, False, [])]
+    if given:
+        raise ValueError(f"expected no --{given[0].replace('_', '-')} beside {beside}.")
 
 
 def _weights(text: str, option: str) -> list[tuple[str, float]]:

@@ -8,7 +8,7 @@ Prompt forms: "base" (plain text, for models without a chat template), "chat" (t
 import dataclasses
 from typing import Any
 
-from data_gen.puzzle import Puzzle
+from data_gen.puzzle import Puzzle, with_article
 
 FORMS = ("base", "chat", "terse")
 
@@ -16,12 +16,12 @@ _INSTRUCTION = """\
 Work the question out step by step before you answer. Write your reasoning between <think> and </think>, then your \
 final answer between <answer> and </answer>, and nothing else. """
 _ROLES = """\
-In the answer give every person's role, for example <answer>Quillon is a {truth}, Vesper is a {lie}.</answer>"""
+In the answer give every person's role, for example <answer>Quillon is {truth}, Vesper is {lie}.</answer>"""
 
 NUMBER = _INSTRUCTION + "In the answer give the number that is asked for, for example <answer>217</answer>"
 TEXT = _INSTRUCTION + "In the answer give the result alone, in the form that the question asks for."
 
-_SETTING = "On an island everybody is either a {truth}, who always tells the truth, or a {lie}, who always lies."
+_SETTING = "On an island everybody is either {truth}, who always tells the truth, or {lie}, who always lies."
 
 _BASE = """\
 A person brings a question and a careful reasoner answers it.
@@ -44,17 +44,19 @@ class PromptSpec:
 
 
 def question_text(puzzle: Puzzle, form: str) -> str:
-    """Setting, statements and the final question; "terse" has no setting."""
+    """Setting, statements and the final question; "terse" has no setting. A standalone puzzle is its own question."""
+    if puzzle.standalone:
+        return puzzle.quiz
     if form == "terse":
         return f"{puzzle.quiz} Who is what?"
-    truth, lie = puzzle.roles
+    truth, lie = map(with_article, puzzle.roles)
     setting = _SETTING.format(truth=truth, lie=lie)
-    return f"{setting} {puzzle.quiz} Who is a {truth} and who is a {lie}?"
+    return f"{setting} {puzzle.quiz} Who is {truth} and who is {lie}?"
 
 
 def puzzle_instruction(puzzle: Puzzle) -> str:
     """The instruction for a puzzle: the format of the response, with an example answer."""
-    truth, lie = puzzle.roles
+    truth, lie = map(with_article, puzzle.roles)
     return _INSTRUCTION + _ROLES.format(truth=truth, lie=lie)
 
 

@@ -4,18 +4,23 @@ A statement is a nested tuple: ("tells-truth", i), ("lies", i), ("not", s), ("an
 ("implies", a, b) or ("iff", a, b), where i is the index of a person. Person i makes statements[i].
 """
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 LEAVES = ("tells-truth", "lies")
 OPERATORS = (*LEAVES, "not", "and", "or", "implies", "iff")
 RECORD_KEYS = ("id", "quiz", "people", "roles", "statements", "n_people", "hardness", "seed", "index")
+MOST_PEOPLE = 12
 
 Statement = tuple
 
 
 class Puzzle(NamedTuple):
-    """A puzzle with exactly one solution. `solution[i]` is True if person i tells the truth."""
+    """A puzzle with exactly one solution. `solution[i]` is True if person i tells the truth.
+
+    `standalone` is True if `quiz` contains the setting and the question, as in the published data set.
+    """
 
     names: tuple[str, ...]
     roles: tuple[str, str]
@@ -26,12 +31,24 @@ class Puzzle(NamedTuple):
     seed: int
     index: int
     id: str
+    standalone: bool = False
 
     @property
     def people(self) -> tuple[tuple[str, str], ...]:
         """The solution as (name, role word) of every person, in the order of speaking."""
         truth, lie = self.roles
         return tuple((name, truth if honest else lie) for name, honest in zip(self.names, self.solution, strict=True))
+
+    @property
+    def solution_text(self) -> str:
+        """The solution in one sentence: Ann is a knight, Bob is a knave, and Cal is a knight."""
+        claims = [f"{name} is {with_article(role)}" for name, role in self.people]
+        return f"{', '.join(claims[:-1])}, and {claims[-1]}."
+
+
+def with_article(word: str) -> str:
+    """The word with its article: a knave, an egoist."""
+    return f"{'an' if word[0].lower() in 'aeiou' else 'a'} {word}"
 
 
 def check_statement(statement: Statement, people: int) -> None:
@@ -58,11 +75,12 @@ def depth_of(statement: Statement) -> int:
 
 
 def to_record(puzzle: Puzzle) -> dict:
-    """The puzzle as a JSON-compatible dict (a line of a puzzle file); keys in the order of RECORD_KEYS."""
-    return {
+    """The puzzle as a JSON-compatible dict (a line of a puzzle file): RECORD_KEYS and `solution_text`."""
+    record = {
         "id": puzzle.id,
         "quiz": puzzle.quiz,
         "people": [list(pair) for pair in puzzle.people],
+        "solution_text": puzzle.solution_text,
         "roles": list(puzzle.roles),
         "statements": puzzle.statements,
         "n_people": len(puzzle.names),
@@ -70,13 +88,21 @@ def to_record(puzzle: Puzzle) -> dict:
         "seed": puzzle.seed,
         "index": puzzle.index,
     }
+    return record | {"standalone": True} if puzzle.standalone else record
 
 
 def from_record(record: dict) -> Puzzle:
-    """The inverse of `to_record`, also for a record read from JSON. Raises ValueError for a malformed record."""
+    """The inverse of `to_record`, also for a record read from JSON. Files of earlier versions have no `solution_text`.
+
+    Raises ValueError for a malformed record, and for a `solution_text` that contradicts `people`.
+    """
     missing = [key for key in RECORD_KEYS if key not in record]
     if missing:
         raise ValueError(f"expected a puzzle with the keys {', '.join(RECORD_KEYS)}; missing: {', '.join(missing)}.")
+    for keys, kind in ((("id", "quiz"), str), (("n_people", "hardness", "seed", "index"), int)):
+        wrong = [key for key in keys if not isinstance(record[key], kind)]
+        if wrong:
+            raise ValueError(f"expected {wrong[0]} to be of type {kind.__name__}, got {record[wrong[0]]!r:.60}.")
     if len(record["roles"]) != 2 or record["roles"][0] == record["roles"][1]:
         raise ValueError(f"expected two different role words (truth, lie), got {record['roles']!r}.")
     roles = (record["roles"][0], record["roles"][1])
@@ -90,9 +116,11 @@ def from_record(record: dict) -> Puzzle:
             f"expected as many people and statements as n_people={record['n_people']}, got {len(people)} people and "
             f"{len(statements)} statements."
         )
+    if not 2 <= len(people) <= MOST_PEOPLE:
+        raise ValueError(f"expected 2 to {MOST_PEOPLE} people, got {len(people)}.")
     for statement in statements:
         check_statement(statement, len(people))
-    return Puzzle(
+    puzzle = Puzzle(
         names=tuple(name for name, _ in people),
         roles=roles,
         statements=statements,
@@ -102,7 +130,24 @@ def from_record(record: dict) -> Puzzle:
         seed=record["seed"],
         index=record["index"],
         id=record["id"],
+        standalone=record.get("standalone", False),
     )
+    check_solution_text(puzzle, record.get("solution_text"))
+    return puzzle
+
+
+def check_solution_text(puzzle: Puzzle, text: str | None) -> None:
+    """Raises ValueError unless the text gives everybody the role that the solution gives them; None is not checked."""
+    if text is None:
+        return
+    roles = "|".join(re.escape(role) for role in sorted(puzzle.roles, key=len, reverse=True))
+    for name, role in puzzle.people:
+        stated = re.findall(rf"(?<!\w){re.escape(name)} is (?:an? )?({roles})(?!\w)", str(text))
+        if stated != [role]:
+            raise ValueError(
+                f"expected a solution_text that says once that {name} is {with_article(role)}, as the solution does, "
+                f"got {text!r}."
+            )
 
 
 def _tuples(value: Sequence | str | int) -> Statement | str | int:
