@@ -8,25 +8,39 @@ from typing import NamedTuple
 
 from jaxrl.rewards.thinking import judge_thinking
 
+# Tokens that end a response or fill a batch behind it, of the families that are supported or served.
 END_TOKENS = (
-    "<|im_end|>",
-    "<|endoftext|>",
-    "</s>",
-    "<|eot_id|>",
-    "<|end_of_text|>",
-    "<end_of_turn>",
-    "<eos>",
+    "<|im_end|>",  # Qwen, chat
+    "<|endoftext|>",  # Qwen, text; OLMo 2
+    "<｜end▁of▁sentence｜>",  # DeepSeek, R1-Distill: full-width bars and U+2581
+    "<|eot_id|>",  # Llama 3, chat
+    "<|end_of_text|>",  # Llama 3, text
+    "<|eom_id|>",  # Llama 3, tools
+    "<|finetune_right_pad_id|>",  # Llama 3, padding
+    "<end_of_turn>",  # Gemma
+    "<eos>",  # Gemma
+    "<pad>",  # Gemma, OLMo
+    "</s>",  # Llama 2, Mistral
 )
 MAX_TAG_LIKE = 200
 
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-_OPEN, _CLOSE = "<＜‹〈⟨«《\\[【", ">＞›〉⟩»》\\]】"
-_NAME = rf"[\s/\\|／]{{0,3}}+([^\s&{_OPEN}{_CLOSE}]{{2,16}}+)(?:\s[^&{_OPEN}{_CLOSE}\n]{{0,24}}+)?+"
+_OPEN, _CLOSE = "<＜‹〈⟨«《", ">＞›〉⟩»》"
+_BRACKETS = re.escape("[]【】")
+_NAME = rf"[\s/\\|／]{{0,3}}+([^\s&{_OPEN}{_CLOSE}{_BRACKETS}]{{2,16}}+)(?:\s[^&{_OPEN}{_CLOSE}\n]{{0,24}}+)?+"
 _TAG_LIKE = re.compile(rf"[{_OPEN}]{_NAME}[{_CLOSE}]")
 _ESCAPED_TAG = re.compile(rf"&lt;{_NAME}&gt;")
-_SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>")
-_TURN_WORDS = ("user", "human", "assistant", "用户", "助手")
-_TURN = re.compile(rf"^[ \t*#>]{{0,6}}+(?:{'|'.join(_TURN_WORDS)})[ \t*]{{0,4}}+[:：]", re.MULTILINE)
+_BRACKETED = re.compile(rf"[\[【][ \t]?([/\\／]?)[ \t]?([^\s{_BRACKETS}]{{2,16}}+)[ \t]?[\]】]")
+_WORDS_LIKE_TAGS = frozenset({"thing", "things", "thin", "thank", "thanks", "thick"})
+_SPECIAL = re.compile(
+    r"[<＜][|｜][^|｜<>\n]{1,40}[|｜][>＞]"  # <|im_start|>, <|start_header_id|>, <｜User｜>, <|assistant|>
+    r"|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>"
+)
+_USER, _ASSISTANT = ("user", "human", "用户"), ("assistant", "助手")
+_SPEAKER = re.compile(
+    rf"^[ \t*>]{{0,6}}+(?P<hashes>#{{0,4}})[ \t*]{{0,4}}+(?P<who>{'|'.join((*_USER, *_ASSISTANT))})[ \t*]{{0,4}}+[:：]",
+    re.MULTILINE,
+)
 # Cyrillic, Greek and phonetic letters and digits that look like the Latin letters of "think" and "answer".
 _CONFUSABLES = str.maketrans(dict(zip("аеорсухіѕнткԝηωιτκαερνοɑɩ015@$", "aeopcyxishtkwnwitkaepvoaioisas", strict=True)))
 
@@ -41,11 +55,10 @@ class Parts(NamedTuple):
 
 
 def strip_end_token(text: str) -> str:
-    """Remove trailing white space and one end token."""
+    """Remove trailing white space and end tokens; a batch of unequal responses is filled with them."""
     text = text.rstrip()
-    for token in END_TOKENS:
-        if text.endswith(token):
-            return text[: -len(token)].rstrip()
+    while token := next((token for token in END_TOKENS if text.endswith(token)), ""):
+        text = text[: -len(token)].rstrip()
     return text
 
 
@@ -67,7 +80,7 @@ def split(text: str, *, prompt_opens_think: bool, truncated: bool) -> Parts:
     if order_errors or (tag_errors and _has_outside_text(body, prompt_opens_think)):
         suspects.append("outside_text")
     marks = _injected_marks(body)
-    reasons += [*tag_errors, *order_errors, *(reason for _, reason in marks)]
+    reasons += [*tag_errors, *order_errors, *(reason for _, reason in marks if reason)]
     suspects += [name for name, _ in marks]
     thinking, answer = _find_parts(body, prompt_opens_think)
     return Parts(thinking, answer, tuple(reasons), tuple(dict.fromkeys(suspects)))
@@ -111,29 +124,75 @@ def _has_outside_text(body: str, prompt_opens_think: bool) -> bool:
 
 
 def _injected_marks(body: str) -> list[tuple[str, str]]:
-    """(suspect, reason) for special tokens, invented turns of the conversation and look-alike tags."""
+    """(suspect, reason) for special tokens, turns of a conversation and look-alike tags. No reason: only counted."""
     errors = []
     special = _SPECIAL.search(body)
     if special:
         errors.append(("special_token", f"the special token {special.group()} is inside the response"))
-    lowered = body.lower()
-    if any(word in lowered for word in _TURN_WORDS) and _TURN.search(lowered):
-        errors.append(("invented_turn", "the response contains another turn of the conversation"))
-    tag_like = itertools.chain(_TAG_LIKE.finditer(body), _ESCAPED_TAG.finditer(body))
-    for match in itertools.islice(tag_like, MAX_TAG_LIKE):
-        if match.group() not in _TAGS and _looks_like_a_tag(match.group(1)):
-            errors.append(("look_alike_tag", f"{match.group()} looks like one of the four tags but is not"))
-            break
-    else:
-        if next(tag_like, None):
-            errors.append(("look_alike_tag", f"the response contains more than {MAX_TAG_LIKE} tag-like marks"))
+    speakers = _speakers(body)
+    if speakers:
+        turn = "the response contains another turn of the conversation" if _is_conversation(body, speakers) else ""
+        errors.append(("invented_turn", turn))
+    if tag := _look_alike(body):
+        errors.append(("look_alike_tag", tag))
     return errors
 
 
+def _speakers(body: str) -> list[re.Match[str]]:
+    """Lines that begin as a speaker's turn does ("User: ...")."""
+    lowered = body.lower()
+    return list(_SPEAKER.finditer(lowered)) if any(word in lowered for word in (*_USER, *_ASSISTANT)) else []
+
+
+def _is_conversation(body: str, speakers: list[re.Match[str]]) -> bool:
+    """Whether lines with speakers are turns of a conversation, rather than a list such as "User: 3 logins each".
+
+    They are if a speaker is in a heading ("### Human:"), if "Human:" follows an empty line, as in transcripts that
+    base models have read, or if an assistant's line follows a user's line that asks something.
+    """
+    asked = False
+    for index, speaker in enumerate(speakers):
+        start = speaker.start()
+        after_empty_line = not body[:start].strip() or body[:start].rstrip(" \t").endswith("\n\n")
+        if speaker["hashes"] or (speaker["who"] == "human" and after_empty_line):
+            return True
+        end = speakers[index + 1].start() if index + 1 < len(speakers) else len(body)
+        if speaker["who"] in _USER:
+            asked = any(mark in body[speaker.end() : end] for mark in "?？؟")
+        elif asked:
+            return True
+    return False
+
+
+def _look_alike(body: str) -> str:
+    """The reason if something in the response looks like one of the four tags but is not."""
+    tag_like = itertools.chain(_TAG_LIKE.finditer(body), _ESCAPED_TAG.finditer(body))
+    for match in itertools.islice(tag_like, MAX_TAG_LIKE):
+        if match.group() not in _TAGS and _looks_like_a_tag(match.group(1)):
+            return f"{match.group()} looks like one of the four tags but is not"
+    if next(tag_like, None):
+        return f"the response contains more than {MAX_TAG_LIKE} tag-like marks"
+    # Brackets are for remarks as well ("[thing to check: ...]"); a tag is one word, and closed by another one.
+    opened = set()
+    for match in itertools.islice(_BRACKETED.finditer(body), MAX_TAG_LIKE):
+        name = _plain(match.group(2))
+        if match.group(1) and name in opened:
+            return f"{match.group()} looks like one of the four tags but is not"
+        if not match.group(1) and _looks_like_a_tag(match.group(2)):
+            opened.add(name)
+    return ""
+
+
+def _plain(name: str) -> str:
+    return "".join(filter(str.isalpha, unicodedata.normalize("NFKC", name).casefold().translate(_CONFUSABLES)))
+
+
 def _looks_like_a_tag(name: str) -> bool:
-    plain = "".join(filter(str.isalpha, unicodedata.normalize("NFKC", name).casefold().translate(_CONFUSABLES)))
+    plain = _plain(name)
     if "think" in plain or "answer" in plain or "thought" in plain:
         return True
+    if plain in _WORDS_LIKE_TAGS:
+        return False
     return any(SequenceMatcher(None, plain, word).ratio() >= 0.8 for word in ("think", "answer"))
 
 

@@ -117,7 +117,13 @@ def renderings(draw, names, roles, truth):
 def judge(puzzle, response, **options):
     names, roles, truth = puzzle
     quiz = " ".join(f"{name} says: {names[0]} is a {roles[0]}." for name in names) + " Who is what?"
-    arguments = {"prompt_opens_think": False, "truncated": False, "target": "7", "verifier": str.isdigit} | options
+    arguments = {
+        "prompt_opens_think": False,
+        "truncated": False,
+        "target": "7",
+        "verifier": str.isdigit,
+        "rule": "strict-2",
+    } | options
     return score(
         response,
         quiz=quiz,
@@ -195,7 +201,10 @@ FORM_TRICKS = (
     "{t}{x}",
     "<thinking>{y}</thinking>{a}",
     "<think>{y}</think>{a}<ANSWER>{x}</ANSWER>",
-    "<think>{y}\nAssistant: ok</think>{a}",
+    "<think>{y}\nUser: is that all?\nAssistant: ok</think>{a}",
+    "<think>{q} {q} {q}</think>{a}",
+    "<think>so {x} therefore {x}</think>{a}",
+    "<think>{y} {y} {y} {y} {y}</think>{a}",
     "<think>Let me think step by step.</think>{a}",
 )
 
@@ -207,7 +216,7 @@ def test_tricks_in_the_answer_are_unparseable(trick, data, puzzle):
     names, roles, truth = puzzle
     text = trick.format(data.draw(renderings(*puzzle)), n=names[0], r=roles[truth[0]], o=roles[1 - truth[0]])
     assert judge(puzzle, wrap(puzzle, text)).verdict == "unparseable"
-    assert judge(puzzle, f"<answer>{text}</answer>", rule="answer-only-1").verdict == "unparseable"
+    assert judge(puzzle, f"<answer>{text}</answer>", rule="answer-only-2").verdict == "unparseable"
 
 
 @pytest.mark.parametrize("trick", FORM_TRICKS)
