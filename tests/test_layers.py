@@ -15,6 +15,7 @@ LAYERS = (
     "data_gen",
     "models",
     "jaxrl.runtime",
+    "jaxrl.answers",
     "jaxrl.rewards",
     "jaxrl.algorithms",
     "jaxrl.sampling",
@@ -31,7 +32,7 @@ LAYERS = (
     "jaxrl",  # the commands
 )
 # Layers that must not import an array library.
-PLAIN_PYTHON = ("data_gen", "jaxrl.rewards")
+PLAIN_PYTHON = ("data_gen", "jaxrl.answers", "jaxrl.rewards")
 ARRAY_LIBRARIES = ("jax", "flax", "optax", "orbax")
 # Code that must not depend on a backend. What exists for XLA's CPU backend is in these two modules.
 CORE = ("models/qwen2.py", "jaxrl/algorithms", "jaxrl/sampling", "jaxrl/learning", "jaxrl/training")

@@ -1,14 +1,14 @@
 """Version 2 of the parser of roles: every word of an answer must be part of a plain statement of roles.
 
-`role_lexer` splits the answer into tokens and refuses unknown words (if, maybe, says, an unknown name, a word with a
-letter of another script), `role_grammar` parses statements, and `read_roles` combines them: each person gets exactly
+`answers.lexer` splits the answer into tokens and refuses unknown words (if, maybe, says, an unknown name, a word with a
+letter of another script), `answers.grammar` parses statements, and `read_roles` combines them: each person gets exactly
 one role. Negations, doubts, conditions, alternatives, questions and retractions are never read as assertions.
 """
 
 from typing import NamedTuple
 
-from jaxrl.rewards.role_grammar import EVERYONE, NOBODY_NAMED, REST, RoleClaim, RoleGrammar
-from jaxrl.rewards.role_lexer import lexicon_of, tokenize
+from jaxrl.answers.grammar import EVERYONE, NOBODY_NAMED, REST, RoleClaim, RoleGrammar
+from jaxrl.answers.lexer import lexicon_of, tokenize
 
 
 class Reading(NamedTuple):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from jaxrl.rewards.role_grammar import RoleGrammar
-from jaxrl.rewards.role_lexer import PHRASES, lexicon_of, tokenize
+from jaxrl.answers.grammar import RoleGrammar
+from jaxrl.answers.lexer import PHRASES, lexicon_of, tokenize
 from jaxrl.rewards.role_parser import read_roles
 
 pytestmark = pytest.mark.check

@@ -1,6 +1,6 @@
 """Tables in an answer: rows of cells between `|`."""
 
-from jaxrl.rewards.role_lexer import RoleToken
+from jaxrl.answers.lexer import RoleToken
 
 Cell = list[RoleToken]
 Assignment = tuple[tuple[int, ...], int, tuple[int, ...]]  # persons, their role, the role as restated in the row

@@ -1,6 +1,6 @@
 """The grammar of plain statements of roles.
 
-In these rules a lower-case word is a kind of token (`role_lexer.PHRASES`), `[x]` is optional and `x*` is repeated:
+In these rules a lower-case word is a kind of token (`lexer.PHRASES`), `[x]` is optional and `x*` is repeated:
 
     answer    = (clause | heading | punctuation | joining word)*    a clause follows every heading and joining word
     clause    = [marker] (named | group | rest | everyone | nobody | record | explained) | table
@@ -21,9 +21,9 @@ are tried in order, and a list of names ends at the first repeated name, so the 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from jaxrl.rewards.role_lexer import RoleToken
-from jaxrl.rewards.role_phrases import RolePhrases
-from jaxrl.rewards.role_tables import read_table
+from jaxrl.answers.lexer import RoleToken
+from jaxrl.answers.phrases import RolePhrases
+from jaxrl.answers.tables import read_table
 
 REST, EVERYONE, NOBODY_NAMED = "rest", "everyone", "explanation"
 _MEMBER_SEPARATORS = ("comma", "and", "stop", "newline", "bullet", "check")
@@ -47,6 +47,7 @@ class RoleClaim(NamedTuple):
 
 
 Clause = tuple[list[RoleClaim], int] | None
+Members = tuple[tuple[int, ...] | str, int | None, int]  # who, their number if it is stated, position
 
 
 class RoleGrammar(RolePhrases):
@@ -142,7 +143,7 @@ class RoleGrammar(RolePhrases):
             return None
         persons, behind = found[-1]
         if len(persons) > 1:
-            link = self.are_verb(behind)
+            link = self.are_verb(behind) or (self.is_verb(behind) if several else None)
             if link is None and self.has(behind, "pair"):
                 link = behind + 1
             if link is not None and (clause := self._respectively(persons, link) or self._finish(persons, link)):
@@ -174,7 +175,7 @@ class RoleGrammar(RolePhrases):
             yield behind
             if self.has(behind, "role-label") and self.has(behind + 1, "pair"):  # {"Ann": {"role": "knight"}}
                 yield behind + 2
-        if self.has(at, "dash", "cell", "comma"):
+        if self.has(at, "dash", "cell", "comma", "as"):
             yield self.past(self.is_verb(at + 1) or at + 1, "pair")
         if "spelled" in self.kinds[at - 1]:  # "Ann knight"
             yield self.skip(at, "adverb")
@@ -192,36 +193,43 @@ class RoleGrammar(RolePhrases):
     def _group(self, at: int) -> Clause:
         start, count, only = at, None, False
         at = self.past(at, "there", "here")
-        while self.has(at, "article", "only", "count", "number") and not self.has(at, "role", "roles"):
-            kinds = self.tokens[at].kinds
-            count = kinds.get("count", kinds.get("number", count))
-            only |= "only" in kinds
+        while self.has(at, "article", "only", "count", "number", "adverb") and not self.has(at, "role", "roles"):
+            count = self._stated(at, count)
+            only |= "only" in self.kinds[at]
             at += 1
         kinds = self.tokens[at].kinds
         if "role" not in kinds and "roles" not in kinds:
             return None
         role, single = kinds.get("role", kinds.get("roles", 0)), "roles" not in kinds
         at += 1
-        if self.has(at, "open") and self.has(at + 1, "count", "number") and self.has(at + 2, "close"):
-            kinds = self.tokens[at + 1].kinds
-            count = kinds.get("count", kinds.get("number"))
-            at += 3
+        if self.has(at, "open") and self.has(at + 2, "close"):
+            if self.tokens[at + 1].text == "s":  # "Knight(s): Ann, Cal"
+                at, single = at + 3, False
+            elif self.has(at + 1, "count", "number"):  # "Knights (2): Ann, Cal"
+                at, count = at + 3, self._stated(at + 1, count)
         implied = []
         while len(implied) < 2 and (tail := self.tail(at)):
             implied.append(tail[0])
             at = tail[1]
-        for who, behind in self._group_members(start, at, single):
-            return [RoleClaim(who, role, tuple(implied), count, only)], behind
+        links = ("pair", "dash", "cell") if count is None else ("pair", "dash", "cell", "comma")
+        for who, others, behind in self._group_members(start, at, single, links):
+            return [RoleClaim(who, role, tuple(implied), count if others is None else others, only)], behind
         return None
 
-    def _group_members(self, start: int, at: int, single: bool) -> Iterator[tuple[tuple[int, ...] | str, int]]:
-        """NAMES of a group behind its role, with the link; the likeliest reading first."""
+    def _stated(self, at: int, count: int | None) -> int | None:
+        """The number at this token, else `count`."""
+        kinds = self.tokens[at].kinds
+        return kinds.get("count", kinds.get("number", count))
+
+    def _group_members(self, start: int, at: int, single: bool, links: tuple[str, ...]) -> Iterator[Members]:
+        """The link of a group and its NAMES, the likeliest reading first."""
         many, close = True, False
-        if (link := self.is_verb(at)) is not None and self.has(self.skip(at, "adverb"), "is", "must"):
-            many = not single or self.has(self.skip(at, "adverb"), "are")
+        verb = self.skip(at, "adverb")
+        if (link := self.is_verb(at)) is not None:
+            many = not single or self.has(verb, "are")
         elif (link := self.are_verb(at)) is None:
             close = self.has(at, "open")
-            if close or self.has(at, "pair", "dash", "cell"):
+            if close or self.has(at, *links):
                 link = at + 1
             elif self.tokens[start].first and self.has(at, "newline"):
                 link = at
@@ -230,25 +238,26 @@ class RoleGrammar(RolePhrases):
             else:
                 return
         link = self.skip(self.past(link, "pair"), "newline")
-        for who, behind in self._members(self.skip(link, "bullet", "check"), many):
+        for who, count, behind in self._members(self.skip(link, "bullet", "check"), many):
             if close and self.has(behind, "close"):
-                yield who, behind + 1
+                yield who, count, behind + 1
             elif not close and self._ends_members(behind):
-                yield who, behind
+                yield who, count, behind
 
-    def _members(self, at: int, many: bool) -> Iterator[tuple[tuple[int, ...] | str, int]]:
+    def _members(self, at: int, many: bool) -> Iterator[Members]:
         if self.has(at, "none") and "spelled" not in self.kinds[at]:
-            yield (), at + 1
-        if rest := self._others(at):
-            yield REST, rest[1]
-        found = list(self.names(self.item(at), *_MEMBER_SEPARATORS))
+            yield (), None, at + 1
+        if others := self._others(at):
+            yield REST, *others
+        lists = list(self.names(self.item(at), *_MEMBER_SEPARATORS))
+        found = [(who, None, behind) for who, behind in lists]
         if not many:
             yield from found[:1]
             return
         yield from found[-1:]
         # "Knights: Ann. Bob and Cal are knaves": the list ends before a stop or a line break, else before a comma.
         for kinds in (("stop", "newline"), ("comma",)):
-            yield from (cut for cut in reversed(found[:-1]) if self.has(cut[1], *kinds))
+            yield from (cut for cut in reversed(found[:-1]) if self.has(cut[2], *kinds))
 
     def _ends_members(self, at: int) -> bool:
         """Whether a list of names may end here: no role of the last name follows."""
@@ -262,10 +271,8 @@ class RoleGrammar(RolePhrases):
         at = self.skip(at, "article", "each", "of")
         found = False
         while self.has(at, "rest", "count", "number", "people", "them") and "spelled" not in self.kinds[at]:
-            kinds = self.tokens[at].kinds
-            if "people" not in kinds:
-                count = kinds.get("count", kinds.get("number", count))
-            found |= "rest" in kinds
+            count = count if self.has(at, "people") else self._stated(at, count)
+            found |= "rest" in self.kinds[at]
             at += 1
         if not found:
             return None
@@ -292,8 +299,7 @@ class RoleGrammar(RolePhrases):
         count = 2 if self.tokens[at].text == "both" else None
         at += 1
         while self.has(at, "article", "of", "people", "them", "count", "number"):
-            kinds = self.tokens[at].kinds
-            count = kinds.get("count", kinds.get("number", count))
+            count = self._stated(at, count)
             at += 1
         return self._several(EVERYONE, count, at)
 

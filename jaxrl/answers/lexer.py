@@ -15,7 +15,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from jaxrl.rewards.unicode import UNSPACED, fold, straighten
+from jaxrl.answers.text import UNSPACED, fold, straighten
 
 FENCE_LANGUAGES = ("json", "yaml", "yml", "csv", "text", "txt", "plaintext", "markdown", "md", "latex", "tex")
 
@@ -76,35 +76,38 @@ PHRASES = {
     "everyone": "everyone; everybody; all; both; they; 所有人; 每个人; 大家; 他们",
     "rest": "other; others; rest; remaining; remainder; everyone else; everybody else; all others; "
     "其他; 其他人; 其他的人; 其余; 其余人; 其余的人; 剩下的人",
-    "them": "of them; of the people; of the inhabitants; of the islanders; on the island",
+    "them": "of them; of the people; of the inhabitants; of the islanders; on the island; of the puzzle; "
+    "of this puzzle; to the puzzle; to this puzzle; of each person; for each person",
     "of": "of",
-    "only": "only",
+    "only": "only; sole; 只有",
     "none": "none; nobody; no one; ∅; 无; 没有; 没有人",
     "no": "no",
     "there": "there is; there are",
     "article": "a; an; the; 一; 一个; 一名; 一位",
-    "adverb": "so; therefore; thus; hence; finally; indeed; certainly; definitely; clearly; obviously; necessarily; "
-    "consequently; in fact; ∴; 因此; 所以; 那么; 故",
+    "as": "as",
+    "adverb": "exactly; also; so; therefore; thus; hence; finally; indeed; certainly; definitely; clearly; obviously; "
+    "necessarily; consequently; in fact; ∴; 因此; 所以; 那么; 故",
     "comma": ",; ，; 、",
     "and": "and; &; ∧; 和; 与; 及; 以及; 并且; 且",
     "or": "or; vs; versus",
     "slash": "/",
     "stop": ".; ;; !; 。; ；; ！",
     "newline": "\n",
-    "join": "while; whereas; but; also; then; 而; 而且",
+    "join": "while; whereas; but; also; then; however; on the other hand; 而; 而且",
     "not": "not; rather than; instead of; 不是; 而不是; 而非",
     "open": "(; （",
     "close": "); ）",
     "dash": "-; --; ---; –; —; ——",
-    "bullet": "-; –; —; •; ·; +; ‣; ▪; ●; ◦; →; ->; =>",
+    "bullet": "-; –; —; •; ·; +; ‣; ▪; ●; ◦; ○; ■; ◆; ◇; ▶; ►; ▸; ➤; ➜; ➡; ➡\ufe0f; ★; ✦; 👉; 🔹; 🔸; →; ->; =>",
     "check": "✓; ✔; ✅; ☑; ✓\ufe0f; ✔\ufe0f; ✅\ufe0f; ☑\ufe0f",
     "cross": "✗; ✘; ❌; ✗\ufe0f; ✘\ufe0f; ❌\ufe0f",
     "pair": ":; ：; =; ==; ->; -->; =>; ==>; →; ⇒; ⟶; ↦",
     "cell": "|",
     "truth": "tells the truth; tell the truth; always tells the truth; always tell the truth; telling the truth; "
-    "truth-teller; truth teller; truth-tellers; truth tellers; truthful; honest; 说真话; 总是说真话",
+    "truth-teller; truth teller; truth-tellers; truth tellers; truthful; always truthful; honest; "
+    "always honest; 说真话; 总是说真话",
     "lie": "lies; lie; always lies; always lie; tells lies; tell lies; always tells lies; always tell lies; liar; "
-    "liars; lying; dishonest; 说谎; 总是说谎; 说假话; 总是说假话",
+    "liars; lying; always lying; dishonest; 说谎; 总是说谎; 说假话; 总是说假话",
     "who": "who; 他; 她",
     "people": "person; people; persons; character; characters; inhabitant; inhabitants; islander; islanders; "
     "resident; residents; individual; individuals; one; ones",
@@ -116,13 +119,13 @@ PHRASES = {
     "assignment; assignments; conclusion; summary; 答案; 最终答案; 结论; 综上; 综上所述",
     "determiner": "the; my; our; this; these",
     "adjective": "final; complete; full; role",
-    "here": "here is; here are",
+    "here": "here is; here are; here's",
     "follows": "as follows; follows; following; the following",
     "that": "that",
     "we": "we; i",
     "can": "can",
     "conclude": "have; conclude; find; deduce; get; obtain; determine",
-    "in-short": "it follows; in conclusion; in summary; to conclude; to summarize; to sum up; overall",
+    "in-short": "in this puzzle; it follows; in conclusion; in summary; to conclude; to summarize; to sum up; overall",
     "heading": "of; for; each; every; list; table; island; puzzle; in; on; who; is; are",
 }
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from jaxrl.rewards.role_lexer import RoleToken
+from jaxrl.answers.lexer import RoleToken
 
 _END = RoleToken({"end": -1}, "", first=True)
 _PADDING = 6  # END tokens behind the answer: the longest look-ahead
@@ -174,6 +174,6 @@ class RolePhrases:
             noun = self.skip(self.past(at, "here"), "determiner", "adjective")
             if not self.has(noun, "heading-noun"):
                 return None
-            at = self.past(self.skip(noun, "heading-noun"), "is", "are")
+            at = self.past(self.skip(noun, "heading-noun", "them"), "is", "are")
             at = self.past(at, "follows")
         return self.past(self.past(at, "that"), "pair")

@@ -1,0 +1,1 @@
+"""What the text of an answer says: tokens, a grammar of statements about roles, tables."""
