@@ -36,7 +36,7 @@ def get_run() -> ConfigDict:
     config.prompt = ConfigDict(
         dict(
             form="chat",  # "chat" (the tokenizer's chat template), "base" (plain text) or "terse" (only the question)
-            opens_think=True,  # the prompt ends with <think>
+            opens_think=True,  # append <think> to the prompt, unless its chat template ends with it
         )
     )
     config.stop = ()  # strings that end a response, for example ("</answer>",) for a model that emits no end token

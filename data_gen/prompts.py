@@ -1,11 +1,13 @@
 """Prompt texts.
 
 Prompt forms: "base" (plain text, for models without a chat template), "chat" (the tokenizer's chat template) and
-"terse" (only the question, for models too small to follow instructions). With `opens_think` the prompt ends with
-<think>, so the response starts inside the thinking part.
+"terse" (only the question, for models too small to follow instructions). If a prompt ends with <think>, the response
+starts inside the thinking part. Some chat templates end with <think> themselves (DeepSeek-R1-Distill), so this is read
+from the rendered prompt by `is_thinking_open`.
 """
 
 import dataclasses
+import re
 from typing import Any
 
 from data_gen.puzzle import Puzzle, with_article
@@ -30,10 +32,15 @@ A person brings a question and a careful reasoner answers it.
 Question: {question}
 Response:"""
 
+_EMPTY_THINKING = re.compile(r"<think>\s*</think>\s*\Z")
+
 
 @dataclasses.dataclass(frozen=True)
 class PromptSpec:
-    """The prompt's form (one of FORMS), and whether the prompt ends with the opening <think>."""
+    """How prompts are written.
+
+    form: one of FORMS. opens_think: append <think> to prompts that don't end with it already.
+    """
 
     form: str = "chat"
     opens_think: bool = False
@@ -81,7 +88,17 @@ def build_prompt(question: str, instruction: str, spec: PromptSpec, tokenizer: A
             )
         messages = _messages(question, instruction)
         prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return f"{prompt}<think>" if spec.opens_think else prompt
+    return _open_thinking(prompt) if spec.opens_think else prompt
+
+
+def is_thinking_open(prompt: str) -> bool:
+    """Whether a rendered prompt ends inside the thinking part, so that the response must not open it again."""
+    return prompt.rstrip().endswith("<think>")
+
+
+def _open_thinking(prompt: str) -> str:
+    """The prompt with one open <think> at its end, which replaces an empty thinking part (Qwen3's way to skip it)."""
+    return prompt if is_thinking_open(prompt) else f"{_EMPTY_THINKING.sub('', prompt)}<think>"
 
 
 def build_messages(question: str, instruction: str, spec: PromptSpec) -> list[dict[str, str]]:

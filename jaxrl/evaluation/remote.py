@@ -12,6 +12,7 @@ from jaxrl.evaluation.endpoint import Endpoint, Reply, request_completion
 from jaxrl.evaluation.evaluate import TextResponse, evaluate_responses
 from jaxrl.evaluation.results import EvaluationResult, Mode
 from jaxrl.tasks.problem import Problem
+from jaxrl.tasks.prompting import is_opened_by_server
 from jaxrl.tasks.task import Reasoning
 
 Messages = list[dict[str, str]]
@@ -92,6 +93,8 @@ def evaluate_endpoint(
         return [TextResponse(reply.text, reply.completion_tokens, reply.finish != "length") for reply in replies]
 
     used = [log.replies[request.key] for request in requests]
+    if note := describe_openings([reply.text for reply in used]):
+        print_fn(note)
     counts = {field: sum(getattr(reply, field) for reply in used) for field in ("prompt_tokens", "completion_tokens")}
     return evaluate_responses(
         respond,
@@ -105,6 +108,19 @@ def evaluate_endpoint(
         classify=classify,
         check_reasoning=check_reasoning,
     )
+
+
+def describe_openings(responses: Sequence[str]) -> str:
+    """A sentence on responses that start inside the thinking because the server's chat template opens it, or ""."""
+    opened = sum(map(is_opened_by_server, responses))
+    own = sum("<think>" in response for response in responses)
+    if not opened:
+        return ""
+    note = (
+        f"{opened} of {len(responses)} responses have </think> without <think>: the server's chat template opens the "
+        "thinking, and they are judged as continuations of <think>"
+    )
+    return f"{note}; {own} others write <think> themselves, so read some of both." if own else f"{note}."
 
 
 def request_missing(

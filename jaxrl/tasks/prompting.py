@@ -1,10 +1,11 @@
 """Problems to prompts, and responses to verdicts."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
-from data_gen.prompts import PromptSpec, build_messages, build_prompt
+from data_gen.prompts import PromptSpec, build_messages, build_prompt, is_thinking_open
 from jaxrl.rewards import RewardValues, Verdict, score
 from jaxrl.sampling import SamplingSpec, StopStrings
 from jaxrl.tasks.problem import Problem
@@ -13,7 +14,10 @@ from jaxrl.tasks.task import Reasoning, Task
 
 @dataclasses.dataclass(frozen=True)
 class PromptFormat:
-    """The text interface of a run: prompts as token ids, responses as text, verdicts by the run's rule."""
+    """The text interface of a run: prompts as token ids, responses as text, verdicts by the run's rule.
+
+    tokenizer: None for a model on a server, which gets messages and renders the prompt itself.
+    """
 
     task: Task
     prompt: PromptSpec
@@ -28,10 +32,15 @@ class PromptFormat:
         text = build_prompt(*self.task.prompt_parts(problem, self.prompt.form), self.prompt, self.tokenizer)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    @functools.cached_property
+    def opens_think(self) -> bool:
+        """Whether prompts end with <think>, read from a rendered one: chat templates may open it or not."""
+        return is_thinking_open(build_prompt("", "", self.prompt, self.tokenizer))
+
     def demonstration(self, problem: Problem) -> list[int]:
         """The response of the task's solver as token ids, with EOS: the target of supervised learning."""
         text = self.task.demonstration(problem)
-        if self.prompt.opens_think:
+        if self.opens_think:
             text = text.removeprefix("<think>")
         tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return [*tokens, self.tokenizer.eos_token_id]
@@ -48,11 +57,16 @@ class PromptFormat:
         return self.tokenizer.decode(tokens, skip_special_tokens=False)
 
     def judge(self, problem: Problem, response: str, truncated: bool) -> Verdict:
-        """The verdict of the run's rule; training and evaluation use the same."""
+        """The verdict of the run's rule; training and evaluation use the same.
+
+        Whether the response starts inside the thinking is read from the rendered prompt, or from the response of a
+        server (no `tokenizer`), whose prompt is unknown.
+        """
+        is_rendered = self.tokenizer is not None or self.prompt.opens_think
         return score(
             response,
             **self.task.facts(problem),
-            prompt_opens_think=self.prompt.opens_think,
+            prompt_opens_think=self.opens_think if is_rendered else is_opened_by_server(response),
             truncated=truncated,
             values=self.values,
             rule=self.rule,
@@ -70,3 +84,8 @@ class PromptFormat:
     def check_reasoning(self, problem: Problem, response: str) -> Reasoning | None:
         """What the task's verifier finds in the reasoning; None where the task can't verify it."""
         return self.task.check_reasoning(problem, response, self.prompt.form) if self.task.verifies_reasoning else None
+
+
+def is_opened_by_server(response: str) -> bool:
+    """Whether the server's chat template opened the thinking: the response ends it once and never opens it."""
+    return "<think>" not in response and response.count("</think>") == 1

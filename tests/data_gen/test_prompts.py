@@ -6,7 +6,14 @@ import pytest
 
 from data_gen import names, prompts
 from data_gen.generate import generate
-from data_gen.prompts import PromptSpec, build_messages, puzzle_instruction, puzzle_prompt, question_text
+from data_gen.prompts import (
+    PromptSpec,
+    build_messages,
+    is_thinking_open,
+    puzzle_instruction,
+    puzzle_prompt,
+    question_text,
+)
 from data_gen.spec import PuzzleSpec
 
 pytestmark = pytest.mark.check
@@ -59,6 +66,12 @@ def test_names_of_the_example_answer_are_not_names_of_puzzles():
         name for value in vars(names).values() if isinstance(value, tuple) for name in value if isinstance(name, str)
     }
     assert not {"Quillon", "Vesper"} & known
+
+
+def test_an_example_of_the_tags_in_the_question_does_not_open_thinking():
+    assert not is_thinking_open("Write <think> and </think>.\nassistant\n")
+    assert not is_thinking_open("assistant\n<think>\n\n</think>\n\n")
+    assert is_thinking_open("assistant\n<think>\n")
 
 
 def test_a_tokenizer_without_chat_template_raises():
