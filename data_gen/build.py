@@ -21,38 +21,24 @@ from data_gen.canonical import canonical, split_of
 from data_gen.command_parser import CommandParser
 from data_gen.dataset import FORMATS, check_writable, read_forms, read_puzzles, write_puzzles
 from data_gen.generate import generate
-from data_gen.names import NAME_SETS
 from data_gen.perturb import KINDS, Writing, perturb
-from data_gen.puzzle import OPERATORS, Puzzle
-from data_gen.spec import EQUAL_SHARES, WORDINGS, PuzzleSpec
+from data_gen.puzzle import Puzzle
+from data_gen.puzzle_flags import DEFAULTS, add_puzzle_flags, named_numbers, puzzle_fields
+from data_gen.spec import PuzzleSpec
 from data_gen.statistics import Statistics
 
 # Flags that describe new puzzles; the others can be given beside --input.
 _GENERATOR_FLAGS = ("people", "count", "start", "depth", "width", "operators", "hardness", "unique", "splits")
-_DEFAULTS = PuzzleSpec(2)
 
 
 def make_parser() -> CommandParser:
-    """The flags of the command. Those of `PuzzleSpec` are None unless they are given."""
+    """The flags of the command. Those of new puzzles are None unless they are given."""
     parser = CommandParser("data_gen.build", __doc__)
     add = parser.add_argument
     add("--output", required=True, metavar="FILE", help="the file to write: JSON lines, or parquet if it ends so")
     add("--format", choices=FORMATS, help="of the output (puzzles; published for parquet)")
     _add_generator_flags(parser.add_argument_group("new puzzles"))
-    writing = parser.add_argument_group("their English")
-    add = writing.add_argument
-    add(
-        "--wording",
-        choices=WORDINGS,
-        help=f"classic: knights and knaves, as in published puzzles; varied: many phrasings and role words; plain: one "
-        f"phrasing for everything ({_DEFAULTS.wording})",
-    )
-    add(
-        "--names",
-        choices=tuple(NAME_SETS),
-        help=f"english: ASCII first names; world: also names in other scripts ({_DEFAULTS.names})",
-    )
-    add("--first-person", action="store_true", help='speakers call themselves "I", not by their name')
+    add_puzzle_flags(parser.add_argument_group("kind of puzzles"))
     _add_file_flags(parser.add_argument_group("puzzles of a file"))
     return parser
 
@@ -61,21 +47,8 @@ def _add_generator_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--people", type=int, help="2 to 12")
     add("--count", type=int, help="number of puzzles (with --splits: in all splits together)")
-    add("--seed", type=int, default=0, help="of new puzzles, splits and perturbations (0)")
+    add("--seed", type=int, help="of new puzzles, splits and perturbations (0)")
     add("--start", type=int, help="index of the first puzzle, so that a file can continue another one (0)")
-    add(
-        "--depth",
-        type=int,
-        help=f"maximum nesting of operators, 1 to 4; 1: at most one operator in a statement ({_DEFAULTS.depth})",
-    )
-    add("--width", type=int, help=f'maximum number of operands of "and" and "or" ({_DEFAULTS.width})')
-    add(
-        "--operators",
-        metavar="NAME=WEIGHT,...",
-        help=f"sampling weights of {', '.join(OPERATORS)}; 0 for those that are not given (equal, both claims together "
-        "as one operator)",
-    )
-    add("--hardness", metavar="LOW:HIGH", help="keep puzzles for which a simple solver opens this many branches (all)")
     add("--unique", choices=("canonical", "text"), help="which puzzles are equal (canonical)")
     add("--splits", metavar="NAME=SHARE,...", help="one file per split (FILE.NAME.jsonl), chosen by canonical form")
     add(
@@ -122,21 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _build(options: argparse.Namespace) -> None:
     if options.people is None or options.count is None:
         raise ValueError("expected --people and --count, for example --people=5 --count=1000.")
-    spec = PuzzleSpec(
-        people=options.people,
-        depth=_given(options, "depth"),
-        width=_given(options, "width"),
-        operators=EQUAL_SHARES if options.operators is None else tuple(_weights(options.operators, "--operators")),
-        hardness=None if options.hardness is None else _span(options.hardness),
-        wording=_given(options, "wording"),
-        unique=_given(options, "unique"),
-        names=_given(options, "names"),
-        first_person=options.first_person,
-    )
-    splits = None if options.splits is None else _weights(options.splits, "--splits")
+    spec = PuzzleSpec(options.people, unique=options.unique or DEFAULTS.unique, **puzzle_fields(options))
+    splits = None if options.splits is None else named_numbers(options.splits, "--splits")
     tally = Counter()
     exclude = read_forms(options.exclude)
-    puzzles = generate(spec, options.seed, options.count, exclude, options.start or 0, tally)
+    puzzles = generate(spec, options.seed or 0, options.count, exclude, options.start or 0, tally)
     began = time.perf_counter()
     statistics = Statistics()
     files = _write(options, statistics.watch(puzzles), splits)
@@ -147,12 +110,6 @@ def _build(options: argparse.Namespace) -> None:
     print(statistics.report(tally))
 
 
-def _given(options: argparse.Namespace, field: str) -> int | str:
-    """The value of a flag, or the default of the field of `PuzzleSpec`."""
-    value = getattr(options, field)
-    return getattr(_DEFAULTS, field) if value is None else value
-
-
 def _write(options: argparse.Namespace, puzzles: Iterable[Puzzle], splits: list | None) -> list[tuple[Path, int]]:
     """(file, number of puzzles) for the output, or for one file per split."""
     path, form = Path(options.output), options.format
@@ -160,7 +117,7 @@ def _write(options: argparse.Namespace, puzzles: Iterable[Puzzle], splits: list 
         return [(path, write_puzzles(path, puzzles, form))]
     parts: dict[str, list[Puzzle]] = {name: [] for name, _ in splits}
     for puzzle in puzzles:
-        parts[split_of(canonical(puzzle.statements), options.seed, splits)].append(puzzle)
+        parts[split_of(canonical(puzzle.statements), options.seed or 0, splits)].append(puzzle)
     ending = path.suffix if path.suffix in (".jsonl", ".parquet") else ""
     stem = path.name.removesuffix(ending)
     files = [(path.with_name(f"{stem}.{name}{ending or '.jsonl'}"), part) for name, part in parts.items()]
@@ -173,15 +130,15 @@ def _perturb_file(options: argparse.Namespace) -> None:
     _refuse(options, _GENERATOR_FLAGS, "--perturb, which changes the puzzles of --input")
     if options.names and options.perturb != "names":
         raise ValueError("expected --names only with --perturb=names, which replaces names.")
-    if options.first_person and not options.wording:
+    if options.first_person is not None and not options.wording:
         raise ValueError("expected --first-person with --perturb only beside --wording, which writes all texts again.")
-    writing = Writing(options.wording, options.first_person) if options.wording else None
+    writing = Writing(options.wording, bool(options.first_person)) if options.wording else None
     exclude = read_forms(options.exclude)
     changed, reasons = [], []
     for puzzle in read_puzzles(options.input):
         try:
             other = perturb(
-                puzzle, options.perturb, options.seed, writing, options.names, lambda form: form not in exclude
+                puzzle, options.perturb, options.seed or 0, writing, options.names, lambda form: form not in exclude
             )
         except ValueError as error:
             reasons.append(str(error))
@@ -198,7 +155,7 @@ def _perturb_file(options: argparse.Namespace) -> None:
 
 def _convert_file(options: argparse.Namespace) -> None:
     """Write the puzzles of a file in another format."""
-    flags = (*_GENERATOR_FLAGS, "wording", "names", "first_person", "exclude")
+    flags = (*_GENERATOR_FLAGS, "seed", "wording", "names", "first_person", "exclude")
     _refuse(options, flags, "--input, whose puzzles are only written in another format; --perturb changes them")
     count = write_puzzles(options.output, read_puzzles(options.input), options.format)
     print(f"{count} puzzles in {options.output}")
@@ -206,29 +163,9 @@ def _convert_file(options: argparse.Namespace) -> None:
 
 def _refuse(options: argparse.Namespace, flags: Sequence[str], beside: str) -> None:
     """Raises ValueError for the first of the flags that was given."""
-    given = [flag for flag in flags if getattr(options, flag) not in (None, False, [])]
+    given = [flag for flag in flags if getattr(options, flag) not in (None, [])]
     if given:
         raise ValueError(f"expected no --{given[0].replace('_', '-')} beside {beside}.")
-
-
-def _weights(text: str, option: str) -> list[tuple[str, float]]:
-    """ "and=2,or=1" -> [("and", 2.0), ("or", 1.0)]"""
-    pairs = []
-    for item in text.split(","):
-        name, _, weight = item.partition("=")
-        try:
-            pairs.append((name.strip(), float(weight)))
-        except ValueError:
-            raise ValueError(f"expected {option} as NAME=NUMBER,NAME=NUMBER,..., got {item!r}.") from None
-    return pairs
-
-
-def _span(text: str) -> tuple[int, int]:
-    low, _, high = text.partition(":")
-    try:
-        return int(low), int(high or low)
-    except ValueError:
-        raise ValueError(f"expected --hardness as LOW:HIGH, for example 4:8, got {text!r}.") from None
 
 
 if __name__ == "__main__":

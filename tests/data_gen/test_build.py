@@ -100,6 +100,8 @@ def test_a_file_is_converted_to_the_published_format(ending, tmp_path):
         (["--perturb=leaf", "--input=x.jsonl", "--first-person"], "beside --wording"),
         (["--input=x.jsonl", "--wording=plain"], "no --wording beside --input"),
         (["--input=x.jsonl", "--depth=2"], "no --depth beside --input"),
+        (["--input=x.jsonl", "--seed=2"], "no --seed beside --input"),
+        (["--input=x.jsonl", "--no-first-person"], "no --first-person beside --input"),
         (["--input=x.parquet", "--format=puzzles"], "x.parquet"),
     ],
 )
