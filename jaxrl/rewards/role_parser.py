@@ -18,12 +18,20 @@ class Reading(NamedTuple):
     reason: str
 
 
-def read_roles(answer: str, names: tuple[str, ...], roles: tuple[str, str]) -> Reading:
+def read_end(text: str, names: tuple[str, ...], roles: tuple[str, str]) -> Reading:
+    """Like `read_roles`, for the last sentences of a longer text.
+
+    Rejects "the others" and "everyone": sentences that are not part of `text` may name other persons.
+    """
+    return read_roles(text, names, roles, whole=False)
+
+
+def read_roles(answer: str, names: tuple[str, ...], roles: tuple[str, str], *, whole: bool = True) -> Reading:
     """Parse one role for every person from `answer` (NFC).
 
     Accepts sentences, lists, `X: role`, grouped lists (`Knights: X, Y`), "the others are knaves", tables, JSON, YAML
     and TeX, in any order and letter case. Rejects answers longer than 1,000 + 250 characters per person, a person
-    without a role or with two statements, and everything but plain assertions.
+    without a role or with two statements, and everything but plain assertions. whole: see `read_end`.
     """
     if not answer.strip():
         return Reading(None, "the answer is empty")
@@ -42,6 +50,8 @@ def read_roles(answer: str, names: tuple[str, ...], roles: tuple[str, str]) -> R
         position = min(grammar.position, max(len(tokens) - 1, 0))
         seen = " ".join(token.text for token in tokens[position : position + 6]).replace("\n", " ")
         return Reading(None, f"there is no plain statement of a role at {seen!r}")
+    if not whole and any(claim.who in (REST, EVERYONE) for claim in claims):
+        return Reading(None, "it is not clear who the others are")
     return _combine(claims, names)
 
 

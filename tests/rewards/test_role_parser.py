@@ -34,3 +34,12 @@ def test_version_2_reads_honest_answers_and_refuses_tricks():
     assert len(ANSWERS) >= 100
     for case in ANSWERS:
         assert (case["version2"] is None) == (case["kind"] == "trick"), case["id"]
+
+
+def test_the_end_of_a_text_does_not_say_who_the_others_are():
+    names, roles = ("Zoey", "Oliver", "Aria"), ("knight", "knave")
+    end = "Oliver is a knight; the others are knaves."
+    assert role_parser.read_roles(f"Zoey is a knight. {end}", names, roles).roles == (0, 0, 1)
+    assert role_parser.read_end(end, names, roles).roles is None
+    assert role_parser.read_end("So everyone is a knave.", names, roles).roles is None
+    assert role_parser.read_end("Zoey: knight, Oliver: knight, Aria: knave", names, roles).roles == (0, 0, 1)
