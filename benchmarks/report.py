@@ -50,7 +50,7 @@ def write_run(folder: Path, seed: int) -> None:
     for name, share in (("before", 0.2), ("after", 0.4)):
         items = tuple(Item(f"e{i}", f"p{3 + i % 3}", text(60, 0), "Ann is a knight", False, (sample(share),), ())
                       for i in range(300))  # fmt: skip
-        write_evaluation(folder, EvaluationResult(name, "synthetic", STEPS * (name == "after"), "strict-1", {}, items))
+        write_evaluation(folder, EvaluationResult(name, "synthetic", STEPS * (name == "after"), "strict-2", {}, items))
     for step in range(1, STEPS + 1):
         stage, share = f"stage{1 + (step > 100) + (step > 300)}", 0.2 + 0.2 * step / STEPS
         groups = []

@@ -17,7 +17,7 @@ QUIZ = "Ann says: Bob is a knave. Bob says: Ann is a knight and Cal is a knight.
 PEOPLE = (("Ann", "knight"), ("Bob", "knave"), ("Cal", "knight"))
 THINKING = "Try Ann=knight Bob=knave Cal=knight. Ann: Bob knave yes so true ok. Wait, Cal speaks of Bob too. "
 ANSWER = "<answer>Ann is a knight, Bob is a knave, Cal is a knight.</answer>"
-RULES = ("strict-1", "answer-only-1", "gsm8k-1", "exact-1")
+RULES = ("strict-2", "answer-only-2", "gsm8k-2", "exact-2")
 
 FRAGMENTS = {
     "words": "so Ann lies and ",
@@ -66,7 +66,7 @@ def fastest(call: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
-def score_response(response: str, rule: str = "strict-1") -> object:
+def score_response(response: str, rule: str = "strict-2") -> object:
     """Scores a response to the benchmark's question."""
     return score(
         response,

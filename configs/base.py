@@ -192,7 +192,7 @@ def reward_fields() -> ConfigDict:
     """The scoring rule and its rewards."""
     return ConfigDict(
         dict(
-            rule="strict-1",  # a row of jaxrl.rewards.RULES
+            rule="strict-2",  # a row of jaxrl.rewards.RULES
             format_right=1.0,
             format_wrong=-1.0,
             answer_right=2.0,

@@ -18,7 +18,7 @@ def get_config(size: str = "") -> ConfigDict:
     stage.sampling.max_new_tokens = 1024
     config = base.single(stage, "gym", size)
     config.task = ConfigDict(dict(name="gym", splits={"train": 0.8, "test": 0.2}, split_seed=0))
-    config.reward.rule = "verified-1"
+    config.reward.rule = "verified-2"
     config.evaluation.update(dict(samples=4, max_new_tokens=1024))
     config.evaluation.pool = ConfigDict({"chain_sum": 50, "leg_counting": 50, "word_sorting": 50})
     return config

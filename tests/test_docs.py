@@ -202,7 +202,7 @@ def test_the_examples_in_api_run(monkeypatch, capsys):
 def sums(monkeypatch):
     monkeypatch.setattr(registry, "TASKS", dict(registry.TASKS))
     exec(re.search(r"```python\n(.*?)```", TEXTS["docs/tasks.md"], re.DOTALL)[1], {"__name__": "example"})
-    return registry.make_task({"name": "sums", "split_seed": 0}, "exact-1")
+    return registry.make_task({"name": "sums", "split_seed": 0}, "exact-2")
 
 
 def test_the_example_task_works(sums):
@@ -213,6 +213,6 @@ def test_the_example_task_works(sums):
     assert len({problem.form for problem in trained}) == 28
     problem = trained[0]
     for answer, verdict in ((problem.solution, "correct"), ("no idea", "wrong_answer")):
-        text = f"<think>I add the two numbers, digit by digit.</think>\n<answer>{answer}</answer>"
-        judged = score(text, **sums.facts(problem), prompt_opens_think=False, truncated=False, rule="exact-1")
+        text = f"<think>{problem.question} I add digit by digit and carry: {problem.solution}.</think>\n<answer>{answer}</answer>"
+        judged = score(text, **sums.facts(problem), prompt_opens_think=False, truncated=False, rule="exact-2")
         assert judged.verdict == verdict

@@ -14,7 +14,7 @@ from configs import base, stage1
 def get_config(size: str = "") -> ConfigDict:
     """Stage 1, evaluated with the strict rule."""
     config = base.swept(stage1.get_config(size), "format_reward", size)
-    config.evaluation.rule = "strict-1"
+    config.evaluation.rule = "strict-2"
     return config
 
 
@@ -22,6 +22,6 @@ def get_sweep(size: str = "") -> dict:
     """The rule of the training reward."""
     del size
     return {
-        "settings": {"strict": {"reward.rule": "strict-1"}, "answer_only": {"reward.rule": "answer-only-1"}},
+        "settings": {"strict": {"reward.rule": "strict-2"}, "answer_only": {"reward.rule": "answer-only-2"}},
         "seeds": (0, 1, 2),
     }

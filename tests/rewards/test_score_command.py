@@ -42,7 +42,7 @@ def test_lines_keep_their_fields_and_gain_the_verdict(tmp_path, capsys):
         "format_reward": 1.0,
         "answer_reward": 2.0,
         "reward": 3.0,
-        "rule": "strict-1",
+        "rule": "strict-2",
     }
     assert gained.items() <= scored[0].items()
     assert scored[1]["verdict"] == "bad_format"
@@ -82,8 +82,8 @@ def test_lone_surrogates_and_compressed_files(tmp_path):
 
 
 def test_other_rules_and_values(tmp_path):
-    status, scored = run(tmp_path, [GOOD], "--rule=answer-only-1", "--answer_right=5")
-    assert (status, scored[0]["reward"], scored[0]["rule"]) == (0, 5.0, "answer-only-1")
+    status, scored = run(tmp_path, [GOOD], "--rule=answer-only-2", "--answer_right=5")
+    assert (status, scored[0]["reward"], scored[0]["rule"]) == (0, 5.0, "answer-only-2")
     numbers = {
         "response": "six times twelve boxes gives 72</think><answer>72</answer>",
         "prompt_opens_think": True,
