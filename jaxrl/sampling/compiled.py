@@ -95,6 +95,7 @@ class Programs:
             self.traces[name] += 1  # runs only while JAX traces the function
             return jax.tree.map(self._constrain, function(*args), is_leaf=lambda x: isinstance(x, KVCache))
 
+        counted.__name__ = name  # for logs and traces of the compiler
         # check_vma=False: it would check that replicated outputs are equal on all devices, and no output is replicated.
         mapped = jax.shard_map(
             counted,
