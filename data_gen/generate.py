@@ -57,13 +57,14 @@ def _stream(
     keep: Callable[[str], bool] | None,
 ) -> Iterator[Puzzle]:
     sampler = PuzzleSampler(spec, tally)
-    needs_form = spec.unique == "canonical" or exclude or keep
+    by_form = spec.unique == "canonical"
     seen: set[str] = set()
     kept, repeats, index = 0, 0, start
     while count is None or kept < count:
-        puzzle = sampler(seed, index)
-        form = canonical(puzzle.statements) if needs_form else ""
-        key = form if spec.unique == "canonical" else puzzle.id
+        draft = sampler.draft(seed, index)
+        form = canonical(draft.statements) if by_form or exclude or keep else ""
+        puzzle = None if by_form else sampler.complete(draft)
+        key = puzzle.id if puzzle else form
         index += 1
         if key in seen or form in exclude:
             repeats += 1
@@ -79,4 +80,4 @@ def _stream(
         seen.add(key)
         if keep is None or keep(form):
             kept += 1
-            yield puzzle
+            yield puzzle or sampler.complete(draft)

@@ -5,6 +5,7 @@ from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from typing import NamedTuple
 
 from data_gen.names import ROLES, TRADITIONAL_ROLES, names_of
 from data_gen.part_tables import Part, PartTables, choices, part_tables
@@ -40,6 +41,17 @@ def sample_words(uniform: Callable[[], float], words: Sequence[str], size: int) 
     return tuple(sampled)
 
 
+class Draft(NamedTuple):
+    """Statements with exactly one solution."""
+
+    statements: tuple[Statement, ...]
+    answer: int  # bit i is set if person i tells the truth
+    hardness: int
+    uniform: Callable[[], float]  # the stream that selects names
+    seed: int
+    index: int
+
+
 class PuzzleSampler:
     """Generates the puzzles of a spec. tally: counts "attempts" and "found".
 
@@ -61,12 +73,20 @@ class PuzzleSampler:
 
     def __call__(self, seed: int, index: int) -> Puzzle:
         """Puzzle number `index`. Raises ValueError if none is found that fits the spec."""
+        return self.complete(self.draft(seed, index))
+
+    def draft(self, seed: int, index: int) -> Draft:
+        """Puzzle number `index` before it has names and a text. Raises ValueError as `__call__`."""
         self.uniform = random_stream(self.key, seed, index)
-        statements, answer, branches = self._solvable()
+        return Draft(*self._solvable(), self.uniform, seed, index)
+
+    def complete(self, draft: Draft) -> Puzzle:
+        """The puzzle of a draft; each draft can be completed once."""
+        statements, answer, branches, uniform, seed, index = draft
         spec = self.spec
-        names = sample_words(self.uniform, names_of(spec.wording, spec.names), spec.people)
-        roles = ROLES[int(self.uniform() * len(ROLES))] if spec.wording == "varied" else TRADITIONAL_ROLES
-        style = random_stream("style", seed, index)
+        names = sample_words(uniform, names_of(spec.wording, spec.names), spec.people)
+        roles = ROLES[int(uniform() * len(ROLES))] if spec.wording == "varied" else TRADITIONAL_ROLES
+        style = None if spec.wording == "plain" else random_stream("style", seed, index)
         quiz = render(statements, names, roles, spec.wording, style, first_person=spec.first_person)
         solution = tuple(bool(answer >> i & 1) for i in range(spec.people))
         identifier = puzzle_id(names, roles, statements)
@@ -78,16 +98,19 @@ class PuzzleSampler:
 
     def _solvable(self) -> tuple[tuple[Statement, ...], int, int]:
         """(statements, the solution as bits, hardness)."""
-        spec, full, depth = self.spec, self.full, self.spec.depth
+        spec, full, depth, uniform = self.spec, self.full, self.spec.depth, self.uniform
         most = MAX_ATTEMPTS // spec.people
-        speakers = list(zip(self.honest, self.tables, strict=True))
+        speakers = [(full ^ own, table, *table.shallow[0]) for own, table in zip(self.honest, self.tables, strict=True)]
         hardnesses: set[int] = set()
         for attempts in range(1, most + 1):
             parts = []
             left = full
-            for own, tables in speakers:
-                part = self._part(tables, depth, False)
-                left &= full ^ own ^ part[1]
+            for lying, tables, ends, shallow in speakers:
+                # Most statements are in a table: `_part` only for the others, which have further parts.
+                part = shallow[bisect(ends, uniform())] if depth == 1 else self._part(tables, depth, False)
+                if len(part) == 2:
+                    part = self._join(tables, part[0], part[1], 1)
+                left &= lying ^ part[1]
                 if not left:
                     break
                 parts.append(part)

@@ -41,7 +41,7 @@ def render(
         return " ".join(f"{name} says: {text}." for name, text in zip(names, texts, strict=False))
     if wording not in WORDINGS:
         raise ValueError(f"expected a wording out of {', '.join((*WORDINGS, 'plain'))}, got {wording!r}.")
-    writer = _Writer(WORDINGS[wording], _claims(wording, roles), tuple(names), roles, uniform or (lambda: 0.0))
+    writer = _Writer(_phrases(wording, roles), names, uniform or (lambda: 0.0))
     return writer.quiz(statements, first_person)
 
 
@@ -70,43 +70,57 @@ def _plain(statement: Statement, names: Sequence[str], roles: tuple[str, str], o
     return before + between.join([text if leaf else f"({text})" for text, leaf in texts]) + after
 
 
-@lru_cache(maxsize=64)
-def _role_words(roles: tuple[str, str]) -> dict[str, str]:
-    truth, lie = roles
-    return {"truth": with_article(truth), "lie": with_article(lie), "truths": plural(truth), "lies": plural(lie)}
+class _Phrases(NamedTuple):
+    """The phrasings of a wording with the words of two roles.
+
+    pairs: (operator, whether it stands alone, whether its claims are of one kind or None) -> phrasings.
+    claims: (kind of claim, whether denied, whether in the first person) -> texts before and after the name.
+    """
+
+    wording: Wording
+    frames: tuple[str, ...]
+    pairs: dict[tuple[str, bool, bool | None], tuple[str, ...]]
+    claims: dict[tuple[str, bool, bool], list[tuple[str, str]]]
+    roles: dict[str, str]
 
 
 @lru_cache(maxsize=64)
-def _claims(wording: str, roles: tuple[str, str]) -> dict[tuple[str, bool, bool], list[tuple[str, str]]]:
-    """(kind of claim, whether denied, whether in the first person) -> the texts before and after the name."""
-    claims = WORDINGS[wording].claims
-    table = {}
+def _phrases(name: str, roles: tuple[str, str]) -> _Phrases:
+    wording, (truth, lie) = WORDINGS[name], roles
+    pairs = {
+        (kind, alone, same): inline + wording.spelled.get(kind, ()) * alone + wording.shared.get((kind, same), ())
+        for kind, inline in wording.inline.items()
+        for alone in (False, True)
+        for same in (None, False, True)
+    }
+    claims = {}
     for side, kind in enumerate(LEAVES):
         words = {"name": "\0", "role": with_article(roles[side]), "roles": plural(roles[side])}
         for denied in (False, True):
-            others = [(claim.others_denied if denied else claim.others)[side] for claim in claims]
-            own = [(claim.own_denied if denied else claim.own)[side] for claim in claims]
-            table[kind, denied, False] = [tuple(text.format(**words).split("\0")) for text in others]
-            table[kind, denied, True] = [(text.format(**words), "") for text in own]
-    return table
+            others = [(claim.others_denied if denied else claim.others)[side] for claim in wording.claims]
+            own = [(claim.own_denied if denied else claim.own)[side] for claim in wording.claims]
+            claims[kind, denied, False] = [tuple(text.format(**words).split("\0")) for text in others]
+            claims[kind, denied, True] = [(text.format(**words), "") for text in own]
+    words = {"truth": with_article(truth), "lie": with_article(lie), "truths": plural(truth), "lies": plural(lie)}
+    return _Phrases(wording, wording.quotations + wording.reports, pairs, claims, words)
 
 
-class _Writer(NamedTuple):
+class _Writer:
     """Writes the statements of one puzzle."""
 
-    wording: Wording
-    claims: dict[tuple[str, bool, bool], list[tuple[str, str]]]
-    names: tuple[str, ...]
-    roles: tuple[str, str]
-    uniform: Callable[[], float]
+    def __init__(self, phrases: _Phrases, names: Sequence[str], uniform: Callable[[], float]):
+        self.wording, self.frames, self.pairs, self.claims, self.roles = phrases
+        self.names, self.uniform = names, uniform
+        self.own: int | None = None  # the person who is "I"
 
     def quiz(self, statements: Sequence[Statement], first_person: bool) -> str:
         sentences = [self._select(self.wording.scenes).format(people=listed(self.names))]
+        frames = list(self.frames)  # nobody is quoted twice in the same way
         for speaker, statement in enumerate(statements):
-            own = speaker if first_person and _mentions(statement, speaker) else None
-            frames = self.wording.quotations if own is not None else self.wording.quotations + self.wording.reports
-            frame = self._select(frames)
-            said = self._sentence(statement, own)
+            self.own = speaker if first_person and _mentions(statement, speaker) else None
+            frame = self._select(frames if self.own is None else [frame for frame in frames if '"' in frame])
+            frames.remove(frame)
+            said = self._sentence(statement)
             if '"' in frame:
                 said = said[0].upper() + said[1:]
             sentences.append(frame.format(name=self.names[speaker], said=said))
@@ -115,69 +129,62 @@ class _Writer(NamedTuple):
     def _select(self, phrasings: Sequence):
         return phrasings[int(self.uniform() * len(phrasings))] if len(phrasings) > 1 else phrasings[0]
 
-    def _sentence(self, statement: Statement, own: int | None) -> str:
-        """A statement that stands alone. own: the person who is "I"."""
-        kind, operands = statement[0], statement[1:]
-        if kind == "not" and operands[0][0] in LEAVES:
+    def _sentence(self, statement: Statement) -> str:
+        """A statement that stands alone."""
+        kind = statement[0]
+        if kind == "not" and self.wording.denials and statement[1][0] in LEAVES:
             phrasing = self._select(("", *self.wording.denials))
-            return phrasing.format(a=self._claim(operands[0], own)) if phrasing else self._clause(statement, own)
-        if len(operands) == 2 and all(map(_is_simple, operands)):
-            return self._pair(statement, own, self.wording.spelled.get(kind, ()))
-        if len(operands) > 2 and all(map(_is_simple, operands)):
-            return self._many(statement, own, self.wording.many[kind])
-        return self._clause(statement, own)
+            return phrasing.format(a=self._clause(statement[1])) if phrasing else self._clause(statement)
+        return self._clause(statement, alone=True)
 
-    def _clause(self, statement: Statement, own: int | None) -> str:
-        """A statement that may be part of another one."""
-        kind, operands = statement[0], statement[1:]
+    def _clause(self, statement: Statement, alone: bool = False) -> str:
+        """A statement that may be part of another one, unless it is `alone`."""
+        kind = statement[0]
         if kind in LEAVES:
-            return self._claim(statement, own)
+            return self._claim(statement, False)
         if kind == "not":
-            if operands[0][0] in LEAVES:
-                return self._claim(operands[0], own, denied=True)
-            return OPPOSITE.format(a=self._clause(operands[0], own))
-        if not all(map(_is_simple, operands)):
-            items = [f"{ORDINALS[i]}, {self._operand(part, own)}" for i, part in enumerate(operands)]
+            inside = statement[1]
+            return self._claim(inside, True) if inside[0] in LEAVES else OPPOSITE.format(a=self._clause(inside))
+        operands = statement[1:]
+        are_claims = [part[0] in LEAVES for part in operands]
+        if not all(are_claims) and not all(map(_is_simple, operands)):
+            items = [f"{ORDINALS[i]}, {self._item(part)}" for i, part in enumerate(operands)]
             return f"{LISTED[kind][min(len(items), 3)]}: {'; '.join(items)}"
         if len(operands) == 2:
-            return self._pair(statement, own, ())
-        return self._many(statement, own, self.wording.many[kind][:1])
-
-    def _operand(self, statement: Statement, own: int | None) -> str:
-        """An item of a list; in parentheses if it has a list itself."""
-        text = self._clause(statement, own)
-        return f"({text})" if ";" in text else text
-
-    def _many(self, statement: Statement, own: int | None, phrasings: Sequence[tuple[str, str, str]]) -> str:
-        """An operator over three or more claims or denied claims."""
-        text, between, last = self._select(phrasings)
-        items = [self._clause(part, own) for part in statement[1:]]
+            a, b = operands
+            return self._pair(kind, a, b, alone, (a[0] == b[0]) if all(are_claims) else None)
+        phrasings = self.wording.many[kind]
+        text, between, last = self._select(phrasings if alone else phrasings[:1])
+        items = [self._clause(part) for part in operands]
         return text.format(items=between.join(items[:-1]) + last + items[-1])
 
-    def _pair(self, statement: Statement, own: int | None, further: tuple[str, ...]) -> str:
-        """An operator over two claims or denied claims, by an inline phrasing or one of `further`."""
-        kind, a, b = statement
-        shared = ()
-        if a[0] in LEAVES and b[0] in LEAVES:
-            shared = self.wording.shared.get((kind, a[0] == b[0]), ())
-        phrasing = self._select(self.wording.inline[kind] + further + shared)
+    def _item(self, statement: Statement) -> str:
+        """An item of a list; in parentheses if it has a list itself."""
+        text = self._clause(statement)
+        return f"({text})" if ";" in text else text
+
+    def _pair(self, kind: str, a: Statement, b: Statement, alone: bool, same: bool | None) -> str:
+        """An operator over two claims or denied claims. same: whether they are claims of one kind; None: not claims."""
+        phrasing = self._select(self.pairs[kind, alone, same])
         if "{b}" in phrasing:
-            return phrasing.format(a=self._clause(a, own), b=self._clause(b, own))
-        words = _role_words(self.roles)
+            return phrasing.format(a=self._clause(a), b=self._clause(b))
         side = "lie" if a[0] == "lies" else "truth"
-        persons = [self.names[claim[1]] for claim in (a, b) if claim[1] != own]
-        me = ["me"] * (own in (a[1], b[1]))
+        persons = [self.names[claim[1]] for claim in (a, b) if claim[1] != self.own]
+        speaks = len(persons) == 1
         return phrasing.format(
-            pair=" and ".join(persons + (["I"] if me else [])),
-            pair_object=" and ".join(persons + me),
-            role=words[side],
-            roles=words[f"{side}s"],
-            **words,
+            pair=" and ".join([*persons, "I"] if speaks else persons),
+            pair_object=" and ".join([*persons, "me"] if speaks else persons),
+            role=self.roles[side],
+            roles=self.roles[f"{side}s"],
+            **self.roles,
         )
 
-    def _claim(self, claim: Statement, own: int | None, denied: bool = False) -> str:
-        before, after = self._select(self.claims[claim[0], denied, claim[1] == own])
-        return before + after if claim[1] == own else before + self.names[claim[1]] + after
+    def _claim(self, claim: Statement, denied: bool) -> str:
+        kind, person = claim
+        own = person == self.own
+        texts = self.claims[kind, denied, own]
+        before, after = texts[int(self.uniform() * len(texts))] if len(texts) > 1 else texts[0]
+        return before if own else before + self.names[person] + after
 
 
 def _is_simple(statement: Statement) -> bool:

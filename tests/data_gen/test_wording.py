@@ -128,9 +128,9 @@ def test_the_reader_finds_ambiguity(sentence):
 )
 def test_an_ambiguous_or_unknown_phrasing_fails(monkeypatch, table, key, phrasing):
     changed = {**getattr(VARIED, table), key: (phrasing,)}
-    monkeypatch.setitem(WORDINGS, "varied", VARIED._replace(**{table: changed}))
+    monkeypatch.setitem(WORDINGS, f"with {phrasing}", VARIED._replace(**{table: changed}))
     with pytest.raises(AssertionError):
-        check_wording("varied", renderings=2)
+        check_wording(f"with {phrasing}", renderings=2)
 
 
 def test_either_and_perhaps_more_than_one():
