@@ -58,6 +58,7 @@ def read_roles(answer: str, names: tuple[str, ...], roles: tuple[str, str], *, w
 def _combine(claims: list[RoleClaim], names: tuple[str, ...]) -> Reading:
     """The role of each person, if the statements give each person one role and agree with each other."""
     found: dict[int, int] = {}
+    only = []
     for claim in claims:
         if any(implied != claim.role for implied in claim.implied):
             return Reading(None, "the answer contradicts itself about a role")
@@ -72,15 +73,14 @@ def _combine(claims: list[RoleClaim], names: tuple[str, ...]) -> Reading:
             if person in found:
                 return Reading(None, f"{names[person]} is given a role twice")
             found[person] = claim.role
+        only += [(claim.role, set(who))] if claim.only else []
     missing = [name for index, name in enumerate(names) if index not in found]
     if missing:
         return Reading(None, f"no role is given to {', '.join(missing)}")
-    for claim in claims:
-        holders = [person for person, role in found.items() if role == claim.role]
-        if claim.who == () and holders:
-            return Reading(None, "the answer contradicts itself: it assigns a role that it says nobody has")
-        if claim.only and set(holders) != set(claim.who):
-            return Reading(None, "the answer contradicts itself about the only person with a role")
+    if any(claim.who == () and claim.role in found.values() for claim in claims):
+        return Reading(None, "the answer contradicts itself: it assigns a role that it says nobody has")
+    if any(who != {person for person in found if found[person] == role} for role, who in only):
+        return Reading(None, "the answer contradicts itself about the only person with a role")
     return Reading(tuple(found[index] for index in range(len(names))), "")
 
 
