@@ -71,8 +71,8 @@ def test_stopped_sweep_resumes_and_does_not_change_finished_runs(small, tmp_path
     assert modification_times(first) == before
     # Trained with two rules and evaluated with one, so that the two are comparable.
     runs = [read_run(folder) for folder in (first, second)]
-    assert [run.config["reward"]["rule"] for run in runs] == ["strict-1", "answer-only-1"]
-    assert {result.rule for run in runs for result in run.evaluations} == {"strict-1"}
+    assert [run.config["reward"]["rule"] for run in runs] == ["strict-2", "answer-only-2"]
+    assert {result.rule for run in runs for result in run.evaluations} == {"strict-2"}
     table = (workdir / "table.md").read_text(encoding="utf-8")
     assert table in out and "Not comparable" not in table
     assert "| strict | 1 of 1 | 2 |" in table and "| answer_only | 1 of 1 | 2 |" in table
@@ -116,7 +116,7 @@ def test_every_setting_is_checked_before_a_run_starts(tmp_path, setting, message
 
 def test_fields_set_by_the_sweep_cannot_be_overridden(tmp_path):
     with pytest.raises(ValueError, match=r"setting strict: reward.rule is set by the sweep"):
-        plan_sweep(FORMAT, {"reward.rule": "strict-1"}, tmp_path)
+        plan_sweep(FORMAT, {"reward.rule": "strict-2"}, tmp_path)
     with pytest.raises(ValueError, match=r"setting strict: seed is set by the sweep"):
         plan_sweep(FORMAT, {"seed": 1}, tmp_path)
 
@@ -135,7 +135,7 @@ def test_runs_and_their_command_lines(tmp_path):
         "jaxrl.train",
         f"--config={FORMAT}",
         "--config.steps=3",
-        "--config.reward.rule=answer-only-1",
+        "--config.reward.rule=answer-only-2",
         "--config.seed=5",
         f"--workdir={tmp_path / 's' / 'answer_only_seed5'}",
         "--processes=1",

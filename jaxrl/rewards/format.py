@@ -56,10 +56,14 @@ class Parts(NamedTuple):
 
 def strip_end_token(text: str) -> str:
     """Remove trailing white space and end tokens; a batch of unequal responses is filled with them."""
-    text = text.rstrip()
-    while token := next((token for token in END_TOKENS if text.endswith(token)), ""):
-        text = text[: -len(token)].rstrip()
-    return text
+    end = len(text)
+    while True:
+        while end and text[end - 1].isspace():
+            end -= 1
+        token = next((token for token in END_TOKENS if text.endswith(token, 0, end)), None)
+        if token is None:
+            return text[:end]
+        end -= len(token)
 
 
 def split(text: str, *, prompt_opens_think: bool, truncated: bool) -> Parts:

@@ -191,7 +191,7 @@ def test_a_manifest_lists_what_has_changed(small, whole, tmp_path):
     other = small.run(fields | {"seed": 1}).manifest()
     with pytest.raises(ValueError, match=r"cannot be reproduced: problems\.held_out\.hash \(then .*commit it was made"):
         compare_manifests(then, other)
-    with pytest.raises(ValueError, match=r"rule \(then 'strict-0', now 'strict-1'\)"):
+    with pytest.raises(ValueError, match=r"rule \(then 'strict-0', now 'strict-2'\)"):
         compare_manifests(then | {"rule": "strict-0"}, now)
 
 
