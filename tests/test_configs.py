@@ -18,6 +18,7 @@ from jaxrl.reporting.terminal import Terminal
 from jaxrl.sweep import plan_sweep
 from jaxrl.tasks.gsm8k import FileTask
 from jaxrl.tasks.knights_and_knaves import PuzzleTask
+from jaxrl.tasks.puzzle_files import PuzzleFileTask
 from jaxrl.tasks.reasoning_gym import GymTask
 from jaxrl.training.run_spec import run_spec
 from jaxrl.training.trainer import Trainer
@@ -72,11 +73,20 @@ def test_a_separate_stage_equals_the_stage_of_three_stage():
             assert run_spec(plain(load(name, size))).stages == (stages[name],)
 
 
-@pytest.mark.parametrize(("name", "task"), [("gsm8k", FileTask), ("gym", GymTask)])
+@pytest.mark.parametrize(("name", "task"), [("gsm8k", FileTask), ("gym", GymTask), ("puzzle_files", PuzzleFileTask)])
 def test_other_tasks_load(name, task):
     spec = run_spec(plain(load(name, "1.5b")))
     assert isinstance(spec.task, task)
     assert {kind for kind, _ in spec.evaluation.pool} == {kind for kind, _ in spec.stages[0].pool}
+
+
+def test_math_is_gsm8k_with_other_files_and_another_rule():
+    spec, other = run_spec(plain(load("math", "1.5b"))), run_spec(plain(load("gsm8k", "1.5b")))
+    assert (spec.name, spec.workdir, spec.reward.rule) == ("math", Path("runs/math_1.5b"), "math-1")
+    assert ([kind for kind, *_ in spec.task.files], spec.task.rules) == (["math", "math"], ("math-1",))
+    assert spec.evaluation.pool == (("math", 500),) and spec.stages[0].pool == (("math", 7000),)
+    (stage,), (known,) = spec.stages, other.stages
+    assert dataclasses.replace(stage, name=known.name, pool=known.pool) == known
 
 
 def test_tiny_base_loads():

@@ -1,15 +1,22 @@
 """`jaxrl.evaluate` uses the settings of training, compares two models on the same problems, and evaluates servers."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from data_gen.dataset import write_puzzles
+from data_gen.generate import generate
+from data_gen.spec import PuzzleSpec
 from jaxrl import evaluate
 from jaxrl.command_line import default_fields
 from jaxrl.evaluation.results import from_json
 from jaxrl.inference import evaluate as evaluation
 from jaxrl.inference.evaluate import refuse_trained
+from jaxrl.inference.training_problems import training_problems
+from jaxrl.reporting.page_tables import evaluation_table
+from jaxrl.rewards import RULES
 
 TINY = Path(__file__).parents[1] / "models" / "tiny"
 TERSE = ("--form=terse", "--people=2", "--count=2", "--samples=2", "--max-new-tokens=12")
@@ -52,6 +59,8 @@ def test_two_models_on_the_same_problems(small_defaults, tmp_path, capsys):
         (["--model=/no/such", "--data=/no/such.jsonl", "--count=1"], "no folder /no/such"),
         (["--model=/no/such", "--like=/no/run"], "a run folder"),
         (["--model=FOLDER", "--data=x.jsonl", "--people=2"], "--people or --data, got both"),
+        (["--model=FOLDER", "--perturb=leaf,colour"], "--perturb as kinds out of statement, leaf"),
+        (["--model=FOLDER", "--perturb=leaf,leaf"], "--perturb as kinds out of statement, leaf"),
         (["--model=A", "--model=B", "--model=C"], "one or two --model, got 3"),
     ],
 )
@@ -64,7 +73,7 @@ def test_without_a_run_settings_are_those_of_configs_base():
     request, fields = request_of("--model=FOLDER"), default_fields()
     for name in ("task", "prompt", "stop", "dtype"):
         assert request.fields[name] == fields[name]
-    assert request.fields["reward"]["rule"] == "strict-1" and request.seed == 0 and request.greedy
+    assert request.fields["reward"]["rule"] == "strict-2" and request.seed == 0 and request.greedy
     assert (request.pool, request.samples, request.max_new_tokens) == ((("p3", 100), ("p5", 100)), 8, 2048)
     assert request.fields["sampler"] == {"rows": None, "devices": -1, "memory": None}  # chosen for the device
     assert request_of("--model=FOLDER", "--people=4").pool == (("p4", 100),)
@@ -90,7 +99,7 @@ def test_flags_override_the_run_which_overrides_the_defaults(tmp_path):
 
 def test_a_run_is_not_evaluated_on_its_training_problems(tmp_path):
     run = run_folder(tmp_path / "run")
-    assert refuse_trained(f"{run}@3", request_of(f"--model={run}@3", "--people=2", "--count=20")) == ""
+    assert refuse_trained(f"{run}@3", request_of(f"--model={run}@3", "--people=2", "--count=20"))[0] == ""
     # With another split seed, training problems of this run are held out.
     task = default_fields()["task"] | {"split_seed": 5}
     other = run_folder(tmp_path / "other", task=task)
@@ -115,11 +124,101 @@ def test_questions_of_a_file(tmp_path):
     assert (request.pool, request.fields["reward"]["rule"]) == ((("test", 3),), "gsm8k-1")
     problems = request.problems()
     assert (problems[0].question, problems[0].solution) == ("What is 3 + 1?", "4")
-    assert refuse_trained(str(run), request) == ""
+    assert refuse_trained(str(run), request) == ("", {f"what is {i} + 1?" for i in range(3)})
     with pytest.raises(ValueError, match="3 evaluation problems equal"):
         refuse_trained(str(run), request_of("--model=FOLDER", f"--data={paths['train']}", "--count=3"))
     paths["train"].unlink()
-    assert "could not check whether" in refuse_trained(str(run), request)
+    assert "could not check whether" in refuse_trained(str(run), request)[0]
+
+
+@pytest.fixture
+def puzzle_file(tmp_path):
+    """Three people (5) and four people (8), of the split seed that puts all of them into the training of no run."""
+    puzzles = [*generate(PuzzleSpec(3), 99, 5), *generate(PuzzleSpec(4), 99, 8)]
+    write_puzzles(tmp_path / "puzzles.jsonl", puzzles)
+    write_puzzles(tmp_path / "published.parquet", puzzles, "published")
+    return tmp_path / "puzzles.jsonl"
+
+
+def test_puzzles_of_a_file(puzzle_file):
+    for path in (puzzle_file, puzzle_file.with_name("published.parquet")):
+        data = f"--data={path}"
+        assert request_of("--model=FOLDER", data).pool == (("p3", 5), ("p4", 8))  # fewer than 100
+        assert request_of("--model=FOLDER", data, "--people=4").pool == (("p4", 8),)
+        request = request_of("--model=FOLDER", data, "--people=3", "--count=4")
+        assert request.pool == (("p3", 4),) and RULES[request.fields["reward"]["rule"]].needs == "people"
+        assert [len(problem.names) for problem in request.problems()] == [3] * 4
+        with pytest.raises(ValueError, match="expected 6 different problems of 'p3', found only 5"):
+            request_of("--model=FOLDER", data, "--people=3", "--count=6").problems()
+        with pytest.raises(ValueError, match="expected puzzles of 5 people, got 3 people, 4 people"):
+            request_of("--model=FOLDER", data, "--people=5")
+
+
+def test_a_run_is_not_evaluated_on_a_file_of_its_training_puzzles(tmp_path):
+    run = run_folder(tmp_path / "run")
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    trained = list(training_problems(config))
+    write_puzzles(tmp_path / "a.jsonl", [problem.content for problem in trained[:2]], "published")
+    request = request_of("--model=FOLDER", f"--data={tmp_path / 'a.jsonl'}")
+    with pytest.raises(ValueError, match="2 evaluation problems equal"):
+        refuse_trained(str(run), request)
+
+
+def test_flags_change_the_kind_of_generated_puzzles(puzzle_file):
+    request = request_of("--model=FOLDER", "--people=3", "--count=9", "--wording=varied", "--names=world",
+                         "--depth=2", "--operators=lies=1,iff=2", "--hardness=4:8", "--first-person")  # fmt: skip
+    problems = request.problems()
+    assert all(4 <= problem.content.hardness <= 8 for problem in problems)
+    operators = {name for problem in problems for name in re.findall("[a-z-]+", str(problem.content.statements))}
+    assert operators == {"lies", "iff"} and not all(problem.question.isascii() for problem in problems)
+    assert not any(problem.published for problem in problems)
+    assert all(problem.published for problem in request_of("--model=FOLDER", "--people=3", "--count=9").problems())
+    with pytest.raises(
+        ValueError, match=r"expected --wording only with generated puzzles, got the file .*puzzles\.jsonl"
+    ):
+        request_of("--model=FOLDER", f"--data={puzzle_file}", "--wording=plain")
+    with pytest.raises(ValueError, match="expected --operators as NAME=NUMBER"):
+        request_of("--model=FOLDER", "--operators=lies")
+
+
+def test_perturbed_problems_are_evaluated_beside_the_originals(small_defaults, tmp_path, capsys):
+    path = tmp_path / "tiny.json"
+    flags = [f"--model={TINY}", *TERSE, f"--output={path}"]
+    assert evaluate.main(flags) == 0
+    alone = load(path)
+    assert evaluate.main([*flags, "--perturb=names,flip-roles"]) == 0
+    result = load(path)
+    assert result.items == alone.items  # responses do not depend on --perturb
+    twins = [(twin.perturbation, twin.original) for twin in result.twins]
+    assert twins == [(kind, item.problem) for kind in ("names", "flip-roles") for item in result.items]
+    assert all(len(twin.item.greedy) == 1 and len(twin.item.sampled) == 2 for twin in result.twins)
+    table = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert "| 2 people | flip-roles | sampled | 2 |" in table and table in capsys.readouterr().out
+    assert [line[1] for line in evaluation_table(result)["perturbed"]["lines"]] == [
+        *["names"] * 2,
+        *["flip-roles"] * 2,
+    ]
+    assert "GPT-4o" not in table  # these puzzles are not like the published ones
+
+
+def test_perturbed_problems_of_a_server(small_defaults, serve, tmp_path, puzzle_file):
+    server = serve(lambda body, number: completion("<think>x</think><answer>y</answer>", 5))
+    flags = ["--name=m", f"--data={puzzle_file.with_name('published.parquet')}", "--people=3", "--count=2"]
+    flags += ["--samples=0", "--perturb=statement,order", f"--output={tmp_path / 'out.json'}"]
+    assert evaluate.main([f"--model={server.url}", *flags]) == 0
+    result = load(tmp_path / "out.json")
+    assert (len(result.items), len(result.twins), len(server.requests)) == (2, 4, 6)
+    originals = {item.problem: item.question for item in result.items}
+    for twin in result.twins:
+        first, second = (text.split(". ") for text in (originals[twin.original], twin.item.question))
+        assert first[0] == second[0] and first != second
+
+
+def test_perturbations_of_other_tasks_are_refused(small_defaults, tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text('{"question": "1 + 1?", "answer": "#### 2"}\n', encoding="utf-8")
+    flags = [f"--data={tmp_path / 'a.jsonl'}", "--count=1", "--form=terse", "--perturb=leaf"]
+    assert evaluate.main([f"--model={TINY}", *flags]) == 2
+    assert "expected knights-and-knaves puzzles to perturb" in capsys.readouterr().err
 
 
 SHORT = ("--form=terse", "--people=2", "--count=3", "--samples=1", "--max-new-tokens=120")

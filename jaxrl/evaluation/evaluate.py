@@ -132,7 +132,8 @@ def evaluate_responses(
     items = tuple(
         _item(problem, *groups) for problem, *groups in zip(problems, greedy_groups, sampled_groups, strict=True)
     )
-    return EvaluationResult(name, model, step, "+".join(sorted(rules)), dict(settings or {}), items)
+    published = all(problem.published for problem in problems)
+    return EvaluationResult(name, model, step, "+".join(sorted(rules)), dict(settings or {}), items, published)
 
 
 def _item(problem: Problem, greedy: tuple[Sample, ...], sampled: tuple[Sample, ...]) -> Item:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +15,7 @@ from jaxrl.evaluation.intervals import (
     paired_difference,
 )
 from jaxrl.tasks.problem import kind_label, kind_order
+from jaxrl.tasks.published import COMPARABLE, PUBLISHED
 
 Mode = Literal["greedy", "sampled"]
 MODES: tuple[Mode, ...] = ("greedy", "sampled")
@@ -51,9 +52,21 @@ class Item(NamedTuple):
     sampled: tuple[Sample, ...]
 
 
+class Twin(NamedTuple):
+    """A perturbed problem with all responses. original: the id of the problem that it differs from."""
+
+    perturbation: str
+    original: str
+    item: Item
+
+
 @dataclass(frozen=True)
 class EvaluationResult:
-    """An evaluation as stored in `evaluations/<name>.json`. All statistics are computed from the items."""
+    """An evaluation as stored in `evaluations/<name>.json`. All statistics are computed from the items.
+
+    published: whether published accuracies of other models are for problems of the same distribution. twins: perturbed
+    problems, which only the statistics of `jaxrl.evaluation.perturbation` use.
+    """
 
     name: str
     model: str
@@ -61,6 +74,8 @@ class EvaluationResult:
     rule: str
     settings: dict[str, object]
     items: tuple[Item, ...]
+    published: bool = False
+    twins: tuple[Twin, ...] = ()
 
 
 class Row(NamedTuple):
@@ -183,11 +198,9 @@ def to_metrics(result: EvaluationResult) -> dict[str, float]:
 def to_json(result: EvaluationResult) -> str:
     """The result as JSON text, with its rows for readers that do not compute them. Inverse: `from_json`."""
     summary = [_plain(row._asdict()) for row in rows(result)]
-    items = [
-        item._asdict() | {mode: [sample._asdict() for sample in getattr(item, mode)] for mode in MODES}
-        for item in result.items
-    ]
-    record = asdict(result) | {"items": items, "rows": summary}
+    items = list(map(_item_record, result.items))
+    twins = [twin._asdict() | {"item": _item_record(twin.item)} for twin in result.twins]
+    record = asdict(result) | {"items": items, "twins": twins, "rows": summary}
     return json.dumps(record, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
 
 
@@ -195,13 +208,20 @@ def from_json(text: str) -> EvaluationResult:
     """The result that `to_json` wrote. Raises ValueError for other text."""
     try:
         record = json.loads(text)
-        items = tuple(
-            Item(**entry | {mode: tuple(map(_sample, entry[mode])) for mode in MODES}) for entry in record["items"]
-        )
+        items = tuple(map(_item, record["items"]))
+        twins = tuple(Twin(**entry | {"item": _item(entry["item"])}) for entry in record.get("twins", ()))
         fields = {name: record[name] for name in ("name", "model", "step", "rule", "settings")}
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"expected the JSON of an evaluation, got something else ({error!r})") from error
-    return EvaluationResult(**fields, items=items)
+    return EvaluationResult(**fields, items=items, published=record.get("published", False), twins=twins)
+
+
+def _item_record(item: Item) -> dict[str, Any]:
+    return item._asdict() | {mode: [sample._asdict() for sample in getattr(item, mode)] for mode in MODES}
+
+
+def _item(entry: dict[str, Any]) -> Item:
+    return Item(**entry | {mode: tuple(map(_sample, entry[mode])) for mode in MODES})
 
 
 def _sample(entry: dict[str, Any]) -> Sample:
@@ -218,9 +238,9 @@ def _plain(value: object) -> object:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def markdown(result: EvaluationResult, published: Mapping[str, Mapping[str, float]]) -> str:
-    """The table of one evaluation, pass@k, first wrong steps of the reasoning, published accuracies (model -> kind ->
-    accuracy) of the same kinds, and the token counts of an evaluation over HTTP."""
+def markdown(result: EvaluationResult) -> str:
+    """The table of one evaluation, pass@k, first wrong steps of the reasoning, published accuracies of other models if
+    they are for the same distribution, and the token counts of an evaluation over HTTP."""
     table = rows(result)
     verified = any(row.sound for row in table)
     heads = ["kind", "mode", "problems x samples", "accuracy", *["sound"] * verified, "well-formed", "bad format"]
@@ -241,18 +261,25 @@ def markdown(result: EvaluationResult, published: Mapping[str, Mapping[str, floa
         )
         lines.append(f"| {' | '.join(cells)} |")
     lines += _pass_at_k_lines(table) + _reasoning_error_lines(table)
-    known = {kind for by_kind in published.values() for kind in by_kind}
-    kinds = [kind for kind in dict.fromkeys(row.kind for row in table) if kind in known]
-    if kinds:
-        lines += ["", f"| published accuracy | {' | '.join(map(kind_label, kinds))} |"]
-        lines += ["|---" * (len(kinds) + 1) + "|"]
-        for model, by_kind in published.items():
-            cells = [f"{by_kind[kind]:.0%}" if kind in by_kind else "-" for kind in kinds]
-            lines.append(f"| {model} | {' | '.join(cells)} |")
+    lines += _published_lines(table) if result.published else []
     if "completion_tokens" in result.settings:
         prompt, completion = result.settings["prompt_tokens"], result.settings["completion_tokens"]
         lines += ["", f"cost: {prompt:,} prompt tokens and {completion:,} completion tokens, as counted by the server"]
     return "\n".join(lines) + "\n"
+
+
+def _published_lines(table: Sequence[Row]) -> list[str]:
+    """The published accuracies on the kinds of the table."""
+    known = {kind for by_kind in PUBLISHED.values() for kind in by_kind}
+    kinds = [kind for kind in dict.fromkeys(row.kind for row in table) if kind in known]
+    if not kinds:
+        return []
+    lines = ["", COMPARABLE, "", f"| published accuracy | {' | '.join(map(kind_label, kinds))} |"]
+    lines += ["|---" * (len(kinds) + 1) + "|"]
+    for model, by_kind in PUBLISHED.items():
+        cells = [f"{by_kind[kind]:.0%}" if kind in by_kind else "-" for kind in kinds]
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+    return lines
 
 
 def _pass_at_k_lines(table: Sequence[Row]) -> list[str]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from jaxrl.evaluation.intervals import Estimate, clustered_proportion
+from jaxrl.evaluation.perturbation import PERTURBATION_HEADS, perturbation_cells, perturbation_markdown
 from jaxrl.evaluation.results import (
     ALL,
     EvaluationResult,
@@ -166,9 +167,10 @@ def evaluation_table(result: EvaluationResult) -> dict[str, object]:
         "model": result.model,
         "step": result.step,
         "rule": result.rule,
-        "markdown": markdown(result, PUBLISHED),
+        "markdown": markdown(result) + perturbation_markdown(result),
         "heads": heads,
         "errors": {"heads": error_heads, "lines": error_lines},
+        "perturbed": {"heads": PERTURBATION_HEADS, "lines": perturbation_cells(result)},
         "rows": [
             {
                 "kind": kind_label(row.kind),
@@ -216,7 +218,11 @@ def _omit_soundness(
 
 
 def published_table(evaluations: Sequence[EvaluationResult]) -> dict[str, object]:
-    """Accuracy by kind: these evaluations, then the published accuracy of other models."""
+    """Accuracy by kind: these evaluations, then the published accuracy of other models.
+
+    Empty unless the evaluations are on problems of the published distribution.
+    """
+    evaluations = [result for result in evaluations if result.published]
     known = {kind for by_kind in PUBLISHED.values() for kind in by_kind}
     evaluated = dict.fromkeys(row.kind for result in evaluations for row in rows(result))
     kinds = [kind for kind in evaluated if kind in known]

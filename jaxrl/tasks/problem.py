@@ -15,6 +15,7 @@ class Problem(NamedTuple):
     constant_answer_right: bool  # whether the task's constant answer ("everybody tells the truth") is correct
     names: tuple[str, ...]  # names in the question; not counted as a change of language
     content: Any  # used only by the task
+    published: bool = False  # published accuracies of other models are for problems of this distribution
 
 
 def kind_label(kind: str) -> str:

@@ -6,10 +6,16 @@ from typing import Any
 from jaxrl.rewards import RULES
 from jaxrl.tasks.gsm8k import FileTask
 from jaxrl.tasks.knights_and_knaves import PuzzleTask
+from jaxrl.tasks.puzzle_files import PuzzleFileTask
 from jaxrl.tasks.reasoning_gym import GymTask
 from jaxrl.tasks.task import Task
 
-TASKS: dict[str, type[Task]] = {"knights_and_knaves": PuzzleTask, "gsm8k": FileTask, "gym": GymTask}
+TASKS: dict[str, type[Task]] = {
+    "knights_and_knaves": PuzzleTask,
+    "puzzle_files": PuzzleFileTask,
+    "gsm8k": FileTask,
+    "gym": GymTask,
+}
 
 
 def make_task(fields: Mapping[str, Any], rule: str) -> Task:

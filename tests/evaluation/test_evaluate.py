@@ -1,5 +1,6 @@
 """Evaluation of a policy in plain Python: statistics, stored responses and comparisons."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -117,15 +118,17 @@ def evaluate_on_fewer():
 
 
 def test_table_with_baseline_and_published_accuracies():
-    published = {"GPT-4o": {"p2": 0.68, "p3": 0.57, "p4": 0.49}}
-    text = markdown(measure(lambda prompt, sample: 1), published)
-    assert "| GPT-4o | 68% | 57% |" in text
+    result = measure(lambda prompt, sample: 1)
+    text = markdown(result)
+    assert "GPT-4o" not in text and not result.published  # these problems have another distribution
+    comparable = markdown(dataclasses.replace(result, published=True))
+    assert "same distribution" in comparable and "| GPT-4o | 68% | 57% |" in comparable
     assert "| 3 people | greedy | 4 x 1 | 100.0% [51.0, 100.0] |" in text
     assert "100.0% |\n" in text  # the constant-answer baseline on three people
     assert "| pass@k | 2 | 4 | constant answer |\n|---|---|---|---|\n" in text
     assert "| 2 people | 100.0% [51.0, 100.0] | 100.0% [51.0, 100.0] | 0.0% |\n" in text
     assert "sound" not in text  # this task verifies nothing
-    assert "pass@k" not in markdown(measure(lambda prompt, sample: 1, samples=1), {})
+    assert "pass@k" not in markdown(measure(lambda prompt, sample: 1, samples=1))
 
 
 def measure_sound(name="evaluation", wrong=(1,)):
@@ -165,7 +168,7 @@ def test_sound_accuracy_is_beside_accuracy():
 
 def test_tables_of_sound_accuracy():
     result = measure_sound("after")
-    text = markdown(result, {})
+    text = markdown(result)
     assert "| accuracy | sound | well-formed |" in text
     assert f"| {format_estimate(clustered_proportion([2] * 4, [4] * 4))} | 25.0% [" in text
     assert "| 2 people, sound | 50.0% [15.0, 85.0] | 100.0% [51.0, 100.0] | 0.0% |\n" in text

@@ -59,7 +59,7 @@ def test_responses_match_their_prompts_in_any_order_of_arrival(serve, tmp_path):
     assert {row.mode: row.accuracy.value for row in rows(result)} == {"greedy": 1.0, "sampled": 1.0}
     assert rows(result)[0].mean_tokens == 4
     assert (result.settings["prompt_tokens"], result.settings["completion_tokens"]) == (180, 72)
-    assert "cost: 180 prompt tokens and 72 completion tokens" in markdown(result, {})
+    assert "cost: 180 prompt tokens and 72 completion tokens" in markdown(result)
     assert (result.model, result.settings["name"]) == (f"m at {server.url}", "m")
 
 

@@ -25,7 +25,7 @@ def result(name, right, step):
     for index in range(10):
         answer = Sample("correct" if index < right else "bad_format", 9, True, "guess", HOSTILE)
         items.append(Item(f"e{index}", "p3", HOSTILE, "Ann is a knight", False, (answer,), (answer, answer)))
-    return EvaluationResult(name, HOSTILE, step, "rule-1", {}, tuple(items))
+    return EvaluationResult(name, HOSTILE, step, "rule-1", {}, tuple(items), published=True)
 
 
 def verified(text=HOSTILE, sound=True, verdict="correct", error=HOSTILE, marked="<img"):

@@ -102,11 +102,12 @@ function showEvaluations(data) {
   }
   if (data.published.lines.length) {
     byId("published").append(make("h3", { text: "Comparison with published accuracy" }),
-      make("p", { class: "note", text: "Published values are from Xie et al. (2025), on puzzles of another generator. Differences of a few points are not meaningful." }),
+      make("p", { class: "note", text: "Published values are from Xie et al. (2025), on puzzles of the same distribution from another generator. Differences of a few points are not meaningful." }),
       table(data.published.heads, data.published.lines, 1));
   }
   data.evaluations.forEach((result) => byId("tables").append(make("details", { class: "more" },
     make("summary", { text: `${result.name}: step ${result.step}, ${result.model}, rule ${result.rule}` }),
     table(result.heads, result.rows.map((row) => row.cells), 2),
-    ...(result.errors.lines.length ? [make("p", { class: "note", text: "Where the reasoning first goes wrong, as a share of all responses:" }), table(result.errors.heads, result.errors.lines, 1)] : []))));
+    ...(result.errors.lines.length ? [make("p", { class: "note", text: "Where the reasoning first goes wrong, as a share of all responses:" }), table(result.errors.heads, result.errors.lines, 1)] : []),
+    ...(result.perturbed.lines.length ? [make("p", { class: "note", text: "The same problems with one change each. Consistent: correct also after the change, as a share of the correct responses. Local inconsistency: correct before the change and wrong after it." }), table(result.perturbed.heads, result.perturbed.lines, 3)] : []))));
 }
