@@ -6,6 +6,7 @@
 All tables unless some are named. It takes about a minute on one core.
 """
 
+import random
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,12 +16,13 @@ from statistics import mean
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_gen.generate import generate
-from data_gen.prompts import PromptSpec, puzzle_prompt
+from data_gen.prompts import PromptSpec, puzzle_prompt, question_text
 from data_gen.puzzle import LEAVES, Puzzle, Statement
-from data_gen.solve import persons_in
-from data_gen.spec import PuzzleSpec
+from data_gen.solve import persons_in, solutions
+from data_gen.spec import WORDINGS, PuzzleSpec
 
-SIZES = (3, 5, 8)
+SIZES, COUNT = (3, 5, 8), 2000
+PUBLISHED_WORDS = {3: 71, 5: 95, 8: 131}  # of the quiz; measured once, with the sentences of the published data set
 OPERATORS = ("bare claim", "not", "and", "or", "implies", "iff")
 
 
@@ -42,6 +44,38 @@ class QwenTokenizer:
         return len(self._tokenizer.encode(text))
 
 
+Statements = tuple[Statement, ...]
+
+
+def published(people: int, count: int) -> Iterator[Statements]:
+    """Statements by the rule of the published generator, of puzzles with one solution.
+
+    Each of six kinds of statement is equally likely; claims are about anybody, but never say that the speaker lies; the
+    two claims of an operator differ, but may be about the same person. Source: Xie et al. 2024, arXiv 2410.23123, as
+    used by Logic-RL (arXiv 2502.14768).
+    """
+    rng = random.Random(people)
+
+    def claim(speaker: int) -> Statement:
+        every = [(kind, i) for kind in LEAVES for i in range(people)]
+        return rng.choice([claim for claim in every if claim != ("lies", speaker)])
+
+    def statement(speaker: int) -> Statement:
+        kind = rng.choice(OPERATORS)
+        first = second = claim(speaker)
+        if kind in ("bare claim", "not"):
+            return first if kind == "bare claim" else (kind, first)
+        while second == first:
+            second = claim(speaker)
+        return (kind, first, second)
+
+    while count:
+        statements = tuple(map(statement, range(people)))
+        if len(solutions(statements)) == 1:
+            count -= 1
+            yield statements
+
+
 def claims(statement: Statement) -> Iterator[Statement]:
     if statement[0] in LEAVES:
         yield statement
@@ -50,55 +84,59 @@ def claims(statement: Statement) -> Iterator[Statement]:
             yield from claims(part)
 
 
-def statistics(people: int) -> dict[str, float]:
-    """Shares over the statements of 2,000 puzzles."""
-    tally = Counter()
-    puzzles = list(generate(PuzzleSpec(people), 0, 2000, tally=tally))
-    statements = [(speaker, s) for puzzle in puzzles for speaker, s in enumerate(puzzle.statements)]
+def statistics(puzzles: Sequence[Statements]) -> dict[str, float]:
+    """Shares over the statements of puzzles."""
+    statements = [(speaker, s) for puzzle in puzzles for speaker, s in enumerate(puzzle)]
     kinds = Counter("bare claim" if s[0] in LEAVES else s[0] for _, s in statements)
     every = [(speaker, claim) for speaker, s in statements for claim in claims(s)]
-    truthful = [honest for puzzle in puzzles for honest in puzzle.solution]
+    answers = [solutions(puzzle)[0] for puzzle in puzzles]
     return {
         **{name: kinds[name] / len(statements) for name in OPERATORS},
         "statements that mention their speaker": mean(speaker in persons_in(s) for speaker, s in statements),
         "claims about their speaker": mean(claim[1] == speaker for speaker, claim in every),
-        "people who tell the truth": mean(truthful),
-        "everybody tells the truth": mean(all(puzzle.solution) for puzzle in puzzles),
-        "random puzzles with one solution": tally["found"] / tally["attempts"],
-        "words per quiz": mean(len(puzzle.quiz.split()) for puzzle in puzzles),
+        "operators over claims about one person": mean(
+            len(persons_in(s)) == 1 for _, s in statements if s[0] not in (*LEAVES, "not")
+        ),
+        "people who tell the truth": mean(
+            answer.bit_count() / len(p) for answer, p in zip(answers, puzzles, strict=True)
+        ),
+        "everybody tells the truth": mean(
+            answer == 2 ** len(p) - 1 for answer, p in zip(answers, puzzles, strict=True)
+        ),
     }
 
 
 def print_statistics() -> None:
-    tables = [statistics(people) for people in SIZES]
-    print(table_row(["", *(f"{people} people" for people in SIZES)]))
-    for name in tables[0]:
-        digits = ".1f" if name.startswith("words") else ".3f"
-        print(table_row([name, *(format(table[name], digits) for table in tables)]))
+    tables, words = [], []
+    for people in SIZES:
+        puzzles = list(generate(PuzzleSpec(people), 0, COUNT))
+        tables += [statistics([puzzle.statements for puzzle in puzzles]), statistics(list(published(people, COUNT)))]
+        words += [mean(len(question_text(puzzle, "chat").split()) for puzzle in puzzles), PUBLISHED_WORDS[people]]
+    heads = [f"{people} people{whose}" for people in SIZES for whose in ("", ", published")]
+    print_table(["", *heads], [[name, *(f"{table[name]:.3f}" for table in tables)] for name in tables[0]])
+    print(table_row(["words of the question", *(f"{count:.0f}" for count in words)]))
 
 
 def print_prompts() -> None:
-    tokenizer = QwenTokenizer()
-    print(table_row(["wording, people", "tokens, mean", "95 % at most", "maximum", "words per quiz"]))
+    tokenizer, rows = QwenTokenizer(), []
     for wording, names in (("classic", "english"), ("varied", "english"), ("varied", "world")):
         for people in SIZES:
-            puzzles = list(generate(PuzzleSpec(people, wording=wording, names=names), 0, 2000))
+            puzzles = list(generate(PuzzleSpec(people, wording=wording, names=names), 0, COUNT))
             prompts = [puzzle_prompt(puzzle, PromptSpec("chat", opens_think=True), tokenizer) for puzzle in puzzles]
             lengths = sorted(map(tokenizer.count, prompts))
-            words = mean(len(puzzle.quiz.split()) for puzzle in puzzles)
-            cells = [f"{mean(lengths):.0f}", lengths[int(0.95 * len(lengths))], lengths[-1], f"{words:.0f}"]
-            print(table_row([f"{wording}, {names} names, {people}", *cells]))
+            rows.append([wording, names, people, f"{mean(lengths):.0f}", lengths[int(0.95 * COUNT)], lengths[-1]])
+    print_table(["wording", "names", "people", "mean", "95th percentile", "maximum"], rows)
 
 
 def print_difficulty() -> None:
-    print(table_row(["people", *(f"branches at depth {depth}" for depth in (1, 2, 3)), "random guess",
-                     *(f"constant answer at depth {depth}" for depth in (1, 2, 3))]))  # fmt: skip
+    depths, rows = (1, 2, 3), []
     for people in range(2, 9):
-        pools = [
-            list(generate(PuzzleSpec(people, depth=depth), 0, 156 if people == 2 else 2000)) for depth in (1, 2, 3)
-        ]
+        count = 156 if people == 2 else COUNT  # there are no more
+        pools = [list(generate(PuzzleSpec(people, depth=depth), 0, count)) for depth in depths]
         branches = [f"{mean(puzzle.hardness for puzzle in pool):.2f}" for pool in pools]
-        print(table_row([people, *branches, f"{2.0**-people:.3f}", *map(constant_answer, pools)]))
+        rows.append([people, *branches, f"{2.0**-people:.3f}", *map(constant_answer, pools)])
+    heads = [[f"{head}, depth {depth}" for depth in depths] for head in ("branches", "constant answer")]
+    print_table(["people", *heads[0], "random guess", *heads[1]], rows)
 
 
 def constant_answer(puzzles: Sequence[Puzzle]) -> str:
@@ -108,13 +146,21 @@ def constant_answer(puzzles: Sequence[Puzzle]) -> str:
 
 
 def print_samples() -> None:
-    for wording in ("classic", "varied", "plain"):
+    for wording in WORDINGS:
         print(f"### {wording}\n")
-        sizes = [2, 3, 3, 3, 3, 4, 4, 5, 5, 6]
-        for seed, people in enumerate(sizes):
-            puzzle = next(generate(PuzzleSpec(people, wording=wording, first_person=False), 100 + seed, 1))
-            print(f"{seed + 1}. {puzzle.quiz}")
+        for number, people in enumerate((2, 3, 3, 3, 3, 4, 4, 5, 5, 6), start=1):
+            puzzle = next(generate(PuzzleSpec(people, wording=wording), 100 + number, 1))
+            print(f"{number}. {puzzle.quiz}")
         print()
+    for fields in ({"wording": "varied", "names": "world"}, {"first_person": True}, {"depth": 2}):
+        print(f"### {', '.join(f'{name}={value}' for name, value in fields.items())}\n")
+        for number, puzzle in enumerate(generate(PuzzleSpec(3, **fields), 1, 3), start=1):
+            print(f"{number}. {puzzle.quiz}")
+        print()
+
+
+def print_table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> None:
+    print("\n".join(map(table_row, [head, ["---"] * len(head), *rows])))
 
 
 def table_row(cells: Sequence[object]) -> str:

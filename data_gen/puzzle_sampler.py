@@ -100,6 +100,7 @@ class PuzzleSampler:
         """(statements, the solution as bits, hardness)."""
         spec, full, depth, uniform = self.spec, self.full, self.spec.depth, self.uniform
         most = MAX_ATTEMPTS // spec.people
+        low, high = spec.hardness or (0, 2 ** (spec.people + 1))
         speakers = [(full ^ own, table, *table.shallow[0]) for own, table in zip(self.honest, self.tables, strict=True)]
         hardnesses: set[int] = set()
         for attempts in range(1, most + 1):
@@ -118,14 +119,14 @@ class PuzzleSampler:
                 continue
             statements, truths, mentioned = zip(*parts, strict=True)
             branches = count_branches(truths, mentioned)
-            if spec.hardness is None or spec.hardness[0] <= branches <= spec.hardness[1]:
+            if low <= branches <= high:
                 self.tally["attempts"] += attempts
                 self.tally["found"] += 1
                 return statements, left.bit_length() - 1, branches
             hardnesses.add(branches)
         if hardnesses:
             raise ValueError(
-                f"expected a hardness from {spec.hardness[0]} to {spec.hardness[1]}, but {most} random puzzles "
+                f"expected a hardness from {low} to {high}, but {most} random puzzles "
                 f"have only {min(hardnesses)} to {max(hardnesses)}; widen the range, or change people, depth or width."
             )
         raise ValueError(

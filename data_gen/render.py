@@ -88,7 +88,9 @@ class _Phrases(NamedTuple):
 def _phrases(name: str, roles: tuple[str, str]) -> _Phrases:
     wording, (truth, lie) = WORDINGS[name], roles
     pairs = {
-        (kind, alone, same): inline + wording.spelled.get(kind, ()) * alone + wording.shared.get((kind, same), ())
+        (kind, alone, same): inline
+        + (wording.spelled.get(kind, ()) if alone else ())
+        + (wording.shared.get((kind, same), ()) if same is not None else ())
         for kind, inline in wording.inline.items()
         for alone in (False, True)
         for same in (None, False, True)
@@ -169,7 +171,7 @@ class _Writer:
         if "{b}" in phrasing:
             return phrasing.format(a=self._clause(a), b=self._clause(b))
         side = "lie" if a[0] == "lies" else "truth"
-        persons = [self.names[claim[1]] for claim in (a, b) if claim[1] != self.own]
+        persons: list[str] = [self.names[claim[1]] for claim in (a, b) if claim[1] != self.own]
         speaks = len(persons) == 1
         return phrasing.format(
             pair=" and ".join([*persons, "I"] if speaks else persons),
@@ -180,7 +182,8 @@ class _Writer:
         )
 
     def _claim(self, claim: Statement, denied: bool) -> str:
-        kind, person = claim
+        kind: str = claim[0]
+        person: int = claim[1]
         own = person == self.own
         texts = self.claims[kind, denied, own]
         before, after = texts[int(self.uniform() * len(texts))] if len(texts) > 1 else texts[0]

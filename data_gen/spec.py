@@ -66,8 +66,8 @@ class PuzzleSpec:
         weights = dict(self.operators)
         object.__setattr__(self, "operators", tuple((name, float(weights.get(name, 0))) for name in OPERATORS))
         if self.hardness is not None:
-            object.__setattr__(self, "hardness", (self.hardness[0], self.hardness[1]))
-            self._check_hardness()
+            object.__setattr__(self, "hardness", tuple(self.hardness))
+            self._check_hardness(*self.hardness)
         if self.wording not in WORDINGS:
             raise ValueError(f"expected a wording out of {', '.join(WORDINGS)}, got {self.wording!r}.")
         if self.names not in NAME_SETS:
@@ -99,11 +99,13 @@ class PuzzleSpec:
                 "honest and everybody lying are solutions, so no puzzle has exactly one."
             )
 
-    def _check_hardness(self) -> None:
-        low, high = self.hardness
+    def _check_hardness(self, *hardness: int) -> None:
+        if len(hardness) != 2 or any(type(value) is not int for value in hardness):
+            raise ValueError(f"expected hardness as two integers such as (4, 8), got {hardness}.")
+        low, high = hardness
         most = 2 ** (self.people + 1) - 2
         if not 0 <= low <= high:
-            raise ValueError(f"expected hardness as LOW:HIGH with 0 <= LOW <= HIGH, got {low}:{high}.")
+            raise ValueError(f"expected a hardness range (LOW, HIGH) with 0 <= LOW <= HIGH, got ({low}, {high}).")
         if max(low, 2) > min(high, most) or (low == high and low % 2):
             raise ValueError(
                 f"expected a hardness range with an even number from 2 to {most}, the values possible with "

@@ -264,6 +264,8 @@ def test_operator_weights_at_the_top_level():
         ({"people": 3, "operators": (("xor", 1),)}, "out of"),
         ({"people": 2, "hardness": (8, 9)}, "even number from 2 to 6"),
         ({"people": 3, "hardness": (3, 3)}, "even number"),
+        ({"people": 3, "hardness": (4,)}, r"two integers such as \(4, 8\), got \(4,\)"),
+        ({"people": 3, "hardness": (4, "x")}, "two integers"),
         ({"people": 3, "wording": "fancy"}, "classic, varied, plain"),
         ({"people": 3, "names": "klingon"}, "english, world"),
         ({"people": 3, "wording": "plain", "names": "world"}, "12 names"),
