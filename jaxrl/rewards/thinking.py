@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from jaxrl.rewards.unicode import UNSPACED, fold
-from jaxrl.rewards.word_lists import CONNECTIVES, FILLER, LOGIC, MATHEMATICS, NUMBER_WORDS
+from jaxrl.rewards.word_lists import CONNECTIVES, FILLER, LOGIC, MATHEMATICS, NUMBER_WORDS, PROMPT
 
 MIN_NEW = 2.0  # distinct new tokens; a character of a script without spaces is half of one
 MIN_NEW_SHARE = 0.15  # share of the tokens with content that are new; share of all tokens that are not copied
@@ -24,9 +24,10 @@ LOOP_SHARE = 0.5  # share of the windows that are part of loops
 LOOP_SENTENCES = 5.0  # times that the average sentence is written
 READ_LIMIT = 32_768  # characters; enough to detect copies and loops
 
+_COMPOUND = "|".join(word for word in NUMBER_WORDS if "-" in word)
 _TOKEN = re.compile(
-    rf"(?P<char>[{UNSPACED}])|(?P<word>[^\W_{UNSPACED}]+(?:'[^\W_{UNSPACED}]+)*)|(?P<command>\\[a-z]+)"
-    r"|(?P<operator>[-+*/^=×·÷−≈→⇒])"
+    rf"(?P<compound>\b(?:{_COMPOUND})\b)|(?P<char>[{UNSPACED}])|(?P<word>[^\W_{UNSPACED}]+(?:'[^\W_{UNSPACED}]+)*)|(?P<command>\\[a-z]+)"
+    r"|(?P<logic>[∧∨¬⊕↔⇔])|(?P<operator>[-+*/^=×·÷−≈→⇒])"
 )
 _RAW_TOKEN = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]")
 _SENTENCE = re.compile(r"[.!?。！？।؟\n]+")
@@ -94,7 +95,7 @@ def judge_thinking(
       number or a word of logic or mathematics (not required if its script is another one than the question's);
     - is new: at least 15 % of its tokens with content, and 2 distinct ones, are not words of the question or the
       answer, whatever their order, and at most 85 % of its tokens are in sequences of 5 copied from there; or 12
-      distinct tokens are new. Calculations, and numbers that are not in the question, are new.
+      distinct tokens are new. Calculations and the result are new.
     """
     thinking = thinking[:READ_LIMIT]
     tokens = _tokenize(thinking)
@@ -131,8 +132,9 @@ def _tokenize(text: str) -> list[_Token]:
 def _token(group: str, text: str) -> _Token:
     if group in ("operator", "command"):
         return _Token(text, text, 1.0, "symbol")
-    if text in NUMBER_WORDS or text.isnumeric():
-        value = NUMBER_WORDS.get(text) or "".join(f"{unicodedata.numeric(char):g}" for char in text)
+    number = NUMBER_WORDS.get(text) or NUMBER_WORDS.get(text.removesuffix("s"))
+    if number or text.isnumeric():
+        value = number or "".join(f"{unicodedata.numeric(char):g}" for char in text)
         return _Token(value, value, 1.0, "number")
     word = text.removesuffix("'s")
     # "apple" and "apples", "multiply" and "multiplied", but not "true" and "truth"
@@ -142,6 +144,9 @@ def _token(group: str, text: str) -> _Token:
 
 def _is_filler(token: _Token) -> bool:
     return token.kind == "symbol" or token.text in FILLER
+
+
+_PROMPT_STEMS = frozenset(_token("word", word).stem for word in PROMPT)
 
 
 @lru_cache(maxsize=4096)
@@ -214,7 +219,8 @@ def _calculation(tokens: Sequence[_Token]) -> set[int]:
 def _measure(tokens: list[_Token], question: _Source, answer: _Source, topic: frozenset[str]) -> _Content:
     from_question, from_answer = _copied(tokens, question), _copied(tokens, answer)
     copied = bytearray(map(max, from_question, from_answer))
-    known = question.stems | answer.stems
+    meant = question.stems | answer.stems
+    known = meant | _PROMPT_STEMS
     calculation = _calculation(tokens)
     new: dict[str, float] = {}
     shared: set[str] = set()
@@ -228,7 +234,7 @@ def _measure(tokens: list[_Token], question: _Source, answer: _Source, topic: fr
         if token.stem not in answer.stems:
             connectives += token.text in CONNECTIVES
             others += token.text not in CONNECTIVES
-        if token.stem in known and token.text not in CONNECTIVES:
+        if token.stem in meant and token.text not in CONNECTIVES:
             shared.add(token.stem)
         if token.kind == "number" or token.text in topic:
             on_topic.add(token.stem)
@@ -238,6 +244,11 @@ def _measure(tokens: list[_Token], question: _Source, answer: _Source, topic: fr
         if not copied[index] and (index in calculation or is_new):
             new[token.stem] = token.weight
             fresh += token.weight
+    numbers = {token.stem for token in tokens if token.kind == "number"}
+    results = (numbers & answer.stems) - question.stems
+    if results and len(numbers & question.stems) >= 2 and any(token.kind != "number" for token in tokens):
+        new["result"] = 1.0  # in words: "3 and 4 are 7"
+        fresh += 1.0
     size = max(len(tokens), 1)
     return _Content(
         sum(copied) / size,

@@ -42,11 +42,35 @@ triple twice value
 """
 MATHEMATICS = frozenset(_MATHEMATICS.split())
 
+# Words of the prompts around a question (`data_gen.prompts`), which are known but no reference to the question.
+_PROMPT = """
+work the question out step by step before you answer write your reasoning between think and then your final answer
+between answer and and nothing else in the answer give every person's role for example give the number that is asked for
+give the result alone in the form that the question asks for on an island everybody is either a who always tells the
+truth or a who always lies who is a and who is a who is what quillon vesper
+"""
+PROMPT = frozenset(_PROMPT.split())
+
 _ONES = """
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
 eighteen nineteen twenty
 """
-_TENS = "thirty forty fifty sixty seventy eighty ninety hundred"
-NUMBER_WORDS = {word: str(value) for value, word in enumerate(_ONES.split())} | {
-    word: str(10 * value) for value, word in enumerate(_TENS.split(), start=3)
-}
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety hundred"
+# From 2 or 3 up to 10, where no word means something else in English. Digits of all scripts are read by Unicode.
+_OTHER_LANGUAGES = (
+    (2, "deux trois quatre cinq six sept huit neuf dix"),
+    (3, "tres cuatro cinco seis siete ocho nueve diez"),
+    (2, "zwei drei vier fünf sechs sieben acht neun zehn"),
+    (3, "tre quattro cinque sei sette otto nove dieci"),
+    (2, "dois três quatro cinco seis sete oito nove dez"),
+)
+NUMBER_WORDS = (
+    {word: str(value) for first, names in _OTHER_LANGUAGES for value, word in enumerate(names.split(), first)}
+    | {word: str(value) for value, word in enumerate(_ONES.split())}
+    | {word: str(10 * value) for value, word in enumerate(_TENS.split(), start=2)}
+    | {
+        f"{tens}-{ones}": str(10 * value + unit)
+        for value, tens in enumerate(_TENS.split()[:-1], start=2)
+        for unit, ones in enumerate(_ONES.split()[1:10], start=1)
+    }
+)

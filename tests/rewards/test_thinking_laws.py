@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_gen.generate import generate
+from data_gen.prompts import PromptSpec, build_prompt, puzzle_instruction, question_text
 from data_gen.response_styles import STYLES, answer_text, think
 from data_gen.spec import PuzzleSpec
 from jaxrl.rewards import SUSPECTS, score
@@ -88,6 +90,16 @@ def test_the_words_of_a_question_in_any_order_never_pay(quiz, order, filler, tim
     text = ("" if unspaced else " ").join(word for _ in range(times) for word in order.sample(words, len(words)))
     assert not is_paid(filler + text, quiz)
     assert not is_paid(filler + text[::-1], quiz)
+
+
+@pytest.mark.parametrize("form", ["base", "chat"])
+@LAWS
+@given(puzzle=ANY_PUZZLE, order=st.randoms(use_true_random=False), shuffled=st.booleans())
+def test_the_words_of_the_prompt_never_pay(form, puzzle, order, shuffled):
+    prompt = build_prompt(question_text(puzzle, form), puzzle_instruction(puzzle), PromptSpec("base"), None)
+    words = re.sub("</?(think|answer)>", " ", prompt).split()
+    text = " ".join(order.sample(words, len(words)) if shuffled else words)
+    assert not is_paid(text, puzzle.quiz, answer_text(puzzle, puzzle.solution), puzzle.names, puzzle.roles)
 
 
 @LAWS
