@@ -1,6 +1,7 @@
-"""GRPO on grade-school arithmetic: questions from files in GSM8K's format, rewarded for format and the last number.
+"""GRPO on grade-school arithmetic: questions from files in GSM8K's format, rewarded for format and the number.
 
-Files: JSON lines with `question` and `answer`, the answer ending in `#### number`, at the paths in `task.files`.
+Files: JSON lines with `question` and `answer`, the answer ending in `#### number`, at the paths in `task.files`. An
+answer that is not one number is refused before the run starts.
 Cost: 200 steps of 8 x 16 responses; not timed.
 Command: python -m jaxrl.train --config=configs/gsm8k.py[:1.5b]
 """
@@ -24,7 +25,7 @@ def get_config(size: str = "") -> ConfigDict:
             files={"gsm8k": {"train": "data/gsm8k/train.jsonl", "test": "data/gsm8k/test.jsonl"}},
         )
     )
-    config.reward.rule = "gsm8k-1"
+    config.reward.rule = "gsm8k-2"
     config.evaluation.update(dict(samples=4, max_new_tokens=1024))
     config.evaluation.pool = ConfigDict({"gsm8k": 500})
     return config

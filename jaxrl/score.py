@@ -4,9 +4,10 @@
 
 Fields of a line: `quiz`, `people` ([[name, role word], ...]), `roles` ([truth word, lie word]), `response`,
 `prompt_opens_think`, and optionally `truncated` (false). Rules that compare with a correct answer read it from
-`target`, or from `answer`. All other fields are kept; `verdict`, `reasons`, `format_reward`, `answer_reward`, `reward`,
-`rule` and `suspects` are added. Files that end in .gz are read and written compressed. Exit status: 0 all lines were
-scored, 1 some lines could not be scored (listed on stderr), 2 nothing was done.
+`target`, or from `answer`, and refuse a line whose target they can't judge by. All other fields are kept; `verdict`,
+`reasons`, `format_reward`, `answer_reward`, `reward`, `rule` and `suspects` are added. Files that end in .gz are read
+and written compressed. Exit status: 0 all lines were scored, 1 some lines could not be scored (listed on stderr), 2
+nothing was done.
 """
 
 import argparse
@@ -171,6 +172,9 @@ def make_parser() -> CommandParser:
 def score_responses(given: argparse.Namespace) -> int:
     """Run the command; returns the exit status. Raises ValueError and OSError with one sentence each."""
     values = RewardValues(**{field.name: getattr(given, field.name) for field in dataclasses.fields(RewardValues)})
+    missing = RULES[given.rule].check_installed()
+    if missing:
+        raise ValueError(f"--rule={given.rule}: {missing}.")
     if given.output.exists() and given.input.exists() and given.output.samefile(given.input):
         raise ValueError(f"--output is the same file as --input ({given.input}); choose another one.")
     tally = score_file(given.input, given.output, given.rule, values)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
+from jaxrl.answers import expressions
+from jaxrl.answers.numbers import read_number
 from jaxrl.rewards import format as format2
 from jaxrl.rewards import role_parser as roles2
 from jaxrl.rewards.format import Parts
-from jaxrl.rewards.numbers import read_number
 from jaxrl.rewards.role_parser import Reading
 from jaxrl.rewards.unicode import has_mark_flood, normalize
 from jaxrl.rewards.version1 import format as format1
@@ -90,6 +91,7 @@ class Rule(NamedTuple):
 
     check_target: why a target can't be judged, "" if it can. numeric: whether answers are numbers.
     """
+    check_installed: which package is missing, "" if none.
 
     needs: str
     scores_format: bool
@@ -98,6 +100,7 @@ class Rule(NamedTuple):
     check_target: Callable[[str], str] = _any_target
     numeric: bool = False
 
+    check_installed: Callable[[], str] = str
 
 Judge = Callable[[str, Question], Finding]
 """Judges a response, or the answer part of one."""
@@ -212,6 +215,15 @@ def _with_target(name: str, check_target: Callable[[str], str], judge: Judge) ->
         reason = check_target(question.target)
         if reason:
             raise ValueError(f"rule {name} can't judge by the target {question.target[-80:]!r}: {reason}")
+def _judge_math(answer: str, question: Question) -> Finding:
+    verdict, reason = expressions.judge_math(answer, final_answer(question.target), question.quiz)
+    return Finding(verdict, (reason,) if reason else ())
+
+
+def _check_math(target: str) -> str:
+    return expressions.check_target(final_answer(target))
+
+
         return judge(text, question)
 
     return judge_target_first
@@ -287,6 +299,14 @@ def _question(
     people: Sequence[tuple[str, str]],
     roles: Sequence[str],
     target: str | None,
+    "math-1": Rule(
+        "target",
+        True,
+        "format, and the value of the answer part: a number, an expression in LaTeX, or words; needs jaxrl[math]",
+        _with_target("math-1", _check_math, _with_format(format2.judge_format, _judge_math)),
+        _check_math,
+        check_installed=expressions.check_installed,
+    ),
     verifier: Callable[[str], bool] | None,
     prompt_opens_think: bool,
     truncated: bool,

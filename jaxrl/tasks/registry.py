@@ -26,11 +26,14 @@ def make_task(fields: Mapping[str, Any], rule: str) -> Task:
         raise ValueError(f"task.name: expected one of {', '.join(TASKS)}, got {name!r}.")
     task = TASKS[name].from_fields(fields)
     check_rule("reward.rule", rule, name, task)
-    return task
+    return task.judged_by(rule)
 
 
 def check_rule(field: str, rule: str, name: str, task: Task) -> None:
-    """Raises ValueError, with the name of the config field, if the rule can't judge the task `name`."""
+    """Raises ValueError, with the name of the config field, if the rule can't judge the task `name`, or not here."""
     if rule not in RULES or RULES[rule].needs != task.answers:
         suitable = ", ".join(row for row, known in RULES.items() if known.needs == task.answers)
         raise ValueError(f"{field}: expected a rule that can judge the task {name!r} ({suitable}), got {rule!r}.")
+    missing = RULES[rule].check_installed()
+    if missing:
+        raise ValueError(f"{field}: for the rule {rule}, {missing}.")

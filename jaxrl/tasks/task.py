@@ -36,6 +36,14 @@ class Task(Protocol):
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
         """The task of `config.task`, given without its name. Reads no data. Raises ValueError for wrong fields."""
 
+    def judged_by(self, *rules: str) -> Self:
+        """This task for a run that judges by these rules, the first of them in training.
+
+        A task of other people's data returns a copy that refuses problems which one of the rules can't judge.
+        """
+        del rules
+        return self
+
     def select(self, split: str, pool: Pool, seed: int, exclude: Collection[str] = ()) -> list[Problem]:
         """Problems of a split ("train" or "test"), with distinct forms, none of them in `exclude`.
 
@@ -66,9 +74,12 @@ class Task(Protocol):
         return None
 
 
-def known_fields(task: type, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields as a dict. Raises ValueError unless they are exactly the fields of the task's dataclass."""
-    expected = [field.name for field in dataclasses.fields(task)]
+def known_fields(task: type, fields: Mapping[str, Any], derived: Collection[str] = ()) -> dict[str, Any]:
+    """The fields as a dict. Raises ValueError unless they are exactly the fields of the task's dataclass.
+
+    derived: fields of the dataclass that a config does not set.
+    """
+    expected = [field.name for field in dataclasses.fields(task) if field.name not in derived]
     if sorted(expected) != sorted(fields):
         raise ValueError(f"task: expected the fields name, {', '.join(expected)}, got name, {', '.join(fields)}.")
     return dict(fields)

@@ -180,6 +180,7 @@ def run_spec(config: dict[str, Any]) -> RunSpec:
     evaluation = EvaluationSpec(**c["evaluation"] | {"pool": pool_table("evaluation", c["evaluation"]["pool"])})
     if evaluation.rule:
         check_rule("evaluation.rule", evaluation.rule, c["task"]["name"], task)
+        task = task.judged_by(rule, evaluation.rule)
     guard = GuardSpec(**c["guard"])
     stage_specs = tuple(stage_spec(key, fields, loss, guard) for key, fields in sorted(stages.items(), key=stage_order))
     lora = _lora(c["lora"], loss, algorithm["reference"]["decay"])

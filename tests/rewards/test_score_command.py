@@ -93,6 +93,16 @@ def test_other_rules_and_values(tmp_path):
     assert (status, scored[0]["verdict"]) == (0, "correct")
 
 
+@pytest.mark.parametrize("target", ["#### 10,20", "#### 3:45", "many"])
+def test_a_target_that_the_rule_cannot_judge_by_is_reported_by_line(tmp_path, capsys, target):
+    good = {"quiz": "", "response": "72", "prompt_opens_think": False, "target": "#### 1,00,000"}
+    status, scored = run(tmp_path, [good, good | {"target": target}, good | {"target": "#### １８"}], "--rule=gsm8k-2")
+    assert status == 1
+    assert len(scored) == 2
+    message = capsys.readouterr().err
+    assert "in.jsonl, line 2: rule gsm8k-2 can't judge by the target" in message and message.count("\n") == 1
+
+
 def test_errors_are_one_sentence_and_nothing_is_written(tmp_path, capsys):
     missing = tmp_path / "missing.jsonl"
     assert main([f"--input={missing}", f"--output={tmp_path / 'out.jsonl'}"]) == 2

@@ -88,7 +88,7 @@ def test_the_id_depends_on_the_answer(sums, tmp_path):
     ("text", "error"),
     [
         ('{"question": "a"}', "strings `question` and `answer`"),
-        ('{"question": "a", "answer": "none"}', "ends in a number"),
+        ('{"question": "a", "answer": "none"}', "the rule gsm8k-1 can judge by, got 'none'"),
         ("[1]", "one JSON object"),
     ],
 )
@@ -97,6 +97,44 @@ def test_the_error_for_a_bad_line_has_its_number(sums, text, error):
         file.write(text + "\n")
     with pytest.raises(ValueError, match=rf"test.jsonl.* 2: .*{error}"):
         sums.select("test", [("sums", 5)], 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "target"),
+    [("#### 1,00,000", "100000"), ("#### １８", "18"), ("#### −5", "-5"), ("3/4 of it\n#### 3/4", "0.75")],
+)
+def test_an_answer_that_is_accepted_is_judged_in_the_same_way(sums, tmp_path, answer, target):
+    lines(tmp_path / "test.jsonl", ("How many logins in four days?", answer))
+    task = make_task(FILES, "gsm8k-2")
+    (problem,) = task.select("test", [("sums", 1)], 0)
+    thinking = "<think>Ann uses 3 logins on each of four days. That is 3 * 4 = 12 in all.</think>"
+    for text, verdict in ((target, "correct"), (f"{target}1", "wrong_answer")):
+        prompt_format = PromptFormat(task, PromptSpec("base"), "gsm8k-2", VALUES, None, ())
+        assert prompt_format.judge(problem, f"{thinking}<answer>{text}</answer>", False).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "answer", ["#### 10,20", "#### 5 or 6", "#### 3:45", "#### eighteen", "#### 1.234.567", "####"]
+)
+def test_an_answer_that_cannot_be_judged_is_refused_by_file_and_line(sums, tmp_path, answer):
+    lines(tmp_path / "test.jsonl", ("One?", "#### 1"), ("Two?", answer))
+    with pytest.raises(ValueError, match=r"test.jsonl, line 2: expected an answer that the rule gsm8k-2 can judge by"):
+        make_task(FILES, "gsm8k-2").select("test", [("sums", 2)], 0)
+    # Every rule of a run must be able to judge.
+    with pytest.raises(ValueError, match=r"line 2: .* the rule (gsm8k-2|exact-1) can judge by"):
+        make_task(FILES, "exact-1").judged_by("exact-1", "gsm8k-2").select("test", [("sums", 2)], 0)
+
+
+def test_answers_are_numbers_expressions_or_texts_by_rule(sums, tmp_path):
+    lines(tmp_path / "test.jsonl", ("Root?", r"\sqrt{2}"), ("Range?", r"so \boxed{(-\infty, 3]}"), ("Day?", "Monday"))
+    for rule in ("math-1", "exact-1"):
+        task = make_task(FILES, rule)
+        problems = task.select("test", [("sums", 3)], 0)
+        assert "the result alone" in task.prompt_parts(problems[0], "base")[1]
+        assert [problem.solution for problem in problems][::2] == [r"\sqrt{2}", "Monday"]
+    with pytest.raises(ValueError, match=r"line 1: .* gsm8k-2"):
+        make_task(FILES, "gsm8k-2").select("test", [("sums", 3)], 0)
+    assert "the number that is asked for" in make_task(FILES, "gsm8k-2").prompt_parts(problems[0], "base")[1]
 
 
 @pytest.mark.parametrize(

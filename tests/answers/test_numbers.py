@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxrl.answers.numbers import MAX_LENGTH, read_number
+from jaxrl.answers.numerals import MAX_DIGITS
 from jaxrl.rewards import score
-from jaxrl.rewards.numbers import MAX_LENGTH, read_number
-from jaxrl.rewards.numerals import MAX_DIGITS
 
 pytestmark = pytest.mark.check
 

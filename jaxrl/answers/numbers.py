@@ -20,7 +20,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from jaxrl.rewards.numerals import BOX, GLUE, NUMERAL, UnreadableNumberError, numeral_value, plain_notation
+from jaxrl.answers.numerals import BOX, GLUE, NUMERAL, UnreadableNumberError, numeral_value, plain_notation
 
 MAX_LENGTH = 2000  # characters of an answer part; longer ones are unreadable
 
