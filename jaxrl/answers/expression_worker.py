@@ -1,6 +1,6 @@
 """Compares LaTeX expressions with math-verify, as a program: JSON lines on stdin, JSON lines on stdout.
 
-A request is [number, target, answer], a reply [number, verdict, reason]; with the answer null, only the target is read.
+A request is [target, answer], a reply [verdict, reason]; with the answer null, only the target is read.
 The first line of output is ["ready"], or ["failed", reason]. Runs in a process of its own (see
 `jaxrl.answers.expressions`), because an expression can need any time and memory: the operating system ends this
 process when a comparison exceeds its CPU time. This also ends a worker whose parent has died. The library's own time
@@ -43,14 +43,14 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     reply("ready")
     for line in sys.stdin:
-        number, target, answer = json.loads(line)
+        target, answer = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # SIGPROF ends the process
         try:
             verdict = compare(target, answer)
         except Exception as error:  # the library is given arbitrary text
             verdict = "unparseable", f"the expression can't be compared ({type(error).__name__})"
         signal.setitimer(signal.ITIMER_PROF, 0)
-        reply(number, *verdict)
+        reply(*verdict)
 
 
 def _comparison() -> Callable[[str, str | None], tuple[str, str]]:

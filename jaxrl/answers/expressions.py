@@ -172,7 +172,6 @@ class ExpressionWorker:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
-        self._requests = 0
 
     def compare(self, target: str, answer: str | None) -> tuple[str, str]:
         """(verdict, reason); "unparseable" for an answer that needs too much time or memory.
@@ -184,14 +183,15 @@ class ExpressionWorker:
         with self._lock:
             for _ in range(2):  # a worker that died for a reason of its own, such as a lack of memory, is tried again
                 process = self._running()
-                self._requests += 1
                 try:
-                    reply = self._ask(process, [self._requests, target, answer])
-                except TimeoutError:
+                    reply = self._ask(process, [target, answer])
+                except BaseException as error:  # also Ctrl-C: the reply must not be read as that to the next request
                     self._end(process)
-                    return "unparseable", f"the comparison needs more than {WALL_SECONDS} seconds"
-                if reply and reply[0] == self._requests:
-                    return reply[1], reply[2]
+                    if isinstance(error, TimeoutError):
+                        return "unparseable", f"the comparison needs more than {WALL_SECONDS} seconds"
+                    raise
+                if reply:
+                    return reply[0], reply[1]
                 self._end(process)
                 if process.returncode == -signal.SIGPROF:
                     return "unparseable", f"the comparison needs more than {CPU_SECONDS} seconds of computing"
