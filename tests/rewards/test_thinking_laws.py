@@ -61,8 +61,9 @@ def verdict_of(case, version):
 
 @pytest.mark.parametrize("case", VARIANTS, ids=[case["id"] for case in VARIANTS])
 def test_a_variant_has_the_right_verdict_and_version_1_keeps_its_own(case):
+    """policy: no thinking, but paid, since a criterion that refuses it would refuse honest thinking."""
     verdict = verdict_of(case, 2)
-    assert verdict.verdict == {"honest": "correct", "trick": "bad_format"}[case["kind"]], verdict.reasons
+    assert verdict.verdict == {"honest": "correct", "trick": "bad_format", "policy": "correct"}[case["kind"]], verdict.reasons
     assert set(verdict.suspects) <= set(SUSPECTS)
     assert verdict_of(case, 1).verdict == case["version1"]
 
