@@ -66,6 +66,16 @@ def test_panel_shows_stage_step_phase_eta_and_curves():
     assert "[bold]entropy is falling" in written
 
 
+def test_panel_says_compiling_instead_of_the_phase_while_the_run_waits_for_the_compiler():
+    terminal = Terminal(30)
+    terminal.phase("update")
+    for compiling, shown in ((True, "compiling"), (False, "update")):
+        terminal.compiling = compiling
+        panel = Console(file=io.StringIO(), width=120, color_system=None)
+        panel.print(terminal.render())
+        assert [word for word in ("compiling", "update") if word in panel.file.getvalue()] == [shown]
+
+
 def test_sound_is_shown_beside_accuracy_where_it_is_measured():
     written, panel = play(force_terminal=False, more={"share/sound": 0.125})
     assert "accuracy 25.0%  sound 12.5%  format errors" in written
