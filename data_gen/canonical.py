@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
-from data_gen.puzzle import Statement
+from data_gen.puzzle import MOST_PEOPLE, Statement
 
 _CODES = {"not": "n", "and": "a", "or": "o", "implies": "i", "iff": "e"}
 _COMMUTATIVE = ("and", "or", "iff")
+_HONEST, _LYING = [[f"{code}{label}" for label in range(MOST_PEOPLE)] for code in "TF"]
 
 
 def canonical(statements: Sequence[Statement]) -> str:
@@ -40,8 +41,8 @@ def split_of(form: str, seed: int, shares: Mapping[str, float] | Sequence[tuple[
 
 def _encode_all(statements: Sequence[Statement], labels: Sequence[int]) -> list[str]:
     """The statements with people replaced by labels and commutative operands sorted; a speaker's own label is "s"."""
-    honest = [f"T{label}" for label in labels]
-    lying = [f"F{label}" for label in labels]
+    honest = [_HONEST[label] for label in labels]
+    lying = [_LYING[label] for label in labels]
     leaves = {"tells-truth": honest, "lies": lying}
     encoded = []
     for speaker, statement in enumerate(statements):

@@ -45,8 +45,9 @@ class Draft(NamedTuple):
     """Statements with exactly one solution."""
 
     statements: tuple[Statement, ...]
+    truths: tuple[int, ...]  # their truth tables
+    mentioned: tuple[int, ...]  # the persons that each refers to, as bits
     answer: int  # bit i is set if person i tells the truth
-    hardness: int
     uniform: Callable[[], float]  # the stream that selects names
     seed: int
     index: int
@@ -82,25 +83,25 @@ class PuzzleSampler:
 
     def complete(self, draft: Draft) -> Puzzle:
         """The puzzle of a draft; each draft can be completed once."""
-        statements, answer, branches, uniform, seed, index = draft
+        statements, truths, mentioned, answer, uniform, seed, index = draft
         spec = self.spec
         names = sample_words(uniform, names_of(spec.wording, spec.names), spec.people)
         roles = ROLES[int(uniform() * len(ROLES))] if spec.wording == "varied" else TRADITIONAL_ROLES
         style = None if spec.wording == "plain" else random_stream("style", seed, index)
         quiz = render(statements, names, roles, spec.wording, style, first_person=spec.first_person)
         solution = tuple(bool(answer >> i & 1) for i in range(spec.people))
-        identifier = puzzle_id(names, roles, statements)
-        return Puzzle(names, roles, statements, solution, quiz, branches, seed, index, identifier)
+        hardness, identifier = count_branches(truths, mentioned), puzzle_id(names, roles, statements)
+        return Puzzle(names, roles, statements, solution, quiz, hardness, seed, index, identifier)
 
     def statement(self, speaker: int) -> Statement:
         """A random statement of a person, from the current stream `self.uniform`."""
         return self._part(self.tables[speaker], self.spec.depth, False)[0]
 
-    def _solvable(self) -> tuple[tuple[Statement, ...], int, int]:
-        """(statements, the solution as bits, hardness)."""
+    def _solvable(self) -> tuple[tuple[Statement, ...], tuple[int, ...], tuple[int, ...], int]:
+        """The first four fields of a draft."""
         spec, full, depth, uniform = self.spec, self.full, self.spec.depth, self.uniform
         most = MAX_ATTEMPTS // spec.people
-        low, high = spec.hardness or (0, 2 ** (spec.people + 1))
+        low, high = spec.hardness or (0, 0)
         speakers = [(full ^ own, table, *table.shallow[0]) for own, table in zip(self.honest, self.tables, strict=True)]
         hardnesses: set[int] = set()
         for attempts in range(1, most + 1):
@@ -118,11 +119,11 @@ class PuzzleSampler:
             if not left or left & (left - 1):
                 continue
             statements, truths, mentioned = zip(*parts, strict=True)
-            branches = count_branches(truths, mentioned)
+            branches = count_branches(truths, mentioned) if spec.hardness else 0
             if low <= branches <= high:
                 self.tally["attempts"] += attempts
                 self.tally["found"] += 1
-                return statements, left.bit_length() - 1, branches
+                return statements, truths, mentioned, left.bit_length() - 1
             hardnesses.add(branches)
         if hardnesses:
             raise ValueError(
