@@ -1,6 +1,6 @@
 """Score stored responses: JSON lines in, the same lines out with verdict and rewards.
 
-    python -m jaxrl.score --input=responses.jsonl --output=scored.jsonl [--rule=strict-1]
+    python -m jaxrl.score --input=responses.jsonl --output=scored.jsonl [--rule=strict-2]
 
 Fields of a line: `quiz`, `people` ([[name, role word], ...]), `roles` ([truth word, lie word]), `response`,
 `prompt_opens_think`, and optionally `truncated` (false). Rules that compare with a correct answer read it from
@@ -32,7 +32,7 @@ RULES_WITHOUT_VERIFIER = [name for name, rule in RULES.items() if rule.needs != 
 def score_line(line: bytes, rule: str, values: RewardValues) -> dict[str, Any]:
     """The record of one line with the verdict's fields added. Raises ValueError for a line that can't be scored."""
     try:
-        record = json.loads(line.decode("utf-8"))
+        record = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}") from error
     except RecursionError as error:
@@ -161,7 +161,7 @@ def make_parser() -> CommandParser:
     parser.add_argument("--output", type=Path, required=True, help="the file for the scored lines")
     rules = "; ".join(f"{name}: {rule.summary}" for name, rule in RULES.items() if name in RULES_WITHOUT_VERIFIER)
     parser.add_argument(
-        "--rule", choices=RULES_WITHOUT_VERIFIER, default="strict-1", help=f"{rules} (default strict-1)"
+        "--rule", choices=RULES_WITHOUT_VERIFIER, default="strict-2", help=f"{rules} (default strict-2)"
     )
     for field in dataclasses.fields(RewardValues):
         flag, default = field.name.replace("_", "-"), field.default

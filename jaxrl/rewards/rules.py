@@ -21,6 +21,7 @@ VERDICTS = ("correct", "wrong_answer", "unparseable", "bad_format")
 SUSPECTS = (
     "tiny_thinking",
     "filler_thinking",
+    "repeated_thinking",
     "outside_text",
     "second_answer",
     "question_copied",
@@ -90,8 +91,8 @@ class Rule(NamedTuple):
     """A rule. needs: "people", "target" or "verifier". scores_format: whether the format has a reward.
 
     check_target: why a target can't be judged, "" if it can. numeric: whether answers are numbers.
-    """
     check_installed: which package is missing, "" if none.
+    """
 
     needs: str
     scores_format: bool
@@ -99,8 +100,8 @@ class Rule(NamedTuple):
     judge: "Judge"
     check_target: Callable[[str], str] = _any_target
     numeric: bool = False
-
     check_installed: Callable[[], str] = str
+
 
 Judge = Callable[[str, Question], Finding]
 """Judges a response, or the answer part of one."""
@@ -142,8 +143,10 @@ def _with_format(judge_format: Callable[..., Parts], judge_answer: Judge) -> Jud
     return judge
 
 
-def _answer_only(split: Callable[..., Parts], strip_end_token: Callable[[str], str], judge_roles: Judge) -> Judge:
-    """A judge of the answer part, or of the last sentences where there is none."""
+def _answer_only(
+    split: Callable[..., Parts], strip_end_token: Callable[[str], str], judge_roles: Judge, judge_end: Judge
+) -> Judge:
+    """A judge of the answer part, or of the last sentences where there is none: `judge_end`."""
 
     def judge(text: str, question: Question) -> Finding:
         parts = split(text, prompt_opens_think=question.prompt_opens_think, truncated=question.truncated)
@@ -155,7 +158,7 @@ def _answer_only(split: Callable[..., Parts], strip_end_token: Callable[[str], s
             finding = judge_roles(parts.answer, question)
         else:
             closing = strip_end_token(text).rpartition("</think>")[2]
-            finding = _judge_closing_words(closing, question, judge_roles)
+            finding = _judge_closing_words(closing, question, judge_roles, judge_end)
         return finding._replace(suspects=parts.suspects)
 
     return judge
@@ -164,14 +167,18 @@ def _answer_only(split: Callable[..., Parts], strip_end_token: Callable[[str], s
 _UNIT = re.compile(r"[^\n.!?。！？]*(?:[\n.!?。！？]+|$)")
 
 
-def _judge_closing_words(text: str, question: Question, judge_roles: Judge) -> Finding:
-    """Judge the shortest sequence of sentences or lines at the end of `text` that assigns all roles."""
+def _judge_closing_words(text: str, question: Question, judge_roles: Judge, judge_end: Judge) -> Finding:
+    """Judge the shortest sequence of sentences or lines at the end of `text` that assigns all roles.
+
+    `judge_roles` judges the whole text, `judge_end` a part of it, where "the others" may have another meaning.
+    """
     people = len(question.names)
     tail = text.rstrip()[-(1000 + 250 * people) :]
     units = [unit for unit in _UNIT.findall(tail) if unit]
     finding = Finding("unparseable", ("there is no answer at the end of the response",))
     for count in range(1, min(len(units), 4 * people + 4) + 1):
-        candidate = judge_roles("".join(units[-count:]), question)
+        candidate = "".join(units[-count:])
+        candidate = (judge_roles if candidate == text.rstrip() else judge_end)(candidate, question)
         if candidate.verdict != "unparseable":
             return candidate
         finding = candidate if count == 1 else finding
@@ -208,13 +215,6 @@ def _judge_number(answer: str, question: Question) -> Finding:
     return Finding("correct") if number.value == target.value else wrong
 
 
-def _with_target(name: str, check_target: Callable[[str], str], judge: Judge) -> Judge:
-    """A judge that raises ValueError for a target that it can't judge by, whatever the response is."""
-
-    def judge_target_first(text: str, question: Question) -> Finding:
-        reason = check_target(question.target)
-        if reason:
-            raise ValueError(f"rule {name} can't judge by the target {question.target[-80:]!r}: {reason}")
 def _judge_math(answer: str, question: Question) -> Finding:
     verdict, reason = expressions.judge_math(answer, final_answer(question.target), question.quiz)
     return Finding(verdict, (reason,) if reason else ())
@@ -224,6 +224,13 @@ def _check_math(target: str) -> str:
     return expressions.check_target(final_answer(target))
 
 
+def _with_target(name: str, check_target: Callable[[str], str], judge: Judge) -> Judge:
+    """A judge that raises ValueError for a target that it can't judge by, whatever the response is."""
+
+    def judge_target_first(text: str, question: Question) -> Finding:
+        reason = check_target(question.target)
+        if reason:
+            raise ValueError(f"rule {name} can't judge by the target {question.target[-80:]!r}: {reason}")
         return judge(text, question)
 
     return judge_target_first
@@ -259,11 +266,14 @@ _SUMMARIES = {
 def _versions() -> dict[str, Rule]:
     """The rules of every version: they differ in how format, thinking and roles are read."""
     rules = {}
-    for version, form, parser in (("1", format1, roles1), ("2", format2, roles2)):
-        judge_roles = _roles_judge(parser.read_roles)
+    for version, form, read_roles, read_end in (
+        ("1", format1, roles1.read_roles, roles1.read_roles),
+        ("2", format2, roles2.read_roles, roles2.read_end),
+    ):
+        judge_roles, judge_end = _roles_judge(read_roles), _roles_judge(read_end)
         kinds = {
             "strict": ("people", True, _with_format(form.judge_format, judge_roles)),
-            "answer-only": ("people", False, _answer_only(form.split, form.strip_end_token, judge_roles)),
+            "answer-only": ("people", False, _answer_only(form.split, form.strip_end_token, judge_roles, judge_end)),
             "exact": ("target", True, _with_format(form.judge_format, _judge_exact)),
             "verified": ("verifier", True, _with_format(form.judge_format, _judge_verified)),
         }
@@ -289,6 +299,14 @@ RULES: dict[str, Rule] = _versions() | {
         _check_number,
         numeric=True,
     ),
+    "math-1": Rule(
+        "target",
+        True,
+        "format, and the value of the answer part: a number, an expression in LaTeX, or words; needs jaxrl[math]",
+        _with_target("math-1", _check_math, _with_format(format2.judge_format, _judge_math)),
+        _check_math,
+        check_installed=expressions.check_installed,
+    ),
 }
 
 
@@ -299,14 +317,6 @@ def _question(
     people: Sequence[tuple[str, str]],
     roles: Sequence[str],
     target: str | None,
-    "math-1": Rule(
-        "target",
-        True,
-        "format, and the value of the answer part: a number, an expression in LaTeX, or words; needs jaxrl[math]",
-        _with_target("math-1", _check_math, _with_format(format2.judge_format, _judge_math)),
-        _check_math,
-        check_installed=expressions.check_installed,
-    ),
     verifier: Callable[[str], bool] | None,
     prompt_opens_think: bool,
     truncated: bool,
@@ -343,7 +353,7 @@ def score(
     prompt_opens_think: bool,
     truncated: bool,
     values: RewardValues = RewardValues(),
-    rule: str = "strict-1",
+    rule: str = "strict-2",
     target: str | None = None,
     verifier: Callable[[str], bool] | None = None,
 ) -> Verdict:
@@ -352,7 +362,7 @@ def score(
     Args:
         response: the text as sampled, with special tokens, with or without the end token.
         quiz: the text of the question, to detect copies of it in the thinking.
-        people: the solution as (name, role word) of each person; needed by strict-1 and answer-only-1.
+        people: the solution as (name, role word) of each person; needed by strict and answer-only rules.
         roles: (truth word, lie word).
         prompt_opens_think: whether the prompt ends with `<think>`.
         truncated: whether the response reached the length limit.
@@ -360,7 +370,7 @@ def score(
         rule: name and version of the rule.
         target: the right answer as text; needed by exact-1 and gsm8k-1 (a number, or a GSM8K solution that ends in
             `#### number`).
-        verifier: whether the text of an answer part is correct; needed by verified-1.
+        verifier: whether the text of an answer part is correct; needed by verified rules.
 
     Raises:
         ValueError: for an unknown rule or arguments that it can't use; never because of the response.
