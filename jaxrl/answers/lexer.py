@@ -57,7 +57,7 @@ _TEX_TABLE = re.compile(rf"\\begin\s*\{{(?:{_TEX_COLUMNS})\}}")
 
 _TOKEN = re.compile(
     f"""
-    \\n | \\.{{2,}} | -+> | =+> | ={{2,}} | [-–—]+ | /{{2,}}
+    \\n | \\.{{2,}} | := | -+> | =+> | ={{2,}} | [-–—]+ | /{{2,}}
     | 's(?![^\\W_]) | (?<=[^\\W_])'(?=[^\\W_])
     | [{UNSPACED}] | [^\\W_{UNSPACED}]+
     | [^\\s*_`"'\\[\\]{{}}]
@@ -101,7 +101,7 @@ PHRASES = {
     "bullet": "-; –; —; •; ·; +; ‣; ▪; ●; ◦; ○; ■; ◆; ◇; ▶; ►; ▸; ➤; ➜; ➡; ➡\ufe0f; ★; ✦; 👉; 🔹; 🔸; →; ->; =>",
     "check": "✓; ✔; ✅; ☑; ✓\ufe0f; ✔\ufe0f; ✅\ufe0f; ☑\ufe0f",
     "cross": "✗; ✘; ❌; ✗\ufe0f; ✘\ufe0f; ❌\ufe0f",
-    "pair": ":; ：; =; ==; ->; -->; =>; ==>; →; ⇒; ⟶; ↦",
+    "pair": ":; ：; :=; =; ==; ->; -->; =>; ==>; →; ⇒; ⟶; ↦",
     "cell": "|",
     "truth": "tells the truth; tell the truth; always tells the truth; always tell the truth; telling the truth; "
     "truth-teller; truth teller; truth-tellers; truth tellers; truthful; always truthful; honest; "

@@ -380,6 +380,8 @@ def test_an_article_is_not_a_person():
         "B is a knight, so a knave",
     ):
         assert read(answer, (names, roles)) is None
+        assert read(answer.lower(), (names, roles)) is None
+        assert read(answer.upper(), (names, roles)) is None
     for answer in ("The knight is B. A is a knave.", "Knave: A. B is a knight.", "A knave is A and a knight is B."):
         assert read(answer, (names, roles)) == (1, 0)
 
