@@ -121,7 +121,7 @@ def test_questions_of_a_file(tmp_path):
                      paths.items()}}}, reward={"rule": "gsm8k-1"}, pool={"sums": 3},
                      evaluation={"pool": {"sums": 3}})  # fmt: skip
     request = request_of("--model=FOLDER", f"--data={paths['test']}", "--count=3")
-    assert (request.pool, request.fields["reward"]["rule"]) == ((("test", 3),), "gsm8k-1")
+    assert (request.pool, request.fields["reward"]["rule"]) == ((("test", 3),), "gsm8k-2")
     problems = request.problems()
     assert (problems[0].question, problems[0].solution) == ("What is 3 + 1?", "4")
     assert refuse_trained(str(run), request) == ("", {f"what is {i} + 1?" for i in range(3)})

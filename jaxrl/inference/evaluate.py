@@ -73,7 +73,7 @@ def use_puzzle_file(fields: Mapping[str, Any], data: Path, kinds: Sequence[str],
 def use_data_file(fields: Mapping[str, Any], data: Path) -> dict[str, Any]:
     """The fields of a config with the questions of a GSM8K-format file as the task, and a rule that can judge them."""
     rule = fields["reward"]["rule"]
-    rule = rule if rule in RULES and RULES[rule].needs == "target" else "gsm8k-1"
+    rule = rule if rule in RULES and RULES[rule].needs == "target" else "gsm8k-2"
     task = {"name": "gsm8k", "files": {data.stem: {"test": str(data)}}}
     return {**fields, "task": task, "reward": fields["reward"] | {"rule": rule}}
 

@@ -1,6 +1,7 @@
 """One reader for written numbers: what it accepts has one meaning, and it never takes a part of a number."""
 
 import json
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -71,6 +72,16 @@ def test_a_text_that_could_mean_something_else_is_unreadable(text):
     reading = read_number(text)
     assert reading.value is None
     assert reading.reason
+
+
+def test_the_examples_of_the_documentation():
+    page = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
+    section = page.partition("## Numbers")[2].partition("## Expressions")[0]
+    for column, is_read in ((1, True), (2, False)):
+        cells = [row.split("|")[1:][column] for row in section.splitlines() if row.startswith("|")]
+        examples = [text for text in re.findall("`([^`]+)`", " ".join(cells)) if re.search(r"\d", text)]
+        assert len(examples) > 30
+        assert [text for text in examples if (read_number(text).value is not None) != is_read] == []
 
 
 def grouped(digits: str, separator: str) -> str:
