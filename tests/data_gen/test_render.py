@@ -1,11 +1,15 @@
 """Quizzes: names, roles and phrasings. tests/data_gen/test_wording.py reads what the statements mean."""
 
+import re
+
 import pytest
 
 from data_gen.generate import generate
 from data_gen.names import ENGLISH_NAMES, NAME_SETS, PLAIN_NAMES, WORLD_NAMES
+from data_gen.prompts import puzzle_instruction, question_text
 from data_gen.render import render
 from data_gen.spec import PuzzleSpec
+from data_gen.wording import WORDINGS
 from jaxrl.rewards.role_parser import read_roles
 
 pytestmark = pytest.mark.check
@@ -70,6 +74,27 @@ def test_names_in_other_scripts_only_where_requested():
                  for names in NAME_SETS}  # fmt: skip
         assert texts["english"].isascii() and not texts["world"].isascii()
     assert len({puzzle.roles for puzzle in generate(PuzzleSpec(3, wording="varied"), 0, 100)}) >= 7
+
+
+@pytest.mark.parametrize("wording", WORDINGS)
+def test_nobody_is_quoted_twice_in_the_same_way(wording):
+    table = WORDINGS[wording]
+    for puzzle in generate(PuzzleSpec(12, wording=wording), 0, 5):
+        words = {r"\{name\}": f"(?:{'|'.join(puzzle.names)})", r"\{said\}": '[^".]*'}
+        counts = []
+        for frame in table.quotations + table.reports:
+            pattern = re.escape(frame)
+            for field, pattern_of_field in words.items():
+                pattern = pattern.replace(field, pattern_of_field)
+            counts.append(len(re.findall(f'(?<=[."] ){pattern}', puzzle.quiz)))
+        assert sum(counts) == 12 and max(counts) == 1
+
+
+def test_prompts_of_five_people_are_short():
+    """Below 160 words, as a mean: about 215 tokens of Qwen2.5, which benchmarks/puzzles.py measures."""
+    puzzles = generate(PuzzleSpec(5), 0, 200)
+    lengths = [len(f"{puzzle_instruction(puzzle)} {question_text(puzzle, 'chat')}".split()) for puzzle in puzzles]
+    assert 100 < sum(lengths) / len(lengths) < 160
 
 
 def one_letter_away(a, b):
