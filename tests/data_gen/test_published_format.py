@@ -107,6 +107,8 @@ def test_the_text_of_another_program_changes_only_where_it_is_perturbed():
     for kind in ("statement", "leaf"):
         before, after = (text.split(". ") for text in (puzzle.quiz, twins[kind].quiz))
         assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
+        assert twins[kind].quiz.count('"') == puzzle.quiz.count('"')
+        assert perturb(twins[kind], "order", 0).quiz  # every statement is found again
     assert sorted(twins["order"].quiz.split(". ")) != twins["order"].quiz.split(". ")
     assert set(twins["order"].quiz) == set(puzzle.quiz) and twins["order"].quiz != puzzle.quiz
     assert all(twin.standalone for twin in twins.values())
