@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from data_gen.names import PLURALS
-from data_gen.puzzle import LEAVES, Statement
+from data_gen.puzzle import LEAVES, Statement, with_article
 from data_gen.wording import LISTED, OPPOSITE, ORDINALS, WORDINGS, Wording
 
 _PLAIN_PHRASINGS = {
@@ -43,11 +43,6 @@ def render(
         raise ValueError(f"expected a wording out of {', '.join((*WORDINGS, 'plain'))}, got {wording!r}.")
     writer = _Writer(_phrases(wording, roles), names, uniform or (lambda: 0.0))
     return writer.quiz(statements, first_person)
-
-
-def with_article(word: str) -> str:
-    """The word with its article: a knave, an owl."""
-    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
 def plural(word: str) -> str:
@@ -154,7 +149,8 @@ class _Writer:
             return f"{LISTED[kind][min(len(items), 3)]}: {'; '.join(items)}"
         if len(operands) == 2:
             a, b = operands
-            return self._pair(kind, a, b, alone, (a[0] == b[0]) if all(are_claims) else None)
+            about_two = all(are_claims) and a[1] != b[1]
+            return self._pair(kind, a, b, alone, (a[0] == b[0]) if about_two else None)
         phrasings = self.wording.many[kind]
         text, between, last = self._select(phrasings if alone else phrasings[:1])
         items = [self._clause(part) for part in operands]
@@ -166,7 +162,10 @@ class _Writer:
         return f"({text})" if ";" in text else text
 
     def _pair(self, kind: str, a: Statement, b: Statement, alone: bool, same: bool | None) -> str:
-        """An operator over two claims or denied claims. same: whether they are claims of one kind; None: not claims."""
+        """An operator over two claims or denied claims.
+
+        same: whether two claims about two people are of one kind; None for other operands.
+        """
         phrasing = self._select(self.pairs[kind, alone, same])
         if "{b}" in phrasing:
             return phrasing.format(a=self._clause(a), b=self._clause(b))

@@ -1,5 +1,6 @@
 """Quizzes: names, roles and phrasings. tests/data_gen/test_wording.py reads what the statements mean."""
 
+import random
 import re
 
 import pytest
@@ -58,6 +59,16 @@ def test_the_first_person():
     quizzes = " ".join(puzzle.quiz for puzzle in generate(spec, 0, 200))
     assert "According to" in quizzes and " I am " in quizzes and " and me " in quizzes
     assert not [s for s in quizzes.split(". ") if " I " in f" {s} " and '"' not in s]  # only in quotations
+
+
+def test_two_claims_about_one_person():
+    """Puzzles of other programs have them; nobody says "Bob and Bob"."""
+    statements = [(name, BOB, ("tells-truth", 1)) for name in ("and", "or", "iff")] * 40
+    quizzes = [
+        render((statement,), NAMES, KNIGHTS, "varied", random.Random(i).random)
+        for i, statement in enumerate(statements)
+    ]
+    assert not [quiz for quiz in quizzes if "Bob and Bob" in quiz.partition(". ")[2]]
 
 
 def test_wordings_differ_in_their_words_only():
