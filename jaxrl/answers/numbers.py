@@ -103,7 +103,7 @@ def _outline(text: str) -> tuple[str, list[Fraction]]:
 def _check_left(before: str, numeral: str) -> None:
     """Raises UnreadableNumberError if a numeral continues a word or another numeral."""
     last = before.rstrip(f"{GLUE}$")[-1:]
-    if last and (last in "._^\\'" or last.isdigit() or (last.isalpha() and not _UNSPACED_LETTER.match(last))):
+    if last and (last in ".,_^\\" or last.isdigit() or (last.isalpha() and not _UNSPACED_LETTER.match(last))):
         raise UnreadableNumberError(f"{(before[-10:] + numeral)[:40]!r} is not a number")
 
 
@@ -201,18 +201,21 @@ hundredth hundredths thousandth thousandths dozen dozens gross double twice trip
 hundred hundreds thousand thousands million millions billion billions trillion zero two three four five six seven
 eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty
 sixty seventy eighty ninety squared cubed root sqrt factorial reciprocal inverse opposite plus minus negative pi
-infinity infinite nan am pm
+infinity infinite nan am pm neg kidding joking mistake error invalid
+moins menos meno минус мінус マイナス 마이너스
 nicht kein keine pas jamais sin ohne sans nao não не нет oder
 """
 _QUALIFIERS = frozenset(_QUALIFYING_WORDS.split())
 _BOUNDS = re.compile(
     r"\bat (?:least|most|best|worst)\b|\b(?:could|may|might) (?:also )?be\b|"
-    r"\b(?:about|around|over|under|above|below|beyond|than|up to|square|cube|log|till|until)\b"
+    r"\b(?:about|around|over|under|above|below|beyond|near|nowhere|close to|upwards|than|up to|square|cube|log|till|"
+    r"until)\b"
     rf"[^.\n={_UNSIGNED}{_SIGNED}]*{_ANY}",
     re.IGNORECASE,
 )
 _CHINESE = re.compile(
-    rf"[不非没無无未别勿约或几负半]|大概|左右|可能|也许|至少|至多|超过|分之|{_ANY}[ ]?[百千万萬億亿兆多余点點]|第{_ANY}"
+    r"[不非没沒無无未别別勿约約或几幾负負半]|大概|左右|可能|也许|至少|至多|超过|分之"
+    rf"|{_ANY}[ ]?[百千万萬億亿兆多余点點]|第{_ANY}"
 )
 _NAME_BEFORE_EQUALS = re.compile(
     rf"(?:^|[\n,;.:{BOX[0]}]|\b(?:and|so|then|hence|thus|therefore)\b)\s*[a-z]\s*(?=:?=)", re.IGNORECASE

@@ -109,6 +109,9 @@ _CHARACTERS |= (
 _CHARACTERS |= {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F) if code not in _CHARACTERS}
 
 
+_CHARACTERS_READ = "°⁄−×÷±·≈≠" + "".join(map(chr, _CHARACTERS))
+
+
 def plain_notation(text: str) -> str:
     """`text` with ASCII digits, without TeX and Markdown. Raises UnreadableNumberError for what could hide a digit."""
     if _CONTROL.search(text):
@@ -138,8 +141,8 @@ def _ascii_digits(text: str) -> str:
             plain.append(separator + unicodedata.normalize("NFKC", char))
         elif category == "Cf" or category == "Cs" or (category[0] == "M" and before is not None):
             raise UnreadableNumberError("the answer has invisible characters, or marks on a digit")
-        elif category in ("No", "Nl"):
-            raise UnreadableNumberError(f"{char!r} is not read as a number")
+        elif category in ("No", "Nl", "So", "Sm") and not char.isascii() and char not in _CHARACTERS_READ:
+            raise UnreadableNumberError(f"{char!r} is not read as a number or a sign")
         else:
             plain.append(char)
     return "".join(plain)
@@ -150,7 +153,7 @@ _UNIT_POWER = re.compile(rf"(?<![A-Za-z])((?:[A-Za-z]{{2,}}|m){GLUE}*)\^[23](?!\
 _TEX_SPACE = re.compile(r"\{\\[,;: ]\}|\\[,;: ]|\\q?quad\b")
 _TEX_NOTHING = re.compile(r"\\(?:!|left|right|displaystyle|bigl?|bigr|Bigl?|Bigr)(?![A-Za-z])")
 _TEX_TEXT = re.compile(
-    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|operatorname|mbox|emph)\s*\{([^{}]*)\}"
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|operatorname|mbox|emph|underline)\s*\{([^{}]*)\}"
 )
 _TEX_ARGUMENT = r"(?:\{\s*([-−–+]?[\d.,'_]+)\s*\}|(\d))"
 _TEX_FRACTION = re.compile(rf"(\d?)\s*\\[dtc]?frac\s*{_TEX_ARGUMENT}\s*{_TEX_ARGUMENT}", re.ASCII)
