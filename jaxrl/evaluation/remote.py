@@ -120,7 +120,7 @@ def describe_openings(responses: Sequence[str]) -> str:
         f"{opened} of {len(responses)} responses have </think> without <think>: the server's chat template opens the "
         "thinking, and they are judged as continuations of <think>"
     )
-    return f"{note}; {own} others write <think> themselves, so read some of both." if own else f"{note}."
+    return f"{note}; in {own} more the model writes <think> itself, so read some of both." if own else f"{note}."
 
 
 def request_missing(

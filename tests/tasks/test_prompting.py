@@ -71,4 +71,4 @@ def test_a_mix_of_openings_is_reported_in_one_sentence():
     own, opened, broken = "<think>x</think><answer>7</answer>", "x</think><answer>7</answer>", "7"
     assert describe_openings([own, broken]) == ""
     assert describe_openings([opened, opened, broken]).startswith("2 of 3 responses have </think> without <think>")
-    assert "1 others write <think> themselves" in describe_openings([opened, own])
+    assert "in 1 more the model writes <think> itself" in describe_openings([opened, own])
