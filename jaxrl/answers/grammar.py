@@ -270,8 +270,8 @@ class RoleGrammar(RolePhrases):
         count = None
         at = self.skip(at, "article", "each", "of")
         found = False
-        while self.has(at, "rest", "count", "number", "people", "them") and "spelled" not in self.kinds[at]:
-            count = count if self.has(at, "people") else self._stated(at, count)
+        while self.has(at, "rest", "count", "number", "people", "ones", "them") and "spelled" not in self.kinds[at]:
+            count = count if self.has(at, "ones") and self.has(at - 1, "rest") else self._stated(at, count)
             found |= "rest" in self.kinds[at]
             at += 1
         if not found:

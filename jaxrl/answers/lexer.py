@@ -110,7 +110,8 @@ PHRASES = {
     "liars; lying; always lying; dishonest; 说谎; 总是说谎; 说假话; 总是说假话",
     "who": "who; 他; 她",
     "people": "person; people; persons; character; characters; inhabitant; inhabitants; islander; islanders; "
-    "resident; residents; individual; individuals; one; ones",
+    "resident; residents; individual; individuals",
+    "ones": "one; ones",
     "name-label": "name; names; person; people; character; inhabitant; islander; resident; 姓名; 名字; 人物",
     "number-label": "#; №",
     "role-label": "role; type; identity; kind; status; 身份; 角色",
@@ -168,11 +169,6 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(_TOKEN.findall(fold(text)))
 
 
-def _written(text: str) -> tuple[str, ...]:
-    """The words of `text` in their own letter case; none if the text is in capitals throughout."""
-    return () if len(text) > 8 and text == text.upper() else tuple(_TOKEN.findall(straighten(text)))
-
-
 def _plurals(role: str) -> list[str]:
     forms = [role + "s", role + "es"]
     if role.endswith("y"):
@@ -226,39 +222,57 @@ def lexicon_of(names: tuple[str, ...], roles: tuple[str, str]) -> Lexicon:
 
 
 def tokenize(text: str, lexicon: Lexicon, names: tuple[str, ...]) -> list[RoleToken] | str:
-    """The tokens of `text` (NFC), or the first part of it that is neither decoration nor a known phrase.
-
-    A name that is also another phrase is read as a name only in the letter case of `names` or in a text in one case:
-    "B is a knight and a knave" doesn't name a person "A". Names in the letter case of `names`, and all others that are
-    no other phrase, have the kind "spelled".
-    """
+    """The tokens of `text` (NFC), or the first part of it that is neither decoration nor a known phrase."""
     text = _plain(text, checkboxes="X" not in names)
     unread = _SIGN.search(text) or _LOOK_ALIKE.search(text)
     if unread:
         return unread.group().strip()
-    words, written = _words(text), None
+    words = _words(text)
     tokens, at, first = [], 0, True
     while at < len(words):
-        entry = next(
-            (entry for entry in lexicon.get(words[at], ()) if words[at : at + len(entry[0])] == entry[0]), None
-        )
-        if entry is None and (not words[at].isdecimal() or len(words[at]) > 3):
+        found = _longest(words, at, lexicon)
+        if found is None:
             return words[at]
-        key, kinds = entry or ((words[at],), {"number": int(words[at])})
+        size, kinds = found
         if "bullet" in kinds:
-            kinds = {"bullet": -1} if first else {kind: value for kind, value in kinds.items() if kind != "bullet"}
-            if not kinds:
-                return words[at]
+            kinds = {"bullet": -1} if first else _without(kinds, "bullet")
         if "name" in kinds:
-            spelled = kinds.keys() <= {"name", "letter"}
-            if not spelled:
-                written = _written(text) if written is None else written
-                spelled = written[at : at + len(key)] == _written(names[kinds["name"]])
-            if spelled:
-                kinds = kinds | {"spelled": -1}
-            elif written and text != text.lower():
-                kinds = {kind: value for kind, value in kinds.items() if kind != "name"}
-        tokens.append(RoleToken(kinds, " ".join(key), first))
+            kinds = _spell(kinds, text, slice(at, at + size), names[kinds["name"]])
+        if not kinds:
+            return words[at]
+        tokens.append(RoleToken(kinds, " ".join(words[at : at + size]), first))
         first = "newline" in kinds or (first and ("bullet" in kinds or "cell" in kinds))
-        at += len(key)
+        at += size
     return tokens
+
+
+def _longest(words: tuple[str, ...], at: int, lexicon: Lexicon) -> tuple[int, dict[str, int]] | None:
+    """The number of words and the kinds of the longest phrase, or of the number, that starts here."""
+    for key, kinds in lexicon.get(words[at], ()):
+        if words[at : at + len(key)] == key:
+            return len(key), kinds
+    return (1, {"number": int(words[at])}) if words[at].isdecimal() and len(words[at]) <= 3 else None
+
+
+def _without(kinds: dict[str, int], removed: str) -> dict[str, int]:
+    return {kind: value for kind, value in kinds.items() if kind != removed}
+
+
+def _spell(kinds: dict[str, int], text: str, span: slice, name: str) -> dict[str, int]:
+    """The kinds of a token that is a name, with the kind "spelled" if it can't be mistaken for another phrase.
+
+    A name that is also another phrase is read as a name only in its own letter case, or in a text that is all in one
+    case: "B is a knight and a knave" doesn't name a person "A".
+    """
+    if kinds.keys() <= {"name", "letter"}:
+        return kinds | {"spelled": -1}
+    capitals = text == text.upper()
+    if not capitals and _written(text)[span] == _written(name):
+        return kinds | {"spelled": -1}
+    return kinds if capitals or text == text.lower() else _without(kinds, "name")
+
+
+@lru_cache(maxsize=64)
+def _written(text: str) -> tuple[str, ...]:
+    """The words of `text` in their own letter case."""
+    return tuple(_TOKEN.findall(straighten(text)))

@@ -18,7 +18,7 @@ def read_table(tokens: list[RoleToken], at: int) -> tuple[list[Assignment] | Non
     if len(rows) < 2:
         return None, behind
     found = _role_columns(rows) or _person_columns(rows)
-    if found is None:
+    if not found:
         body = rows[1:] if all(_is_label(cell) for cell in rows[0]) else rows
         found = _records(body)
     return found, behind

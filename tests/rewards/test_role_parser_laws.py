@@ -264,6 +264,7 @@ TRICKS = (
     "{n} says {0}",
     "{n} says: {0}",
     "False answer: {0}",
+    "One answer:\n{0}",
     "The opposite:\n{0}",
     "```false\n{0}\n```",
     "```diff\n- {0}\n```",
