@@ -16,6 +16,7 @@ could mean two things is unreadable; no part of a number is read as the number.
 """
 
 import re
+import unicodedata
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
@@ -235,7 +236,17 @@ def _check_words(outline: str) -> None:
     if bound:
         raise UnreadableNumberError(f"{bound.group()[:20].rstrip(_UNSIGNED + _SIGNED)!r} qualifies the number")
     for word in _WORD.findall(_NAME_BEFORE_EQUALS.sub(" ", outline)):
-        folded = word.lower()
-        variable = len(word) == 1 and word.isascii() and word not in _UNIT_LETTERS
+        folded = _fold(word)
+        variable = len(word) == 1 and word not in _UNIT_LETTERS and not _UNSPACED_LETTER.match(word)
         if variable or folded in _QUALIFIERS or folded.endswith("n't"):
             raise UnreadableNumberError(f"{word!r} qualifies the number")
+        if not folded.isascii() and re.search("[a-z]", folded) and not _UNSPACED_LETTER.search(folded):
+            raise UnreadableNumberError(f"{word!r} mixes letters of several scripts")
+
+
+def _fold(word: str) -> str:
+    """A word without differences of letter case, accents and styles of letters."""
+    if word.isascii():
+        return word.lower()
+    letters = unicodedata.normalize("NFKD", word.casefold())
+    return unicodedata.normalize("NFC", "".join(char for char in letters if not unicodedata.combining(char)))

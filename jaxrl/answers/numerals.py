@@ -148,7 +148,7 @@ def _ascii_digits(text: str) -> str:
     return "".join(plain)
 
 
-_UNIT_POWER = re.compile(rf"(?<![A-Za-z])((?:[A-Za-z]{{2,}}|m){GLUE}*)\^[23](?!\d)", re.ASCII)  # cm^2
+_UNIT_POWER = re.compile(rf"(?<![A-Za-z])((?:[A-Za-z]{{2,}}|m|s){GLUE}*)\^[23](?!\d)", re.ASCII)  # cm^2
 
 _TEX_SPACE = re.compile(r"\{\\[,;: ]\}|\\[,;: ]|\\q?quad\b")
 _TEX_NOTHING = re.compile(r"\\(?:!|left|right|displaystyle|bigl?|bigr|Bigl?|Bigr)(?![A-Za-z])")

@@ -20,7 +20,8 @@ LAWS = settings(max_examples=200, deadline=None, derandomize=True, database=None
 READ = {
     "18": ["18", " 18\n", "072/4", "18.", "18.0", "+18", "$18.00", "US$18", "Rs. 18", "USD 18", "18 dollars", "18€",
         "18%"],
-    "18 ": [r"18\%", "18 cm^2", r"18\text{ cm}^2", "18kg", "18 °C", r"18^\circ", "18 km/h", "$18/hour", "18-year-old"],
+    "18 ": [r"18\%", "18 cm^2", r"18\text{ cm}^2", "18kg", "18 °C", r"18^\circ", "18 km/h",
+        "18 m/s^2", "$18/hour", "18-year-old"],
     "18  ": ["１８", "١٨", "१८", "𝟏𝟖", "18个苹果", "答案是18", "答案：18。"],
     "18   ": ["**18**", "_18_", "`18`", "# 18", '"18"', "'18'", r"\boxed{18}", r"$\boxed{18\text{ eggs}}$", r"\(18\)",
         r"\[18\]"],
@@ -60,6 +61,7 @@ UNREADABLE = [
     "more than 18", "18+", "if 18", "I think 18", "could be 18", "up to 18", "18 dozen", "18 and a half", "2 thirds",
     "twice 18", "18 squared", "near 18", "neg 5", "マイナス5", "負5", "❌ 18", "18 ✗", ",18", "∼18",
     "18h30", "l8", "-(-5)", r"\cancel{18} 20", r"\text{not} 18", "non-18", "18. Just kidding.",
+    "nоt 18", "nót 18", "𝐧𝐨𝐭 18", "18 𝑥",
     "约18", "不是18", "负5", "3点", "18万", "4分之3", "inf", "nan", "&minus;5", "18 <b>",
 ]  # fmt: skip
 
