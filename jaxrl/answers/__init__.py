@@ -1,1 +1,1 @@
-"""What the text of an answer says: tokens, a grammar of statements about roles, tables."""
+"""What the text of an answer says: roles (a grammar of statements, tables), numbers, expressions."""
