@@ -18,6 +18,7 @@ MIN_NEW = 2.0  # distinct new tokens; a character of a script without spaces is 
 MIN_NEW_SHARE = 0.15  # share of the tokens with content that are new; share of all tokens that are not copied
 ENOUGH_NEW = 12.0  # distinct new tokens that suffice whatever their share: a long question may be restated
 MIN_FOREIGN = 4.0  # distinct tokens of thinking in another script, which can't be compared with the question
+MIN_FUNCTION_SHARE = 0.25  # share of function words and connectives in English prose
 SHINGLE = 5  # length of a token sequence that counts as copied
 WINDOW = 8  # tokens that are compared to find loops
 LOOP_SHARE = 0.5  # share of the windows that are part of loops
@@ -80,6 +81,7 @@ class _Content(NamedTuple):
     new_share: float  # of the tokens with content
     shared: set[str]  # tokens with meaning that are also in the question or the answer
     on_topic: set[str]  # numbers and words of logic or mathematics
+    function_share: float  # share of the words that are filler or connectives
     in_answer: bool  # whether every token with content is in the answer, or all but the connectives between copies
 
 
@@ -92,7 +94,8 @@ def judge_thinking(
     - has tokens that are not filler;
     - is not a loop: one passage again and again, or few sentences five times each on average;
     - refers to the question: a name, number or other word of the question or the answer, and a second such word, a
-      number or a word of logic or mathematics (not required if its script is another one than the question's);
+      number, a word of logic or mathematics, or English prose (not required if its script is another one than the
+      question's);
     - is new: at least 15 % of its tokens with content, and 2 distinct ones, are not words of the question or the
       answer, whatever their order, and at most 85 % of its tokens are in sequences of 5 copied from there; or 12
       distinct tokens are new. Calculations and the result are new.
@@ -111,7 +114,8 @@ def judge_thinking(
     if content.in_answer:
         return Thinking(("the answer is copied as thinking",), (*suspects, "answer_copied"))
     is_foreign = bool(question.script) and _script(tokens) not in ("", question.script)
-    if not is_foreign and quiz.strip() and not (content.shared and len(content.shared | content.on_topic) >= 2):
+    is_connected = len(content.shared | content.on_topic) >= 2 or content.function_share >= MIN_FUNCTION_SHARE
+    if not is_foreign and quiz.strip() and not (content.shared and is_connected):
         return Thinking(("the thinking does not refer to the question",), ("filler_thinking",))
     needed = MIN_FOREIGN if is_foreign else MIN_NEW
     has_own_words = content.new_share >= MIN_NEW_SHARE and content.copied <= 1 - MIN_NEW_SHARE
@@ -198,7 +202,8 @@ def _calculation(tokens: Sequence[_Token]) -> set[int]:
     found: set[int] = set()
     for index, token in enumerate(tokens):
         is_result = token.text in _RESULTS
-        if not (is_result or token.text in _OPERATORS or (has_result and token.text in _SIGNS)):
+        is_sign = token.text in _SIGNS and (has_result or _is_between_numbers(tokens, index))
+        if not (is_result or is_sign or token.text in _OPERATORS):
             continue
         before, after = (
             [near for near in span if tokens[near].kind == "number"]
@@ -216,6 +221,11 @@ def _calculation(tokens: Sequence[_Token]) -> set[int]:
     return found
 
 
+def _is_between_numbers(tokens: Sequence[_Token], index: int) -> bool:
+    neighbours = tokens[max(index - 1, 0) : index + 2]
+    return [token.kind for token in neighbours] == ["number", "symbol", "number"]
+
+
 def _measure(tokens: list[_Token], question: _Source, answer: _Source, topic: frozenset[str]) -> _Content:
     from_question, from_answer = _copied(tokens, question), _copied(tokens, answer)
     copied = bytearray(map(max, from_question, from_answer))
@@ -226,6 +236,7 @@ def _measure(tokens: list[_Token], question: _Source, answer: _Source, topic: fr
     shared: set[str] = set()
     on_topic: set[str] = set()
     total = fresh = 0.0
+    in_prose = 2 * sum(token.kind == "number" for token in tokens) <= len(tokens)
     others = connectives = 0  # tokens that are not in the answer
     for index, token in enumerate(tokens):
         if _is_filler(token) and index not in calculation:
@@ -239,11 +250,12 @@ def _measure(tokens: list[_Token], question: _Source, answer: _Source, topic: fr
         if token.kind == "number" or token.text in topic:
             on_topic.add(token.stem)
         is_new = token.stem not in (question.stems if token.kind == "number" else known)
-        if token.kind == "number":  # a list of numbers is not a result
-            is_new &= token.stem in answer.stems
+        if token.kind == "number":  # a list of numbers is not a calculation
+            is_new &= in_prose or token.stem in answer.stems
         if not copied[index] and (index in calculation or is_new):
             new[token.stem] = token.weight
             fresh += token.weight
+    words = [token for token in tokens if token.kind == "word"]
     numbers = {token.stem for token in tokens if token.kind == "number"}
     results = (numbers & answer.stems) - question.stems
     if results and len(numbers & question.stems) >= 2 and any(token.kind != "number" for token in tokens):
@@ -257,6 +269,7 @@ def _measure(tokens: list[_Token], question: _Source, answer: _Source, topic: fr
         fresh / max(total, 1),
         shared,
         on_topic,
+        sum(token.text in FILLER or token.text in CONNECTIVES for token in words) / max(len(words), 1),
         others == 0 and (connectives == 0 or sum(from_answer) > size / 2),
     )
 

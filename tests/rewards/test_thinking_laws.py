@@ -45,6 +45,9 @@ def is_paid(thinking, quiz, answer="217", names=(), roles=()):
     return not judge_thinking(thinking, quiz=quiz, answer=answer, names=names, roles=roles).reasons
 
 
+EXPECTED = {"honest": "correct", "policy": "correct", "trick": "bad_format", "cost": "bad_format"}
+
+
 def verdict_of(case, version):
     rule = case["rule"].replace("-2", f"-{version}")
     return score(
@@ -61,9 +64,9 @@ def verdict_of(case, version):
 
 @pytest.mark.parametrize("case", VARIANTS, ids=[case["id"] for case in VARIANTS])
 def test_a_variant_has_the_right_verdict_and_version_1_keeps_its_own(case):
-    """policy: no thinking, but paid, since a criterion that refuses it would refuse honest thinking."""
+    """policy: no thinking but paid, since a criterion against it would refuse honest thinking. cost: the reverse."""
     verdict = verdict_of(case, 2)
-    assert verdict.verdict == {"honest": "correct", "trick": "bad_format", "policy": "correct"}[case["kind"]], verdict.reasons
+    assert verdict.verdict == EXPECTED[case["kind"]], verdict.reasons
     assert set(verdict.suspects) <= set(SUSPECTS)
     assert verdict_of(case, 1).verdict == case["version1"]
 
