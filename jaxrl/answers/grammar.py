@@ -136,8 +136,11 @@ class RoleGrammar(RolePhrases):
         return clause
 
     def _named_from(self, at: int, several: bool = False) -> Clause:
-        if self.has(at, "people") and self.has(at + 1, "name") and "spelled" not in self.kinds[at]:  # "person A"
-            at += 1
+        is_noun = self.has(at, "people") and "spelled" not in self.kinds[at]  # "person A"
+        is_item = (
+            self.has(at, "open") and len(self.tokens[at + 1].text) == 1 and self.has(at + 2, "close")
+        )  # "(A) knight"
+        at += (is_noun or is_item) and self.has(at + 1, "name")
         found = list(self.names(at, "comma", "and"))
         if not found:
             return None
