@@ -146,26 +146,23 @@ def test_no_worker_outlives_its_program(ending):
     assert not alive(int(pid))
 
 
+FORKING = """
+import os
+from jaxrl.answers.expressions import WORKER
+WORKER.compare("x", "x")
+first = WORKER._process.pid
+child = os.fork()
+if child == 0:
+    right = WORKER.compare("x", "y")[0] == "wrong_answer" and WORKER._process.pid != first
+    WORKER.close()
+    os._exit(0 if right else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert WORKER.compare("x", "x")[0] == "correct" and WORKER._process.pid == first
+"""
+
+
 def test_a_forked_process_has_a_worker_of_its_own():
-    worker = ExpressionWorker()
-    try:
-        assert worker.compare("x", "x")[0] == "correct"
-        first = worker._process.pid
-        code = (
-            "import os\n"
-            "from jaxrl.answers.expressions import WORKER\n"
-            "WORKER.compare('x', 'x'); first = WORKER._process.pid\n"
-            "child = os.fork()\n"
-            "if child == 0:\n"
-            "    verdict = WORKER.compare('x', 'y')[0]; WORKER.close()\n"
-            "    os._exit(0 if verdict == 'wrong_answer' else 1)\n"
-            "assert os.waitpid(child, 0)[1] == 0\n"
-            "assert WORKER.compare('x', 'x')[0] == 'correct' and WORKER._process.pid == first\n"
-        )
-        subprocess.run([sys.executable, "-c", code], check=True)
-        assert worker._process.pid == first
-    finally:
-        worker.close()
+    subprocess.run([sys.executable, "-c", FORKING], check=True)
 
 
 RESPONSE = (
