@@ -123,6 +123,18 @@ def _parts(word, names):
     return (word,)
 
 
+def test_a_text_in_another_order_than_the_names_is_never_left_as_it_is():
+    puzzle = from_published(ROW)
+    reordered = puzzle._replace(quiz=perturb(puzzle, "order", 0).quiz)  # the names keep their order
+    refused = 0
+    for seed in range(20):
+        try:
+            assert perturb(reordered, "order", seed).quiz != reordered.quiz
+        except ValueError as error:
+            refused += "expected another order" in str(error)
+    assert 0 < refused < 20
+
+
 def test_a_text_without_the_statements_in_known_phrasings_is_not_edited():
     puzzle = from_published(
         ROW | {"quiz": ROW["quiz"].replace("Leo is an egoist or Ada", "Leo may be an egoist or Ada")}

@@ -74,6 +74,11 @@ def test_a_bad_line_is_reported_by_number_and_the_others_are_scored(tmp_path, ca
     assert "line 2: " in message and message.count("\n") == 1
 
 
+def test_a_byte_order_mark_is_skipped(tmp_path):
+    status, scored = run(tmp_path, [b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\n", GOOD])
+    assert (status, [record["verdict"] for record in scored]) == (0, ["correct", "correct"])
+
+
 def test_lone_surrogates_and_compressed_files(tmp_path):
     status, scored = run(tmp_path, [GOOD | {"response": "\ud800"}], name="in.jsonl.gz")
     assert status == 0
