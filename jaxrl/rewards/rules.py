@@ -368,8 +368,7 @@ def score(
         truncated: whether the response reached the length limit.
         values: the rewards of format and answer.
         rule: name and version of the rule.
-        target: the right answer as text; needed by exact-1 and gsm8k-1 (a number, or a GSM8K solution that ends in
-            `#### number`).
+        target: the right answer as text, or a text with `####` before it; needed by exact, gsm8k and math rules.
         verifier: whether the text of an answer part is correct; needed by verified rules.
 
     Raises:
