@@ -1,6 +1,6 @@
 """Stage 2: 5-person puzzles at temperature 1.2. The longest stage, and the one most likely to collapse (1.5 does).
 
-Cost: 250 steps of 8 x 64 responses; at 7B on 4 x A100-80GB at least 104 s per step (`jaxrl.plan`, not timed), 7.3
+Cost: 250 steps of 8 x 64 responses; at 7B on 4 x A100-80GB at least 95 s per step (`jaxrl.plan`, not timed), 6.6
     hours.
 Expected: at 7B, as reported elsewhere, responses get longer and the reward rises slowly. With `:tiny` accuracy rises
     from 82 % to 93 %. The embedded model stays at 3-person puzzles: it tries all cases, of which five people have 32.

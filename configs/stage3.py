@@ -1,6 +1,6 @@
 """Stage 3: the temperature anneals from 1.2 to 0.9, and the learning rate falls in steps to 2e-7. The best result.
 
-Cost: 100 steps of 8 x 16 responses; at 7B on 4 x A100-80GB at least 47 s per step (`jaxrl.plan`, not timed), 1.3 hours.
+Cost: 100 steps of 8 x 16 responses; at 7B on 4 x A100-80GB at least 43 s per step (`jaxrl.plan`, not timed), 1.2 hours.
 Expected: at 7B, as reported elsewhere, held-out accuracy of 0.41, from 0.2 before stage 1. With `:tiny` accuracy rises
     from 96 % to 98 %.
 Command: python -m jaxrl.train --config=configs/stage3.py[:tiny], after stage 2 (or with --config.init_from=RUN)

@@ -1,7 +1,7 @@
 """The whole recipe in one run: three stages of GRPO on knights-and-knaves puzzles, 400 steps, no cold start.
 
 Purpose: a model that reasons without having seen demonstrations.
-Cost: at 7B on 4 x A100-80GB at least 9.5 hours (`jaxrl.plan`, not timed); with `:tiny` minutes on a laptop's CPU.
+Cost: at 7B on 4 x A100-80GB at least 8.7 hours (`jaxrl.plan`, not timed); with `:tiny` minutes on a laptop's CPU.
 Expected: at 7B, as reported elsewhere, held-out accuracy 0.2 -> 0.41 and mean response 400 -> 650 tokens. With `:tiny`
     see README.md.
 Command: python -m jaxrl.train --config=configs/three_stage.py[:tiny]

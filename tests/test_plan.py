@@ -19,7 +19,7 @@ def test_stage_2_on_four_a100s(capsys):
     assert plan.main(["--config=configs/stage2.py", "--devices=4xA100-80GB", "--shapes", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["fits"] is True and report["source"] == "shapes" and report["advice"] == ""
-    assert (report["prompt_tokens"], report["response_tokens"]) == (400, 2048)
+    assert (report["prompt_tokens"], report["response_tokens"]) == (256, 2048)
     assert [phase["name"] for phase in report["phases"]] == ["sync", "prefill", "decode", "reference", "update"]
     for phase in report["phases"]:
         assert phase["bytes_per_device"] == sum(phase["parts"].values()) <= 72 * 2**30 < report["device_bytes"]
@@ -80,7 +80,7 @@ def test_report_of_every_stage(stage, size, devices, fits):
     """The report of the command, from shapes."""
     spec = run_spec(plain(importlib.import_module(f"configs.{stage}").get_config(size)))
     config = read_config("models/tiny") if size == "tiny" else preset(spec.model.path)
-    planned = Job(spec, config, 76 if size == "tiny" else 400, read_devices(devices))
+    planned = Job(spec, config, 76 if size == "tiny" else 256, read_devices(devices))
     report = json.loads(json.dumps(plan_report(plan_shapes(planned), None)))
     assert report["source"] == "shapes"
     for phase in report["phases"]:
