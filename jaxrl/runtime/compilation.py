@@ -32,7 +32,7 @@ class CompileMonitor:
 
     JAX reports the beginning and the end of each stage, and stages contain others: tracing a function traces those that
     it calls. Only the outermost stage of a thread counts. show: called with True when the main thread begins to compile
-    or to wait for a compilation, and with False when it goes on.
+    or to wait for a compilation, and with False afterwards.
     """
 
     def __init__(self) -> None:
