@@ -213,6 +213,7 @@ def test_the_example_task_works(sums):
     assert len({problem.form for problem in trained}) == 28
     problem = trained[0]
     for answer, verdict in ((problem.solution, "correct"), ("no idea", "wrong_answer")):
-        text = f"<think>{problem.question} I add digit by digit and carry: {problem.solution}.</think>\n<answer>{answer}</answer>"
+        thinking = f"{problem.question} I add digit by digit and carry: {problem.solution}."
+        text = f"<think>{thinking}</think>\n<answer>{answer}</answer>"
         judged = score(text, **sums.facts(problem), prompt_opens_think=False, truncated=False, rule="exact-2")
         assert judged.verdict == verdict
