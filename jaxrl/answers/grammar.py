@@ -3,14 +3,16 @@
 In these rules a lower-case word is a kind of token (`lexer.PHRASES`), `[x]` is optional and `x*` is repeated:
 
     answer    = (clause | heading | punctuation | joining word)*    a clause follows every heading and joining word
-    clause    = [marker] (named | group | rest | everyone | nobody | record | explained) | table
+    clause    = [marker] (named | group | rest | everyone | nobody | record | explained | members) | table | same
     named     = [only] NAMES link ROLE tail*              "Ann is a knight", "both Ann and Bob are knaves"
     group     = [article] [only] [count] ROLE link NAMES  "Knights: Ann, Cal", "the knave is Bob", "knaves: none"
     rest      = the others link ROLE tail*                "everyone else is a knave", "the other two are knights"
-    everyone  = everyone link ROLE tail*                  "all three are knights"
+    everyone  = everyone [except NAMES] link ROLE tail*   "all three are knights", "all but Ann are knaves"
     nobody    = none are ROLE | no ROLE                   "there are no knaves"
     record    = name-label: NAME, role-label: ROLE        in both orders, as in JSON and YAML
     explained = ROLE are (truth | lie)                    "knights tell the truth"; no person
+    members   = among (them | count | people) comma       "Among them, ...", "Of the three, ..."; no person
+    same      = so is NAMES | as is NAMES | NAMES is too  "so is Bob", "as are Bob and Cal"; behind another clause
     tail      = not ROLE | who (truth | lie)              "not a knave", "(who always lies)"; has to agree with ROLE
     heading   = words about the answer                    "Here are the roles:", "Knights and knaves:"
 
@@ -29,8 +31,8 @@ REST, EVERYONE, NOBODY_NAMED = "rest", "everyone", "explanation"
 _MEMBER_SEPARATORS = ("comma", "and", "stop", "newline", "bullet", "check")
 # The kinds of tokens that a clause can start with.
 _START_KINDS = """
-name role roles article only count number letter open each people rest of them everyone none no there here name-label
-role-label
+name role roles article only count number letter open each people rest of among them everyone none no there here
+name-label role-label
 """
 _STARTS = frozenset(_START_KINDS.split())
 _SINGULAR = ("other", "person", "character", "inhabitant", "islander", "resident", "individual", "one")
@@ -42,8 +44,9 @@ class RoleClaim(NamedTuple):
     who: tuple[int, ...] | str  # persons (none: nobody has the role), REST, EVERYONE or NOBODY_NAMED
     role: int
     implied: tuple[int, ...] = ()  # the role as restated in the clause: "not a knave", "who always lies"
-    count: int | None = None  # the number of persons as stated
+    count: int | None = None  # the number of persons as stated; of all persons if nobody is named
     only: bool = False  # whether nobody else has the role
+    but: tuple[int, ...] = ()  # EVERYONE but these, who have the other role
 
 
 Clause = tuple[list[RoleClaim], int] | None
@@ -62,12 +65,14 @@ class RoleGrammar(RolePhrases):
     def parse(self) -> list[RoleClaim] | None:
         """The statements of the whole answer; None if `position` is not the start of a statement or a heading."""
         claims, depth, needs_clause = [], 0, True
+        behind_clause = 0
         while not self.has(self.position, "end"):
             at = self.position
-            clause = self._clause(at)
+            clause = self._clause(at) or self._same(at, behind_clause, claims)
             if clause:
                 claims += clause[0]
-                self.position, needs_clause = clause[1], False
+                self.position = behind_clause = clause[1]
+                needs_clause = clause[0][0].count is not None and clause[0][0].who == NOBODY_NAMED
             elif self.has(at, "comma", "stop", "newline", "cell", "slash", "check"):
                 self.position += 1
             elif self.has(at, "open", "close"):
@@ -78,7 +83,7 @@ class RoleGrammar(RolePhrases):
             else:
                 behind = self.heading(at) or self.lead(at)
                 if behind is None and self.has(at, "and", "join", "adverb", "bullet", "dash"):
-                    behind = self.past(at + 1, "that")
+                    behind = self.past(at + 1, "that", "pair") if self.has(at, "adverb") else self.past(at + 1, "that")
                 if behind is None:
                     return None
                 self.position, needs_clause = behind, True
@@ -86,10 +91,14 @@ class RoleGrammar(RolePhrases):
 
     def _finish(self, who: tuple[int, ...] | str, at: int, count: int | None = None, close: bool = False) -> Clause:
         """ROLE tail* and the end of a clause."""
+        number = self.past(at, "article")
+        if number > at and self.has(number, "count") and self.has(number + 1, "roles"):  # "are the two knaves"
+            at, count = number + 1, self._stated(number, count)
         role = self.role(at)
         if role is None:
             return None
         value, only, behind = role
+        behind = self.past(behind, "too")
         implied = []
         while len(implied) < 2 and (tail := self.tail(behind)):
             implied.append(tail[0])
@@ -119,6 +128,7 @@ class RoleGrammar(RolePhrases):
             self._everyone,
             self._nobody,
             self._explained,
+            self._among,
         )
         for start in (at, self.marker(at)):
             if start is not None:
@@ -210,6 +220,7 @@ class RoleGrammar(RolePhrases):
                 at, single = at + 3, False
             elif self.has(at + 1, "count", "number"):  # "Knights (2): Ann, Cal"
                 at, count = at + 3, self._stated(at + 1, count)
+        at = self.past(at, "them")
         implied = []
         while len(implied) < 2 and (tail := self.tail(at)):
             implied.append(tail[0])
@@ -304,7 +315,12 @@ class RoleGrammar(RolePhrases):
         while self.has(at, "article", "of", "people", "them", "count", "number"):
             count = self._stated(at, count)
             at += 1
-        return self._several(EVERYONE, count, at)
+        if not self.has(at, "except") or count is not None:
+            return self._several(EVERYONE, count, at)
+        for persons, behind in reversed(list(self.names(at + 1, "comma", "and"))):
+            if clause := self._several(EVERYONE, None, self.past(behind, "comma")):
+                return [clause[0][0]._replace(but=persons)], clause[1]
+        return None
 
     def _nobody(self, at: int) -> Clause:
         if self.has(at, "none"):
@@ -332,6 +348,43 @@ class RoleGrammar(RolePhrases):
         if not self.has(second + 2, "name") or not self.ends(second + 3):
             return None
         return [RoleClaim((self.tokens[second + 2].kinds["name"],), role[0])], second + 3
+
+    def _among(self, at: int) -> Clause:
+        """ "Among them,", "Of the three people,": a claim about nobody, with the number of all persons if stated."""
+        count = None
+        behind = at + 1
+        if not self.has(at, "them"):
+            if not self.has(at, "among"):
+                return None
+            behind = start = self.past(behind, "article")
+            while self.has(behind, "count", "number", "people"):
+                count = self._stated(behind, count)
+                behind += 1
+            if behind == start:
+                return None
+        return ([RoleClaim(NOBODY_NAMED, 0, count=count)], behind + 1) if self.has(behind, "comma") else None
+
+    def _same(self, at: int, previous: int, claims: list[RoleClaim]) -> Clause:
+        """ "so is Bob", "as are Bob and Cal", "Bob is too": the role of the clause that ends at `previous`."""
+        between = self.kinds[previous:at]
+        if not claims or not isinstance(claims[-1].who, tuple) or not claims[-1].who:
+            return None
+        if not all(kinds & {"comma", "and", "stop", "newline"} for kinds in between):
+            return None
+        is_as = self.has(at, "as")
+        if is_as and any("comma" not in kinds for kinds in between):  # "As is Bob, Ann is a knave" speaks of Ann's role
+            return None
+        behind_names = not (is_as or self.has(at, "same"))
+        start = at if behind_names else at + 2
+        for persons, behind in reversed(list(self.names(start, "comma", "and"))):
+            verb = behind if behind_names else at + 1
+            if not self.has(verb, "is" if len(persons) == 1 else "are"):
+                continue
+            if behind_names:
+                behind = self.past(verb + 1, "too") if self.has(verb + 1, "too") else start
+            if behind > start and self.has(behind, "comma", "stop", "newline", "and", "join", "end"):
+                return [RoleClaim(persons, claims[-1].role)], behind
+        return None
 
     def _explained(self, at: int) -> Clause:
         role = self.role(self.past(at, "everyone"))

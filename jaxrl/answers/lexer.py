@@ -53,6 +53,7 @@ _TEX = tuple(
         (r"\\colon\b", ":"),
     )
 )
+_TEX_ALIGNED = re.compile(rf"\\begin\s*\{{(?:{_TEX_ROWS})\}}")  # "&" is where the lines are aligned
 _TEX_TABLE = re.compile(rf"\\begin\s*\{{(?:{_TEX_COLUMNS})\}}")
 
 _TOKEN = re.compile(
@@ -67,8 +68,9 @@ _TOKEN = re.compile(
 
 # Kind -> its phrases. The longest phrase that matches is taken.
 PHRASES = {
-    "is": "is; 是; 为; 就是; 一定是; 必须是; 必定是",
-    "are": "are; 都是; 均为; 均是; 是; 为; 就是; 一定是; 必须是; 必定是",
+    "is": "is; turns out to be; is found to be; is identified as; 是; 为; 就是; 一定是; 必须是; 必定是",
+    "are": "are; turn out to be; are found to be; are identified as; 都是; 均为; 均是; 是; 为; "
+    "就是; 一定是; 必须是; 必定是",
     "must": "must; has to; have to",
     "be": "be",
     "possessive": "'s",
@@ -76,17 +78,21 @@ PHRASES = {
     "everyone": "everyone; everybody; all; both; they; 所有人; 每个人; 大家; 他们",
     "rest": "other; others; rest; remaining; remainder; everyone else; everybody else; all others; "
     "其他; 其他人; 其他的人; 其余; 其余人; 其余的人; 剩下的人",
-    "them": "of them; of the people; of the inhabitants; of the islanders; on the island; of the puzzle; "
-    "of this puzzle; to the puzzle; to this puzzle; of each person; for each person",
+    "except": "except; except for; but; apart from; other than",
+    "them": "of them; among them; out of them; of the people; of the inhabitants; of the islanders; on the island; "
+    "of the puzzle; of this puzzle; to the puzzle; to this puzzle; of each person; for each person",
     "of": "of",
+    "among": "among; out of; of",
     "only": "only; sole; 只有",
     "none": "none; nobody; no one; ∅; 无; 没有; 没有人",
     "no": "no",
     "there": "there is; there are",
     "article": "a; an; the; 一; 一个; 一名; 一位",
     "as": "as",
+    "same": "so",
+    "too": "too; as well",
     "adverb": "exactly; also; so; therefore; thus; hence; finally; indeed; certainly; definitely; clearly; obviously; "
-    "necessarily; consequently; in fact; ∴; 因此; 所以; 那么; 故",
+    "necessarily; consequently; likewise; in fact; ∴; 因此; 所以; 那么; 故",
     "comma": ",; ，; 、",
     "and": "and; &; ∧; 和; 与; 及; 以及; 并且; 且",
     "or": "or; vs; versus",
@@ -119,14 +125,17 @@ PHRASES = {
     "heading-noun": "answer; answers; solution; solutions; result; results; role; roles; identity; identities; "
     "assignment; assignments; conclusion; summary; 答案; 最终答案; 结论; 综上; 综上所述",
     "determiner": "the; my; our; this; these",
-    "adjective": "final; complete; full; role",
+    "adjective": "final; complete; full; role; correct; consistent; valid; unique",
     "here": "here is; here are; here's",
     "follows": "as follows; follows; following; the following",
     "that": "that",
     "we": "we; i",
     "can": "can",
     "conclude": "have; conclude; find; deduce; get; obtain; determine",
-    "in-short": "in this puzzle; it follows; in conclusion; in summary; to conclude; to summarize; to sum up; overall",
+    "in-short": "in this puzzle; it follows; it turns out; this means; based on the statements; "
+    "based on all statements; based on the given statements; based on the above; based on the analysis; "
+    "based on the above analysis; based on the analysis above; based on this analysis; after analyzing the statements; "
+    "after analyzing all the statements; in conclusion; in summary; to conclude; to summarize; to sum up; overall",
     "heading": "of; for; each; every; list; table; island; puzzle; in; on; who; is; are",
 }
 
@@ -157,7 +166,13 @@ def _plain(text: str, checkboxes: bool) -> str:
     text = _RULE_LINE.sub("", text)
     text = text if text.isascii() else _NUMBER_SYMBOL.sub(r"\1- ", text)
     if "\\" in text or "$" in text:
-        text = text.replace("&", "|") if _TEX_TABLE.search(text) else re.sub(r"(?<!\\)&(?==)", "", text)
+        text = (
+            text.replace("&", "|")
+            if _TEX_TABLE.search(text)
+            else re.sub(r"(?<!\\)&", " ", text)
+            if _TEX_ALIGNED.search(text)
+            else text
+        )
         for pattern, replacement in _TEX:
             text = pattern.sub(replacement, text)
     if "[" in text or "{" in text:

@@ -12,7 +12,7 @@ could mean two things is unreadable; no part of a number is read as the number.
   "answer is", "result is", "total is", or after the last `=`; all statements of an answer must agree.
 - Unreadable: decimal commas, ranges, ratios, times and dates, ordinals, unsigned numbers in brackets, expressions that
   are not worked out, number words, bounds and hedges ("about", "at least", "or", "maybe"), negations, a question mark.
-  Words are understood in English, and a few in Chinese.
+  Words are understood in English, and a few in other languages.
 """
 
 import re
@@ -203,24 +203,35 @@ hundred hundreds thousand thousands million millions billion billions trillion z
 eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty
 sixty seventy eighty ninety squared cubed root sqrt factorial reciprocal inverse opposite plus minus negative pi
 infinity infinite nan am pm neg kidding joking mistake error invalid
+something exceeds reversed backwards swapped
+ungefahr etwa zirka rund kaum mindestens hochstens vielleicht wahrscheinlich falsch
+environ presque peut probablement faux ni casi quizas quiza unos unas probablemente falso
+almeno quasi forse quase talvez provavelmente
+почти около примерно возможно наверное неверно
 moins menos meno минус мінус マイナス 마이너스
 nicht kein keine pas jamais sin ohne sans nao não не нет oder
 """
 _QUALIFIERS = frozenset(_QUALIFYING_WORDS.split())
 _BOUNDS = re.compile(
+    rf"\b(?:far|different) from\b|\b(?:max|maximum|minimum) {_ANY}|{_ANY} max(?:imum)?\b|"
     r"\bat (?:least|most|best|worst)\b|\b(?:could|may|might) (?:also )?be\b|"
     r"\b(?:about|around|over|under|above|below|beyond|near|nowhere|close to|upwards|than|up to|square|cube|log|till|"
     r"until)\b"
-    rf"[^.\n={_UNSIGNED}{_SIGNED}]*{_ANY}",
+    rf"[^.\n={_UNSIGNED}{_SIGNED}]*{_ANY}"
+    rf"|\b(?:weniger als|mehr als|fast|plus de|au plus|más de|a lo sumo|più di|mais de|cerca de|более|менее|больше|"
+    rf"меньше) {_ANY}",
     re.IGNORECASE,
 )
-_CHINESE = re.compile(
+_EAST_ASIAN = re.compile(  # Chinese, Japanese, Korean
     r"[不非没沒無无未别別勿约約或几幾负負半]|大概|左右|可能|也许|至少|至多|超过|分之"
     rf"|{_ANY}[ ]?[百千万萬億亿兆多余点點]|第{_ANY}"
+    r"|ない|ません|以上|以下|以内|未満|じゃな|くらい|ぐらい|ほど|ほぼ|およそ|たぶん|おそらく"
+    rf"|약[ ]?{_ANY}|아니|아닙|않|정도|이상|이하|미만|초과|대략|아마"
 )
 _NAME_BEFORE_EQUALS = re.compile(
     rf"(?:^|[\n,;.:{BOX[0]}]|\b(?:and|so|then|hence|thus|therefore)\b)\s*[a-z]\s*(?=:?=)", re.IGNORECASE
 )
+_SHORT_WORDS = re.compile(r"\bil y a\b|\b[éèà]\b|(?<![^\s])[вкуис](?=\s+[а-яё]{2})", re.IGNORECASE)  # no variables
 _STRANGE = re.compile(r"[<>≈≠≤≥~|±∓√∞∑∏∫?？¬≅≡⇒→&@\\]")
 _BRACKETED = re.compile(rf"\([\s$]*{_UNSIGNED}[\s.]*\)|\w\({_ANY}")
 
@@ -232,10 +243,10 @@ def _check_words(outline: str) -> None:
         raise UnreadableNumberError(f"{strange.group()!r} qualifies the number")
     if _BRACKETED.search(outline):
         raise UnreadableNumberError("a number in brackets can mean a negative number or an argument")
-    bound = _BOUNDS.search(outline) or _CHINESE.search(outline)
+    bound = _BOUNDS.search(outline) or _EAST_ASIAN.search(outline)
     if bound:
         raise UnreadableNumberError(f"{bound.group()[:20].rstrip(_UNSIGNED + _SIGNED)!r} qualifies the number")
-    for word in _WORD.findall(_NAME_BEFORE_EQUALS.sub(" ", outline)):
+    for word in _WORD.findall(_SHORT_WORDS.sub(" ", _NAME_BEFORE_EQUALS.sub(" ", outline))):
         folded = _fold(word)
         variable = len(word) == 1 and word not in _UNIT_LETTERS and not _UNSPACED_LETTER.match(word)
         if variable or folded in _QUALIFIERS or folded.endswith("n't"):

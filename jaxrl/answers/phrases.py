@@ -171,7 +171,7 @@ class RolePhrases:
         elif self.has(at, "in-short"):
             at += 1
         else:
-            noun = self.skip(self.past(at, "here"), "determiner", "adjective")
+            noun = self.skip(self.past(at, "here"), "determiner", "only", "adjective")
             if not self.has(noun, "heading-noun"):
                 return None
             at = self.past(self.skip(noun, "heading-noun", "them"), "is", "are")

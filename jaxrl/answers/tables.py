@@ -63,7 +63,7 @@ def _names(cell: Cell) -> tuple[int, ...] | None:
 
 def _role(cell: Cell) -> int | None:
     """The role of a cell with one role word."""
-    words = cell[1:] if cell and "article" in cell[0].kinds and len(cell) > 1 else cell
+    words = cell[1:] if len(cell) > 1 and cell[0].kinds.keys() & {"article", "check"} else cell
     return words[0].kinds.get("role", words[0].kinds.get("roles")) if len(words) == 1 else None
 
 

@@ -38,7 +38,8 @@ _SPECIAL = re.compile(
 )
 _USER, _ASSISTANT = ("user", "human", "用户"), ("assistant", "助手")
 _SPEAKER = re.compile(
-    rf"^[ \t*>]{{0,6}}+(?P<hashes>#{{0,4}})[ \t*]{{0,4}}+(?P<who>{'|'.join((*_USER, *_ASSISTANT))})[ \t*]{{0,4}}+[:：]",
+    r"(?:^|(?<=<think>))[ \t*>]{0,6}+(?P<hashes>#{0,4})[ \t*]{0,4}+"
+    rf"(?P<who>{'|'.join((*_USER, *_ASSISTANT))})[ \t*]{{0,4}}+(?:[:：]|(?P<alone>$))",
     re.MULTILINE,
 )
 # Cyrillic, Greek and phonetic letters and digits that look like the Latin letters of "think" and "answer".
@@ -143,7 +144,7 @@ def _injected_marks(body: str) -> list[tuple[str, str]]:
 
 
 def _speakers(body: str) -> list[re.Match[str]]:
-    """Lines that begin as a speaker's turn does ("User: ...")."""
+    """Lines that begin as a speaker's turn does ("User: ..."), or consist of the speaker."""
     lowered = body.lower()
     return list(_SPEAKER.finditer(lowered)) if any(word in lowered for word in (*_USER, *_ASSISTANT)) else []
 
@@ -152,17 +153,21 @@ def _is_conversation(body: str, speakers: list[re.Match[str]]) -> bool:
     """Whether lines with speakers are turns of a conversation, rather than a list such as "User: 3 logins each".
 
     They are if a speaker is in a heading ("### Human:"), if "Human:" follows an empty line, as in transcripts that
-    base models have read, or if an assistant's line follows a user's line that asks something.
+    base models have read, if an assistant's line follows a user's line that asks something, or if the lines "user"
+    and "assistant" follow each other, as chat templates write them without their special tokens.
     """
     asked = False
     for index, speaker in enumerate(speakers):
         start = speaker.start()
         after_empty_line = not body[:start].strip() or body[:start].rstrip(" \t").endswith("\n\n")
-        if speaker["hashes"] or (speaker["who"] == "human" and after_empty_line):
+        if (speaker["hashes"] and speaker["alone"] is None) or (speaker["who"] == "human" and after_empty_line):
             return True
         end = speakers[index + 1].start() if index + 1 < len(speakers) else len(body)
         if speaker["who"] in _USER:
-            asked = any(mark in body[speaker.end() : end] for mark in "?？؟")
+            said = body[speaker.end() : end]
+            asked = speaker["alone"] is not None or any(mark in said for mark in "?？؟")
+            if asked and " ASSISTANT: " in said:  # on the same line, as in Vicuna's template
+                return True
         elif asked:
             return True
     return False

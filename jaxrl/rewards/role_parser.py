@@ -63,6 +63,8 @@ def _combine(claims: list[RoleClaim], names: tuple[str, ...]) -> Reading:
         if any(implied != claim.role for implied in claim.implied):
             return Reading(None, "the answer contradicts itself about a role")
         if claim.who == NOBODY_NAMED:
+            if claim.count not in (None, len(names)):
+                return Reading(None, f"the answer speaks of {claim.count} persons, the puzzle of {len(names)}")
             continue
         who = _persons(claim, found, len(names))
         if claim.count is not None and claim.count != len(who):
@@ -74,6 +76,10 @@ def _combine(claims: list[RoleClaim], names: tuple[str, ...]) -> Reading:
                 return Reading(None, f"{names[person]} is given a role twice")
             found[person] = claim.role
         only += [(claim.role, set(who))] if claim.only else []
+    for claim in claims:
+        for person in claim.but:
+            if found.setdefault(person, 1 - claim.role) == claim.role:
+                return Reading(None, f"the answer contradicts itself about {names[person]}")
     missing = [name for index, name in enumerate(names) if index not in found]
     if missing:
         return Reading(None, f"no role is given to {', '.join(missing)}")
@@ -88,6 +94,7 @@ def _persons(claim: RoleClaim, found: dict[int, int], people: int) -> tuple[int,
     if claim.who == REST and not found:
         return ()
     if claim.who in (REST, EVERYONE):
-        return tuple(person for person in range(people) if claim.who == EVERYONE or person not in found)
+        left_out = claim.but if claim.who == EVERYONE else found
+        return tuple(person for person in range(people) if person not in left_out)
     assert isinstance(claim.who, tuple)
     return claim.who
