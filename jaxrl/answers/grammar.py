@@ -366,9 +366,11 @@ class RoleGrammar(RolePhrases):
 
     def _same(self, at: int, previous: int, claims: list[RoleClaim]) -> Clause:
         """ "so is Bob", "as are Bob and Cal", "Bob is too": the role of the clause that ends at `previous`."""
-        between = self.kinds[previous:at]
-        if not claims or not isinstance(claims[-1].who, tuple) or not claims[-1].who:
+        if not self.has(at, "same", "as", "name") or not claims:
             return None
+        if not isinstance(claims[-1].who, tuple) or not claims[-1].who:
+            return None
+        between = self.kinds[previous:at]
         if not all(kinds & {"comma", "and", "stop", "newline"} for kinds in between):
             return None
         is_as = self.has(at, "as")

@@ -132,10 +132,10 @@ PHRASES = {
     "we": "we; i",
     "can": "can",
     "conclude": "have; conclude; find; deduce; get; obtain; determine",
-    "in-short": "in this puzzle; it follows; it turns out; this means; based on the statements; "
-    "based on all statements; based on the given statements; based on the above; based on the analysis; "
-    "based on the above analysis; based on the analysis above; based on this analysis; after analyzing the statements; "
-    "after analyzing all the statements; in conclusion; in summary; to conclude; to summarize; to sum up; overall",
+    "in-short": "in this puzzle; it follows; it turns out; this means; in conclusion; in summary; to conclude; "
+    "to summarize; to sum up; overall",
+    "based": "based on; from; given; after analyzing; by analyzing",
+    "basis": "statement; statements; information; clues; analysis; reasoning; given; above",
     "heading": "of; for; each; every; list; table; island; puzzle; in; on; who; is; are",
 }
 

@@ -170,6 +170,11 @@ class RolePhrases:
             at += 1
         elif self.has(at, "in-short"):
             at += 1
+        elif self.has(at, "based"):  # "based on the analysis above"
+            basis = self.skip(at + 1, "determiner", "each")
+            at = self.skip(basis, "basis")
+            if at == basis:
+                return None
         else:
             noun = self.skip(self.past(at, "here"), "determiner", "only", "adjective")
             if not self.has(noun, "heading-noun"):
