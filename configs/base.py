@@ -298,7 +298,9 @@ def small(config: ConfigDict) -> ConfigDict:
     config.devices, config.mesh.data, config.mesh.fsdp = 1, -1, 1
     config.dtype, config.attention, config.remat, config.unroll = "float32", "plain", "none", 4
     config.prompt.form, config.prompt.opens_think = "terse", False
-    config.task = ConfigDict(task_fields().to_dict() | tiny_puzzles())  # replaces splits and operators as a whole
+    # Splits and operators are replaced as a whole; the other fields keep their types.
+    for field, value in tiny_puzzles().items():
+        config.task[field] = ConfigDict(value) if isinstance(value, dict) else value
     config.algorithm.critic_learning_rate = 3e-4
     config.optimizer.b2 = 0.98  # the run is short, so the second moment has to adapt faster
     config.layout.update(dict(micro_tokens=1536, multiple=32, ratio=1.3, shortest=96, head_tokens=4096))

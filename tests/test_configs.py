@@ -66,6 +66,13 @@ def test_three_stage_is_the_published_recipe():
     assert sum(stage.steps for stage in (one, two, three)) == 400
 
 
+@pytest.mark.parametrize("size", ["", "tiny"])
+def test_the_hardness_of_puzzles_is_set_on_the_command_line(size):
+    config = override(load("stage2", size), ["--config.task.hardness=(4, 8)"])
+    assert tuple(plain(config)["task"]["hardness"]) == (4, 8)
+    assert plain(load("stage2", size))["task"]["hardness"] is None
+
+
 def test_a_separate_stage_equals_the_stage_of_three_stage():
     for size in ("", "tiny"):
         stages = {stage.name: stage for stage in run_spec(plain(load("three_stage", size))).stages}

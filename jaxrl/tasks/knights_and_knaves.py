@@ -26,12 +26,13 @@ class PuzzleTask(PuzzleProblems):
     depth: int
     width: int
     operators: tuple[tuple[str, float], ...]
-    hardness: tuple[int, int] | None
     wording: str
-    names: str
-    first_person: bool
     splits: tuple[tuple[str, float], ...]
     split_seed: int
+    # Configs of older runs lack the fields below. With the defaults, their `plain` puzzles are the same as then.
+    hardness: tuple[int, int] | None = None
+    names: str = "english"
+    first_person: bool = False
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:

@@ -75,12 +75,14 @@ class Task(Protocol):
 
 
 def known_fields(task: type, fields: Mapping[str, Any], derived: Collection[str] = ()) -> dict[str, Any]:
-    """The fields as a dict. Raises ValueError unless they are exactly the fields of the task's dataclass.
+    """The fields as a dict. Raises ValueError for unknown and missing fields of the task's dataclass.
 
+    Fields with a default may be missing: configs of runs from before these fields existed still load.
     derived: fields of the dataclass that a config does not set.
     """
-    expected = [field.name for field in dataclasses.fields(task) if field.name not in derived]
-    if sorted(expected) != sorted(fields):
+    expected = {field.name: field for field in dataclasses.fields(task) if field.name not in derived}
+    required = {name for name, field in expected.items() if field.default is dataclasses.MISSING}
+    if not required <= set(fields) <= set(expected):
         raise ValueError(f"task: expected the fields name, {', '.join(expected)}, got name, {', '.join(fields)}.")
     return dict(fields)
 

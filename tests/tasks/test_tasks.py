@@ -8,6 +8,7 @@ import types
 import numpy as np
 import pytest
 
+from configs import base
 from data_gen.prompts import PromptSpec, build_prompt
 from jaxrl.command_line import plain
 from jaxrl.rewards import RewardValues
@@ -152,7 +153,19 @@ def test_a_wrong_task_raises_before_data_is_read(fields, rule, error):
 
 
 def plain_puzzles(operators):
-    return PuzzleTask(1, 2, operators, None, "plain", "english", False, (("train", 1.0), ("test", 1.0)), 0)
+    return PuzzleTask(1, 2, operators, "plain", (("train", 1.0), ("test", 1.0)), 0)
+
+
+def test_the_config_of_an_older_run_selects_the_same_puzzles():
+    fields = json.loads(json.dumps(base.small(base.get_run()).task.to_dict()))  # as it is stored
+    newer = {"hardness", "names", "first_person"}
+    assert newer < set(fields)
+    older = {name: value for name, value in fields.items() if name not in newer}
+    selected = make_task(older, "strict-1").select("test", [("p3", 5)], 0)
+    assert selected == make_task(fields, "strict-1").select("test", [("p3", 5)], 0)
+    for wrong in (older | {"nesting": 1}, {name: value for name, value in older.items() if name != "depth"}):
+        with pytest.raises(ValueError, match=r"task: expected the fields name, depth, .* got name, "):
+            make_task(wrong, "strict-1")
 
 
 def test_kinds_of_puzzles():
