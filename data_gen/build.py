@@ -150,7 +150,7 @@ def _perturb_file(options: argparse.Namespace) -> None:
         )
     count = write_puzzles(options.output, changed, options.format)
     left_out = f"{len(reasons)} left out" + (f", the first because: {reasons[0]}" if reasons else "")
-    print(f"{count} puzzles with another {options.perturb} in {options.output}, {left_out}")
+    print(f"{count} puzzles changed by {options.perturb} in {options.output}, {left_out}")
 
 
 def _convert_file(options: argparse.Namespace) -> None:

@@ -109,8 +109,10 @@ def read_puzzles(path: str | os.PathLike) -> Iterator[Puzzle]:
     """The puzzles of a file in our own format or the published one, as JSON lines or parquet. Each is solved.
 
     Raises ValueError with the number of the line (or row) of a puzzle that is malformed, does not have exactly one
-    solution, or has another one than the file says.
+    solution, or has another one than the file says; FileNotFoundError if there is no file.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"expected a file of puzzles at {path}, found none.")
     is_parquet = Path(path).suffix == ".parquet"
     for number, record in _read_parquet(path) if is_parquet else read_lines(path):
         try:

@@ -40,7 +40,7 @@ class PuzzleFileTask(PuzzleProblems):
             paths = [path for name, part, path in self.files if (name, part) == (kind, split)]
             if not paths:
                 raise ValueError(f"pool: expected a kind with a {split} file in task.files, got {kind!r}.")
-            problems = (puzzle_problem(kind, p, is_published_puzzle(p)) for p in _of_kind(kind, _read(paths[0])))
+            problems = (puzzle_problem(kind, p, is_published_puzzle(p)) for p in _of_kind(kind, read_puzzles(paths[0])))
             selected.extend(take_distinct(kind, count, taken, problems))
         return selected
 
@@ -52,15 +52,9 @@ class PuzzleFileTask(PuzzleProblems):
 
 def count_kinds(path: Path) -> dict[str, int]:
     """Kind ("p3") -> number of puzzles of a file that differ in their canonical form."""
-    forms = {(len(puzzle.names), canonical(puzzle.statements)) for puzzle in _read(path)}
+    forms = {(len(puzzle.names), canonical(puzzle.statements)) for puzzle in read_puzzles(path)}
     people = Counter(number for number, _ in forms)
     return {f"p{number}": people[number] for number in sorted(people)}
-
-
-def _read(path: Path) -> Iterable[Puzzle]:
-    if not path.is_file():
-        raise FileNotFoundError(f"expected a file of puzzles at {path}, found none.")
-    return read_puzzles(path)
 
 
 def _of_kind(kind: str, puzzles: Iterable[Puzzle]) -> Iterable[Puzzle]:

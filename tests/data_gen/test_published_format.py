@@ -233,6 +233,6 @@ def test_parquet_has_the_published_format_only_and_needs_pyarrow(tmp_path, monke
     with pytest.raises(ValueError, match=r"b\.parquet: expected a parquet file"):
         list(read_puzzles(tmp_path / "b.parquet"))
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    for check in (lambda: check_writable("a.parquet", "published"), lambda: list(read_puzzles("a.parquet"))):
+    for check in (lambda: check_writable("a.parquet", "published"), lambda: list(read_puzzles(tmp_path / "b.parquet"))):
         with pytest.raises(ValueError, match=r"pip install 'jaxrl\[parquet\]'"):
             check()
