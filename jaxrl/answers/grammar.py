@@ -93,7 +93,7 @@ class RoleGrammar(RolePhrases):
         """ROLE tail* and the end of a clause."""
         number = self.past(at, "article")
         if number > at and self.has(number, "count") and self.has(number + 1, "roles"):  # "are the two knaves"
-            at, count = number + 1, self._stated(number, count)
+            at, count = number + 1, self.stated(number, count)
         role = self.role(at)
         if role is None:
             return None
@@ -207,19 +207,18 @@ class RoleGrammar(RolePhrases):
         start, count, only = at, None, False
         at = self.past(at, "there", "here")
         while self.has(at, "article", "only", "count", "number", "adverb") and not self.has(at, "role", "roles"):
-            count = self._stated(at, count)
+            count = self.stated(at, count)
             only |= "only" in self.kinds[at]
             at += 1
-        kinds = self.tokens[at].kinds
-        if "role" not in kinds and "roles" not in kinds:
+        role, single = self.tokens[at].role, not self.has(at, "roles")
+        if role is None:
             return None
-        role, single = kinds.get("role", kinds.get("roles", 0)), "roles" not in kinds
         at += 1
         if self.has(at, "open") and self.has(at + 2, "close"):
             if self.tokens[at + 1].text == "s":  # "Knight(s): Ann, Cal"
                 at, single = at + 3, False
             elif self.has(at + 1, "count", "number"):  # "Knights (2): Ann, Cal"
-                at, count = at + 3, self._stated(at + 1, count)
+                at, count = at + 3, self.stated(at + 1, count)
         at = self.past(at, "them")
         implied = []
         while len(implied) < 2 and (tail := self.tail(at)):
@@ -229,11 +228,6 @@ class RoleGrammar(RolePhrases):
         for who, others, behind in self._group_members(start, at, single, links):
             return [RoleClaim(who, role, tuple(implied), count if others is None else others, only)], behind
         return None
-
-    def _stated(self, at: int, count: int | None) -> int | None:
-        """The number at this token, else `count`."""
-        kinds = self.tokens[at].kinds
-        return kinds.get("count", kinds.get("number", count))
 
     def _group_members(self, start: int, at: int, single: bool, links: tuple[str, ...]) -> Iterator[Members]:
         """The link of a group and its NAMES, the likeliest reading first."""
@@ -251,10 +245,13 @@ class RoleGrammar(RolePhrases):
                 link, many = at, False  # "knight Ann"
             else:
                 return
+        listed = self.has(link - 1, "pair") or self.has(link, "pair")  # no comma before a name ends "Knaves: Ann, ..."
         link = self.skip(self.past(link, "pair"), "newline")
         for who, count, behind in self._members(self.skip(link, "bullet", "check"), many):
             if close and self.has(behind, "close"):
                 yield who, count, behind + 1
+            elif listed and self.has(behind, "comma") and self.has(self.past(behind + 1, "and"), "name"):
+                continue
             elif not close and self._ends_members(behind):
                 yield who, count, behind
 
@@ -285,7 +282,7 @@ class RoleGrammar(RolePhrases):
         at = self.skip(at, "article", "each", "of")
         found = False
         while self.has(at, "rest", "count", "number", "people", "ones", "them") and "spelled" not in self.kinds[at]:
-            count = count if self.has(at, "ones") and self.has(at - 1, "rest") else self._stated(at, count)
+            count = count if self.has(at, "ones") and self.has(at - 1, "rest") else self.stated(at, count)
             found |= "rest" in self.kinds[at]
             at += 1
         if not found:
@@ -313,7 +310,7 @@ class RoleGrammar(RolePhrases):
         count = 2 if self.tokens[at].text == "both" else None
         at += 1
         while self.has(at, "article", "of", "people", "them", "count", "number"):
-            count = self._stated(at, count)
+            count = self.stated(at, count)
             at += 1
         if not self.has(at, "except") or count is not None:
             return self._several(EVERYONE, count, at)
@@ -358,7 +355,7 @@ class RoleGrammar(RolePhrases):
                 return None
             behind = start = self.past(behind, "article")
             while self.has(behind, "count", "number", "people"):
-                count = self._stated(behind, count)
+                count = self.stated(behind, count)
                 behind += 1
             if behind == start:
                 return None

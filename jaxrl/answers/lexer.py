@@ -150,6 +150,11 @@ class RoleToken(NamedTuple):
     text: str
     first: bool  # whether it is the first of its line, not counting bullets
 
+    @property
+    def role(self) -> int | None:
+        """The role index of a role word, singular or plural; None for other phrases."""
+        return self.kinds.get("role", self.kinds.get("roles"))
+
 
 Lexicon = dict[str, list[tuple[tuple[str, ...], dict[str, int]]]]  # first word -> phrases, longest first
 

@@ -46,10 +46,15 @@ class RolePhrases:
         """[article] [only] ROLE: (role, whether "only", position)."""
         for start in (self.past(at, "article"), at):
             behind = self.past(start, "only")
-            kinds = self.tokens[behind].kinds
-            if "role" in kinds or "roles" in kinds:
-                return kinds.get("role", kinds.get("roles", 0)), behind > start, behind + 1
+            role = self.tokens[behind].role
+            if role is not None:
+                return role, behind > start, behind + 1
         return None
+
+    def stated(self, at: int, count: int | None) -> int | None:
+        """The number at this token, else `count`."""
+        kinds = self.tokens[at].kinds
+        return kinds.get("count", kinds.get("number", count))
 
     def tail(self, at: int) -> tuple[int, int] | None:
         """A restatement of the role: (the role that it implies, position)."""

@@ -46,7 +46,7 @@ def _rows(tokens: list[RoleToken], at: int) -> tuple[list[list[Cell]], int]:
 
 def _is_label(cell: Cell) -> bool:
     """Whether a cell of the header says what its column holds: "Name", "Role", "Knight or knave"."""
-    roles = {token.kinds.get("role", token.kinds.get("roles")) for token in cell}
+    roles = {token.role for token in cell}
     allowed = _LABELS | {"role", "roles", "slash", "or"} if {0, 1} <= roles else _LABELS
     return all(token.kinds.keys() & allowed for token in cell)
 
@@ -64,7 +64,7 @@ def _names(cell: Cell) -> tuple[int, ...] | None:
 def _role(cell: Cell) -> int | None:
     """The role of a cell with one role word."""
     words = cell[1:] if len(cell) > 1 and cell[0].kinds.keys() & {"article", "check"} else cell
-    return words[0].kinds.get("role", words[0].kinds.get("roles")) if len(words) == 1 else None
+    return words[0].role if len(words) == 1 else None
 
 
 def _told(cell: Cell) -> int | None:
