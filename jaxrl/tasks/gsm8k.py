@@ -9,7 +9,7 @@ from data_gen.dataset import read_lines
 from data_gen.prompts import NUMBER, TEXT
 from jaxrl.rewards import RULES, final_answer
 from jaxrl.tasks.problem import Problem
-from jaxrl.tasks.task import Pool, Task, known_fields, plain_form, problem_id, take_distinct
+from jaxrl.tasks.task import Pool, Task, file_of, file_table, known_fields, plain_form, problem_id, take_distinct
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class FileTask(Task):
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
         """See `Task`. `files` is kind -> {"train": path, "test": path}."""
         files = known_fields(cls, fields, derived=["rules"])["files"]
-        return cls(tuple((kind, split, Path(path)) for kind, paths in files.items() for split, path in paths.items()))
+        return cls(file_table(files))
 
     def judged_by(self, *rules: str) -> Self:
         """See `Task`."""
@@ -41,10 +41,8 @@ class FileTask(Task):
         del seed
         selected, taken = [], set(exclude)
         for kind, count in pool:
-            paths = [path for name, part, path in self.files if (name, part) == (kind, split)]
-            if not paths:
-                raise ValueError(f"pool: expected a kind with a {split} file in task.files, got {kind!r}.")
-            selected.extend(take_distinct(kind, count, taken, self._read(kind, paths[0])))
+            path = file_of(self.files, kind, split)
+            selected.extend(take_distinct(kind, count, taken, self._read(kind, path)))
         return selected
 
     def _read(self, kind: str, path: Path) -> Iterable[Problem]:

@@ -13,7 +13,7 @@ from data_gen.puzzle import Puzzle
 from jaxrl.tasks.problem import Problem
 from jaxrl.tasks.published import is_published_puzzle
 from jaxrl.tasks.puzzle_problems import PuzzleProblems, puzzle_problem
-from jaxrl.tasks.task import Pool, known_fields, take_distinct
+from jaxrl.tasks.task import Pool, file_of, file_table, known_fields, take_distinct
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,17 +30,15 @@ class PuzzleFileTask(PuzzleProblems):
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
         """See `Task`. `files` is kind -> {"train": path, "test": path}."""
         files = known_fields(cls, fields)["files"]
-        return cls(tuple((kind, split, Path(path)) for kind, paths in files.items() for split, path in paths.items()))
+        return cls(file_table(files))
 
     def select(self, split: str, pool: Pool, seed: int, exclude: Collection[str] = ()) -> list[Problem]:
         """See `Task`; the first puzzles of each file in order, for any seed."""
         del seed
         selected, taken = [], set(exclude)
         for kind, count in pool:
-            paths = [path for name, part, path in self.files if (name, part) == (kind, split)]
-            if not paths:
-                raise ValueError(f"pool: expected a kind with a {split} file in task.files, got {kind!r}.")
-            problems = (puzzle_problem(kind, p, is_published_puzzle(p)) for p in _of_kind(kind, read_puzzles(paths[0])))
+            path = file_of(self.files, kind, split)
+            problems = (puzzle_problem(kind, p, is_published_puzzle(p)) for p in _of_kind(kind, read_puzzles(path)))
             selected.extend(take_distinct(kind, count, taken, problems))
         return selected
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
 from jaxrl.tasks.problem import Problem
@@ -85,6 +86,19 @@ def known_fields(task: type, fields: Mapping[str, Any], derived: Collection[str]
     if not required <= set(fields) <= set(expected):
         raise ValueError(f"task: expected the fields name, {', '.join(expected)}, got name, {', '.join(fields)}.")
     return dict(fields)
+
+
+def file_table(files: Mapping[str, Mapping[str, str]]) -> tuple[tuple[str, str, Path], ...]:
+    """{"gsm8k": {"train": path}} -> (("gsm8k", "train", path),), of a config's `task.files`."""
+    return tuple((kind, split, Path(path)) for kind, paths in files.items() for split, path in paths.items())
+
+
+def file_of(files: Iterable[tuple[str, str, Path]], kind: str, split: str) -> Path:
+    """The file of a kind and split. Raises ValueError if there is none."""
+    for name, part, path in files:
+        if (name, part) == (kind, split):
+            return path
+    raise ValueError(f"pool: expected a kind with a {split} file in task.files, got {kind!r}.")
 
 
 def check_splits(splits: Sequence[tuple[str, float]]) -> None:
